@@ -1,0 +1,165 @@
+//! Addresses as they lie in map keys: the bytes of the wire, aligned so that eBPF loads words.
+
+use core::hash::{Hash, Hasher};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::map_type;
+
+/// An IP address of one family. The data path is generic over it; there is one implementation each.
+pub trait Address: Copy + Eq + 'static {
+    /// Length in bytes on the wire.
+    const LEN: usize;
+    /// The unspecified address (all zero).
+    const UNSPECIFIED: Self;
+
+    /// The address as four-byte words as they lie in memory; words past the family's length are zero.
+    fn words(&self) -> [u32; 4];
+
+    /// Sum of the address's 16-bit words as they lie in memory, for incremental checksums.
+    fn word_sum(&self) -> u32 {
+        let words = self.words();
+        let mut sum = 0;
+        let mut i = 0;
+        while i < Self::LEN / 4 {
+            sum += (words[i] & 0xffff) + (words[i] >> 16);
+            i += 1;
+        }
+        sum
+    }
+
+    fn to_ip(&self) -> IpAddr;
+}
+
+/// An IPv4 address, network byte order.
+#[derive(Clone, Copy, Debug, Default, PartialOrd, Ord)]
+#[repr(C, align(4))]
+pub struct Addr4(pub [u8; 4]);
+
+/// An IPv6 address, network byte order.
+#[derive(Clone, Copy, Debug, Default, PartialOrd, Ord)]
+#[repr(C, align(4))]
+pub struct Addr6(pub [u8; 16]);
+
+map_type!(Addr4 = 4, Addr6 = 16);
+
+impl Addr4 {
+    pub const fn new(addr: Ipv4Addr) -> Self {
+        Self(addr.octets())
+    }
+
+    #[inline(always)]
+    const fn word(self) -> u32 {
+        u32::from_ne_bytes(self.0)
+    }
+}
+
+// By word, not by byte: LLVM splits a comparison of byte arrays into single loads for BPF.
+impl PartialEq for Addr4 {
+    #[inline(always)]
+    fn eq(&self, other: &Self) -> bool {
+        self.word() == other.word()
+    }
+}
+
+impl Eq for Addr4 {}
+
+impl Hash for Addr4 {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
+
+impl Address for Addr4 {
+    const LEN: usize = 4;
+    const UNSPECIFIED: Self = Self([0; 4]);
+
+    #[inline(always)]
+    fn words(&self) -> [u32; 4] {
+        [self.word(), 0, 0, 0]
+    }
+
+    fn to_ip(&self) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::from(self.0))
+    }
+}
+
+impl From<Ipv4Addr> for Addr4 {
+    fn from(addr: Ipv4Addr) -> Self {
+        Self::new(addr)
+    }
+}
+
+impl From<Addr4> for Ipv4Addr {
+    fn from(addr: Addr4) -> Self {
+        Self::from(addr.0)
+    }
+}
+
+impl Addr6 {
+    pub const fn new(addr: Ipv6Addr) -> Self {
+        Self(addr.octets())
+    }
+}
+
+impl PartialEq for Addr6 {
+    #[inline(always)]
+    fn eq(&self, other: &Self) -> bool {
+        let (a, b) = (self.words(), other.words());
+        ((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3])) == 0
+    }
+}
+
+impl Eq for Addr6 {}
+
+impl Hash for Addr6 {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
+
+impl Address for Addr6 {
+    const LEN: usize = 16;
+    const UNSPECIFIED: Self = Self([0; 16]);
+
+    #[inline(always)]
+    fn words(&self) -> [u32; 4] {
+        let b = &self.0;
+        [
+            u32::from_ne_bytes([b[0], b[1], b[2], b[3]]),
+            u32::from_ne_bytes([b[4], b[5], b[6], b[7]]),
+            u32::from_ne_bytes([b[8], b[9], b[10], b[11]]),
+            u32::from_ne_bytes([b[12], b[13], b[14], b[15]]),
+        ]
+    }
+
+    fn to_ip(&self) -> IpAddr {
+        IpAddr::V6(Ipv6Addr::from(self.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn octets_are_the_bytes_of_the_wire() {
+        assert_eq!(Addr4::new(Ipv4Addr::new(172, 17, 0, 2)).0, [172, 17, 0, 2]);
+        assert_eq!(Ipv4Addr::from(Addr4([172, 17, 0, 2])), Ipv4Addr::new(172, 17, 0, 2));
+    }
+
+    #[test]
+    fn addresses_that_differ_in_one_byte_are_not_equal() {
+        for i in 0..16 {
+            let mut bytes = [7; 16];
+            bytes[i] ^= 1;
+            assert_ne!(Addr6(bytes), Addr6([7; 16]));
+        }
+        assert_eq!(Addr6([7; 16]), Addr6([7; 16]));
+    }
+
+    #[test]
+    fn word_sum_is_the_sum_of_all_sixteen_bit_words() {
+        let expected: u32 = Addr6([0xab; 16]).0.chunks(2).map(|w| u32::from(u16::from_ne_bytes([w[0], w[1]]))).sum();
+        assert_eq!(Addr6([0xab; 16]).word_sum(), expected);
+    }
+}

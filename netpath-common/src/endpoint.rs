@@ -1,0 +1,93 @@
+//! Endpoints (a container's interface) and the networks they belong to.
+
+use crate::{Addr4, Addr6, map_type};
+
+/// A container's interface. Value of the array `ENDPOINTS`, written by the agent, read by eBPF.
+///
+/// An index may be used again, a generation never is: entries elsewhere name both, so that all of
+/// them die at the moment the endpoint does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Endpoint {
+    /// Never 0 for a live endpoint, never used twice.
+    pub generation: u32,
+    /// Interface index of the veth end on the host.
+    pub ifindex: u32,
+    /// Index into `NETWORKS`.
+    pub network: u32,
+    /// Index into `COUNTERS`: packets to the container; the next index counts packets from it.
+    pub counter: u32,
+    pub addr4: Addr4,
+    /// All zero without IPv6.
+    pub addr6: Addr6,
+    /// Hardware address of the container's end.
+    pub mac: [u8; 6],
+    _pad: [u8; 2],
+}
+
+/// A bridge network. Value of the array `NETWORKS`, written by the agent, read by eBPF.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Network {
+    /// Bits of [`network_flag`]; 0 means there is no such network.
+    pub flags: u32,
+    /// Interface index of the bridge.
+    pub ifindex: u32,
+    /// Largest L3 packet in bytes that the network's interfaces take.
+    pub mtu: u32,
+    /// Index into `COUNTERS`: masqueraded packets; the next index counts packets between its containers.
+    pub counter: u32,
+    /// The subnet: an address is in it if it equals `prefix4` under `mask4`.
+    pub prefix4: Addr4,
+    pub mask4: Addr4,
+    pub prefix6: Addr6,
+    pub mask6: Addr6,
+    /// Hardware address of the bridge.
+    pub mac: [u8; 6],
+    _pad: [u8; 2],
+}
+
+/// Bits of [`Network::flags`].
+pub mod network_flag {
+    /// The network exists.
+    pub const EXISTS: u32 = 1;
+    /// Containers of the network may talk to each other.
+    pub const ICC: u32 = 2;
+    /// Packets that leave by an external interface get its address.
+    pub const MASQUERADE: u32 = 4;
+}
+
+map_type!(Endpoint = 44, Network = 64);
+
+impl Endpoint {
+    pub const EMPTY: Self = Self {
+        generation: 0,
+        ifindex: 0,
+        network: 0,
+        counter: 0,
+        addr4: Addr4([0; 4]),
+        addr6: Addr6([0; 16]),
+        mac: [0; 6],
+        _pad: [0; 2],
+    };
+}
+
+impl Network {
+    pub const EMPTY: Self = Self {
+        flags: 0,
+        ifindex: 0,
+        mtu: 0,
+        counter: 0,
+        prefix4: Addr4([0; 4]),
+        mask4: Addr4([0; 4]),
+        prefix6: Addr6([0; 16]),
+        mask6: Addr6([0xff; 16]),
+        mac: [0; 6],
+        _pad: [0; 2],
+    };
+
+    #[inline(always)]
+    pub const fn has(&self, flag: u32) -> bool {
+        self.flags & flag != 0
+    }
+}

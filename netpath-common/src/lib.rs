@@ -1,0 +1,47 @@
+//! Types that the eBPF programs and the agent share.
+//!
+//! Byte order: an address is kept as the bytes of the wire (`Addr4`, `Addr6`); ports, lengths and
+//! sequence numbers are host order `u16`/`u32` and are converted where a packet is read or written.
+//! Layout: `#[repr(C)]`, no implicit padding, no `bool`, no `Option`; every type ends with its size
+//! as a const assertion. Map keys are built by `new()` only, so that their padding is always zero.
+
+#![cfg_attr(not(test), no_std)]
+
+mod addr;
+mod clock;
+mod config;
+mod conntrack;
+mod counter;
+mod endpoint;
+mod event;
+mod external;
+mod fragment;
+mod published_port;
+mod reason;
+mod tuple;
+
+pub use addr::{Addr4, Addr6, Address};
+pub use clock::seconds;
+pub use config::{Config, LAYOUT, PortRange, Timeouts, config_flag};
+pub use conntrack::{CtState, Flow, Inside, Mapping, MappingKey, TcpFlags, flow_flag, seen};
+pub use counter::{Counter, DropKey};
+pub use endpoint::{Endpoint, Network, network_flag};
+pub use event::{Event, EventKind};
+pub use external::External;
+pub use fragment::{FragmentKey, Ports};
+pub use published_port::{PortKey, PortSource, PortTarget, source_flag, target_flag};
+pub use reason::Reason;
+pub use tuple::{Tuple, proto};
+
+/// Declares a shared type: its size in bytes is asserted, and user space may copy it out of a map.
+macro_rules! map_type {
+    ($($type:ty = $size:literal),+ $(,)?) => {
+        $(
+            const _: () = assert!(core::mem::size_of::<$type>() == $size);
+            #[cfg(feature = "user")]
+            // SAFETY: repr(C), Copy, no padding (the size assertion above) and no invalid bit patterns.
+            unsafe impl aya::Pod for $type {}
+        )+
+    };
+}
+pub(crate) use map_type;
