@@ -1,0 +1,364 @@
+//! [`Env`] of the running kernel: maps and helpers.
+
+use core::{
+    hint::{black_box, cold_path},
+    mem, ptr,
+};
+
+use aya_ebpf::{
+    bindings::{BPF_F_CURRENT_NETNS, BPF_NOEXIST, bpf_fib_lookup, bpf_sock_tuple},
+    helpers,
+    maps::{Array, HashMap, LpmTrie, LruHashMap, lpm_trie},
+    programs::TcContext,
+};
+use netpath_common::{
+    Addr4, Address, Config, Endpoint, Event, EventKind, External, Flow, FragmentKey, Inside, Mapping, MappingKey,
+    Network, PortKey, PortSource, PortTarget, Ports, Tuple, config_flag, proto, seconds,
+};
+use netpath_ebpf::{
+    env::{Env, Refused, Route},
+    family::{Family, V4},
+    packet::Packet,
+};
+
+use super::{event, maps, skb};
+
+/// Set by the agent to 0 where the kernel lacks `bpf_ktime_get_coarse_ns` (before 5.11).
+#[unsafe(no_mangle)]
+static COARSE_CLOCK: u8 = 1;
+
+/// The running kernel, while it handles one packet.
+pub(super) struct Kernel<'a> {
+    pub(super) ctx: &'a TcContext,
+}
+
+/// The maps of one family, and what its addresses look like to helpers.
+pub(super) trait FamilyMaps: Family {
+    fn addresses() -> &'static HashMap<Self::Addr, u32>;
+    fn prefixes() -> &'static LpmTrie<Self::Addr, u32>;
+    fn published_ports() -> &'static HashMap<PortKey<Self::Addr>, PortTarget>;
+    fn published_sources() -> &'static HashMap<PortKey<Self::Addr>, PortSource<Self::Addr>>;
+    fn flows() -> &'static HashMap<Tuple<Self::Addr>, Flow<Self::Addr>>;
+    fn mappings() -> &'static HashMap<MappingKey<Self::Addr>, Mapping<Self::Addr>>;
+    fn replies() -> &'static HashMap<Tuple<Self::Addr>, Inside<Self::Addr>>;
+    fn flow_ring() -> &'static Array<Tuple<Self::Addr>>;
+    fn fragments() -> &'static LruHashMap<FragmentKey<Self::Addr>, Ports>;
+
+    /// Where the packet in hand is kept.
+    fn scratch() -> Option<*mut Packet<Self>>;
+
+    /// Fills in family and addresses of a route look-up.
+    fn set_route(params: &mut bpf_fib_lookup, src_addr: &Self::Addr, dst_addr: &Self::Addr);
+    fn next_hop(params: &bpf_fib_lookup) -> Self::Addr;
+    /// A socket look-up's tuple and the length that tells the family.
+    fn socket_tuple(tuple: &Tuple<Self::Addr>) -> (bpf_sock_tuple, u32);
+}
+
+impl FamilyMaps for V4 {
+    #[inline(always)]
+    fn addresses() -> &'static HashMap<Addr4, u32> {
+        &maps::ADDRESSES_V4
+    }
+    #[inline(always)]
+    fn prefixes() -> &'static LpmTrie<Addr4, u32> {
+        &maps::PREFIXES_V4
+    }
+    #[inline(always)]
+    fn published_ports() -> &'static HashMap<PortKey<Addr4>, PortTarget> {
+        &maps::PUBLISHED_PORTS_V4
+    }
+    #[inline(always)]
+    fn published_sources() -> &'static HashMap<PortKey<Addr4>, PortSource<Addr4>> {
+        &maps::PUBLISHED_SOURCES_V4
+    }
+    #[inline(always)]
+    fn flows() -> &'static HashMap<Tuple<Addr4>, Flow<Addr4>> {
+        &maps::FLOWS_V4
+    }
+    #[inline(always)]
+    fn mappings() -> &'static HashMap<MappingKey<Addr4>, Mapping<Addr4>> {
+        &maps::MAPPINGS_V4
+    }
+    #[inline(always)]
+    fn replies() -> &'static HashMap<Tuple<Addr4>, Inside<Addr4>> {
+        &maps::REPLIES_V4
+    }
+    #[inline(always)]
+    fn flow_ring() -> &'static Array<Tuple<Addr4>> {
+        &maps::FLOW_RING_V4
+    }
+    #[inline(always)]
+    fn fragments() -> &'static LruHashMap<FragmentKey<Addr4>, Ports> {
+        &maps::FRAGMENTS_V4
+    }
+
+    #[inline(always)]
+    fn scratch() -> Option<*mut Packet<Self>> {
+        maps::PACKET_V4.get_ptr_mut(0)
+    }
+
+    #[inline(always)]
+    fn set_route(params: &mut bpf_fib_lookup, src_addr: &Addr4, dst_addr: &Addr4) {
+        const AF_INET: u8 = 2;
+        params.family = AF_INET;
+        params.__bindgen_anon_3.ipv4_src = src_addr.words()[0];
+        params.__bindgen_anon_4.ipv4_dst = dst_addr.words()[0];
+    }
+
+    #[inline(always)]
+    fn next_hop(params: &bpf_fib_lookup) -> Addr4 {
+        // SAFETY: the family is AF_INET, so the kernel wrote this member.
+        Addr4(unsafe { params.__bindgen_anon_4.ipv4_dst }.to_ne_bytes())
+    }
+
+    #[inline(always)]
+    fn socket_tuple(tuple: &Tuple<Addr4>) -> (bpf_sock_tuple, u32) {
+        // SAFETY: plain integers, for which zero is valid.
+        let mut params: bpf_sock_tuple = unsafe { mem::zeroed() };
+        params.__bindgen_anon_1.ipv4.saddr = tuple.src_addr.words()[0];
+        params.__bindgen_anon_1.ipv4.daddr = tuple.dst_addr.words()[0];
+        params.__bindgen_anon_1.ipv4.sport = tuple.src_port.to_be();
+        params.__bindgen_anon_1.ipv4.dport = tuple.dst_port.to_be();
+        (params, 12)
+    }
+}
+
+impl Kernel<'_> {
+    #[inline(always)]
+    pub(super) fn fragment_ports<F: FamilyMaps>(&self, key: &FragmentKey<F::Addr>) -> Option<Ports> {
+        // SAFETY: a torn value gives a fragment wrong ports, as a reused fragment ID would.
+        unsafe { F::fragments().get(key) }.copied()
+    }
+
+    #[inline(always)]
+    pub(super) fn remember_fragment<F: FamilyMaps>(&self, key: &FragmentKey<F::Addr>, src_port: u16, dst_port: u16) {
+        // A refusal loses the later fragments of one datagram.
+        let _ = F::fragments().insert(key, Ports { src_port, dst_port }, 0);
+    }
+}
+
+/// Turns a map helper's result into ours.
+#[inline(always)]
+fn inserted(result: Result<(), i32>) -> Result<(), Refused> {
+    result.map_err(|_| Refused)
+}
+
+impl<F: FamilyMaps> Env<F> for Kernel<'_> {
+    #[inline(always)]
+    fn config(&self) -> Option<&Config> {
+        maps::CONFIG.get(0)
+    }
+
+    #[inline(always)]
+    fn network(&self, index: u32) -> Option<&Network> {
+        maps::NETWORKS.get(index)
+    }
+
+    #[inline(always)]
+    fn endpoint(&self, index: u32) -> Option<&Endpoint> {
+        maps::ENDPOINTS.get(index)
+    }
+
+    #[inline(always)]
+    fn endpoint_index(&self, addr: &F::Addr) -> Option<u32> {
+        // SAFETY: one word, and the endpoint's address is compared wherever it matters.
+        unsafe { F::addresses().get(addr) }.copied()
+    }
+
+    #[inline(always)]
+    fn in_any_network(&self, addr: &F::Addr) -> bool {
+        F::prefixes().get(lpm_trie::Key::new(F::Addr::LEN as u32 * 8, *addr)).is_some()
+    }
+
+    #[inline(always)]
+    fn external(&self, ifindex: u32) -> Option<&External> {
+        if let Some(config) = maps::CONFIG.get(0)
+            && config.primary_ifindex == ifindex
+        {
+            return Some(&config.primary);
+        }
+        // SAFETY: a reader sees the old or the new address of the interface.
+        unsafe { maps::EXTERNALS.get(ifindex) }
+    }
+
+    #[inline(always)]
+    fn published_port(&self, key: &PortKey<F::Addr>) -> Option<&PortTarget> {
+        // SAFETY: entries name the endpoint's generation, so a recycled one leads nowhere.
+        unsafe { F::published_ports().get(key) }
+    }
+
+    #[inline(always)]
+    fn published_source(&self, key: &PortKey<F::Addr>) -> Option<&PortSource<F::Addr>> {
+        // SAFETY: removed only together with the endpoint or by unpublish; a recycled value is the source
+        // of another port for the packets of that instant.
+        unsafe { F::published_sources().get(key) }
+    }
+
+    #[inline(always)]
+    fn flow(&self, tuple: &Tuple<F::Addr>) -> Option<*mut Flow<F::Addr>> {
+        F::flows().get_ptr_mut(tuple)
+    }
+
+    #[inline(always)]
+    fn insert_flow(&self, tuple: &Tuple<F::Addr>, flow: &Flow<F::Addr>) -> Result<(), Refused> {
+        inserted(F::flows().insert(tuple, flow, 0))
+    }
+
+    #[inline(always)]
+    fn remove_flow(&self, tuple: &Tuple<F::Addr>) {
+        let _ = F::flows().remove(tuple);
+    }
+
+    #[inline(always)]
+    fn mapping(&self, key: &MappingKey<F::Addr>) -> Option<*mut Mapping<F::Addr>> {
+        F::mappings().get_ptr_mut(key)
+    }
+
+    #[inline(always)]
+    fn insert_mapping(&self, key: &MappingKey<F::Addr>, mapping: &Mapping<F::Addr>) -> Result<(), Refused> {
+        inserted(F::mappings().insert(key, mapping, u64::from(BPF_NOEXIST)))
+    }
+
+    #[inline(always)]
+    fn reply(&self, tuple: &Tuple<F::Addr>) -> Option<&Inside<F::Addr>> {
+        // SAFETY: the flow is looked up by what this says and compared.
+        unsafe { F::replies().get(tuple) }
+    }
+
+    #[inline(always)]
+    fn insert_reply(&self, tuple: &Tuple<F::Addr>, inside: &Inside<F::Addr>) -> Result<(), Refused> {
+        inserted(F::replies().insert(tuple, inside, u64::from(BPF_NOEXIST)))
+    }
+
+    #[inline(always)]
+    fn remove_reply(&self, tuple: &Tuple<F::Addr>) {
+        let _ = F::replies().remove(tuple);
+    }
+
+    #[inline(always)]
+    fn ring(&self, position: u32) -> Option<*mut Tuple<F::Addr>> {
+        F::flow_ring().get_ptr_mut(position)
+    }
+
+    #[inline(always)]
+    fn advance_ring(&self, len: u32) -> u32 {
+        let Some(hand) = maps::RING_HAND.get_ptr_mut(0) else { return 0 };
+        // SAFETY: this CPU's own element.
+        let hand = unsafe { &mut *hand };
+        if *hand == 0 {
+            // CPUs begin at different places. 2^32 / golden ratio.
+            // SAFETY: no arguments.
+            let cpu = unsafe { helpers::bpf_get_smp_processor_id() };
+            let spread = cpu.wrapping_mul(0x9e37_79b9);
+            *hand = 1 + ((u64::from(spread) * u64::from(len)) >> 32) as u32;
+        }
+        let position = *hand - 1;
+        *hand = if *hand >= len { 1 } else { *hand + 1 };
+        position
+    }
+
+    #[inline(always)]
+    fn try_lock(&self, name: u64) -> bool {
+        maps::LOCKS.insert(name, 1, u64::from(BPF_NOEXIST)).is_ok()
+    }
+
+    #[inline(always)]
+    fn unlock(&self, name: u64) {
+        let _ = maps::LOCKS.remove(name);
+    }
+
+    #[inline(always)]
+    fn now_s(&self) -> u32 {
+        // SAFETY: a valid static; volatile, because the agent sets it when it loads the object. The
+        // helpers take no arguments.
+        unsafe {
+            seconds(if ptr::read_volatile(&raw const COARSE_CLOCK) != 0 {
+                helpers::generated::bpf_ktime_get_coarse_ns()
+            } else {
+                helpers::bpf_ktime_get_ns()
+            })
+        }
+    }
+
+    #[inline(never)]
+    fn route(&self, packet: &Packet<F>, network: &Network) -> Route<F::Addr> {
+        const _: () = assert!(size_of::<bpf_fib_lookup>() == 64);
+        // A zero that LLVM does not know, or it makes a call to a byte loop of this.
+        let mut words = [black_box(0u64); 8];
+        // SAFETY: as large as the struct and aligned better; plain integers, for which zero is valid.
+        let params = unsafe { &mut *words.as_mut_ptr().cast::<bpf_fib_lookup>() };
+        let tuple = &packet.tuple;
+        F::set_route(params, &tuple.src_addr, &tuple.dst_addr);
+        params.l4_protocol = tuple.proto;
+        params.sport = tuple.src_port.to_be();
+        params.dport = tuple.dst_port.to_be();
+        params.__bindgen_anon_1.tot_len = packet.segment_len.min(u32::from(u16::MAX)) as u16;
+        params.ifindex = network.ifindex;
+        const SUCCESS: i64 = 0;
+        const NO_NEIGHBOUR: i64 = 7;
+        const FRAGMENTATION_NEEDED: i64 = 8;
+        const INVALID: i64 = -22;
+        /// `bpf_redirect_neigh` looks the neighbour up anyway. From Linux 6.3 on.
+        const SKIP_NEIGHBOUR: u32 = 4;
+        let lookup = |params: &mut bpf_fib_lookup, flags| {
+            let len = size_of::<bpf_fib_lookup>() as i32;
+            // SAFETY: context and parameters are valid for the call.
+            unsafe { helpers::generated::bpf_fib_lookup(self.ctx.skb.skb.cast(), &raw mut *params, len, flags) }
+        };
+        let mut result = lookup(params, SKIP_NEIGHBOUR);
+        if result == INVALID {
+            cold_path();
+            result = lookup(params, 0);
+        }
+        if result == SUCCESS || result == NO_NEIGHBOUR {
+            return Route::To { ifindex: params.ifindex, next_hop: F::next_hop(params) };
+        }
+        if result == FRAGMENTATION_NEEDED {
+            cold_path();
+            // Which interface it would leave by matters for what is too big, too.
+            params.__bindgen_anon_1.tot_len = 0;
+            if lookup(params, 0) >= 0 {
+                return Route::TooBig { ifindex: params.ifindex };
+            }
+        }
+        Route::Kernel
+    }
+
+    #[inline(never)]
+    fn host_socket(&self, tuple: &Tuple<F::Addr>) -> bool {
+        let (mut params, len) = F::socket_tuple(tuple);
+        let netns = BPF_F_CURRENT_NETNS as u64;
+        // SAFETY: context and tuple are valid for the call; the socket found is released.
+        unsafe {
+            let socket = if tuple.proto == proto::TCP {
+                helpers::generated::bpf_skc_lookup_tcp(self.ctx.skb.skb.cast(), &raw mut params, len, netns, 0)
+            } else {
+                helpers::generated::bpf_sk_lookup_udp(self.ctx.skb.skb.cast(), &raw mut params, len, netns, 0)
+            };
+            if socket.is_null() {
+                return false;
+            }
+            helpers::generated::bpf_sk_release(socket.cast());
+        }
+        true
+    }
+
+    #[inline(never)]
+    fn announce(&self, tuple: &Tuple<F::Addr>, nat_port: u16) {
+        if maps::CONFIG.get(0).is_some_and(|c| c.flags & config_flag::MONITOR != 0) {
+            event::emit(&Event {
+                kind: EventKind::NewFlow as u32,
+                reason: 0,
+                ifindex: skb::ifindex(self.ctx),
+                len: self.ctx.len(),
+                src_addr: event::widen(&tuple.src_addr),
+                dst_addr: event::widen(&tuple.dst_addr),
+                src_port: tuple.src_port,
+                dst_port: tuple.dst_port,
+                nat_port,
+                proto: tuple.proto,
+                family: if F::Addr::LEN == 4 { 4 } else { 6 },
+            });
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! All maps. Sizes here are defaults; the agent sets them when it loads the programs.
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    macros::map,
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+};
+use netpath_common::{
+    Addr4, Config, Counter, DropKey, Endpoint, External, Flow, FragmentKey, Inside, Mapping, MappingKey, Network,
+    PortKey, PortSource, PortTarget, Ports, Tuple,
+};
+use netpath_ebpf::{family::V4, packet::Packet};
+
+/// Settings: one element. Written by the agent.
+#[map]
+pub(super) static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
+
+/// Networks by index. Written by the agent.
+#[map]
+pub(super) static NETWORKS: Array<Network> = Array::with_max_entries(256, 0);
+
+/// Endpoints by index. Written by the agent.
+#[map]
+pub(super) static ENDPOINTS: Array<Endpoint> = Array::with_max_entries(4096, 0);
+
+/// Container address to endpoint index. Written by the agent.
+#[map]
+pub(super) static ADDRESSES_V4: HashMap<Addr4, u32> = HashMap::with_max_entries(4096, 0);
+
+/// Subnets of the networks. Written by the agent.
+#[map]
+pub(super) static PREFIXES_V4: LpmTrie<Addr4, u32> = LpmTrie::with_max_entries(256, BPF_F_NO_PREALLOC);
+
+/// External interfaces by ifindex. Written by the agent.
+#[map]
+pub(super) static EXTERNALS: HashMap<u32, External> = HashMap::with_max_entries(256, 0);
+
+/// Published ports by host address and port. Written by the agent.
+#[map]
+pub(super) static PUBLISHED_PORTS_V4: HashMap<PortKey<Addr4>, PortTarget> = HashMap::with_max_entries(65536, 0);
+
+/// What published ports are called outside, by container address and port. Written by the agent.
+#[map]
+pub(super) static PUBLISHED_SOURCES_V4: HashMap<PortKey<Addr4>, PortSource<Addr4>> =
+    HashMap::with_max_entries(65536, 0);
+
+/// Flows by the tuple the container knows. Written here, swept by the agent. Full: new flows are refused.
+#[map]
+pub(super) static FLOWS_V4: HashMap<Tuple<Addr4>, Flow<Addr4>> = HashMap::with_max_entries(131_072, 0);
+
+/// Masquerade ports in use. Written here, swept by the agent.
+#[map]
+pub(super) static MAPPINGS_V4: HashMap<MappingKey<Addr4>, Mapping<Addr4>> = HashMap::with_max_entries(65536, 0);
+
+/// Flows through shared masquerade ports, by the tuple of their replies. Written here.
+#[map]
+pub(super) static REPLIES_V4: HashMap<Tuple<Addr4>, Inside<Addr4>> = HashMap::with_max_entries(32768, 0);
+
+/// Every flow's tuple again, in a ring that collection walks. Written here. A lost place is harmless.
+#[map]
+pub(super) static FLOW_RING_V4: Array<Tuple<Addr4>> = Array::with_max_entries(131_072, 0);
+
+/// Each CPU's hand on `FLOW_RING_V4`, plus one; 0: not set yet. Written here.
+#[map]
+pub(super) static RING_HAND: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
+
+/// Ports of datagrams whose first fragment was seen. Written here; the oldest goes when it is full.
+#[map]
+pub(super) static FRAGMENTS_V4: LruHashMap<FragmentKey<Addr4>, Ports> = LruHashMap::with_max_entries(4096, 0);
+
+/// Locks that are held at this moment. Written here and by the agent.
+#[map]
+pub(super) static LOCKS: HashMap<u64, u32> = HashMap::with_max_entries(1024, 0);
+
+/// Traffic of endpoints and port bindings. Written here.
+#[map]
+pub(super) static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(16384, 0);
+
+/// Drops by interface and reason. Written here.
+#[map]
+pub(super) static DROPS: PerCpuHashMap<DropKey, Counter> = PerCpuHashMap::with_max_entries(16384, BPF_F_NO_PREALLOC);
+
+/// Drops and new flows for who watches. Written here, read by the agent.
+#[map]
+pub(super) static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
+
+/// The packet in hand, per CPU. Written here.
+#[map]
+pub(super) static PACKET_V4: PerCpuArray<Packet<V4>> = PerCpuArray::with_max_entries(1, 0);

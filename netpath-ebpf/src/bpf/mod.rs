@@ -1,0 +1,23 @@
+//! The eBPF side: maps, helpers, packet rewriting, and one entry point per hook.
+
+mod arp;
+mod entry;
+mod event;
+mod forward;
+mod icmp;
+mod kernel;
+mod maps;
+mod rewrite;
+mod skb;
+
+use core::panic::PanicInfo;
+
+#[panic_handler]
+fn panic(_info: &PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The kernel gives `bpf_redirect_neigh` and others to programs under a GPL-compatible licence only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

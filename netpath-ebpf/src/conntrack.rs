@@ -1,0 +1,358 @@
+//! Flows: lookup, create, refresh, expire.
+//!
+//! A flow is one entry under the tuple as the container sees it; the other direction finds it through
+//! the mapping of its host port.
+
+use core::hint::cold_path;
+
+use netpath_common::{Config, CtState, Endpoint, Flow, Inside, MappingKey, Reason, Tuple, flow_flag, proto, seen};
+
+use crate::{
+    env::Env,
+    family::Family,
+    flow_table::{insert, remove, remove_dead, reply_tuple},
+    mapping::{Port, Request, allocate},
+    packet::{Kind, Packet},
+    tcp_state::{self, Direction},
+};
+
+/// What creating a flow needs to know about the inside.
+#[derive(Clone, Copy)]
+pub struct Owner {
+    /// Index into `ENDPOINTS`.
+    pub index: u32,
+    pub generation: u32,
+}
+
+impl Owner {
+    #[inline(always)]
+    pub const fn new(index: u32, endpoint: &Endpoint) -> Self {
+        Self { index, generation: endpoint.generation }
+    }
+}
+
+/// Seconds a flow in this state may be silent.
+#[inline(always)]
+pub const fn timeout_s(config: &Config, state: CtState, protocol: u8) -> u32 {
+    let timeouts = &config.timeouts;
+    match state {
+        CtState::Established => timeouts.tcp,
+        CtState::SynSent | CtState::Closing => timeouts.tcp_transitory,
+        CtState::Unreplied | CtState::Assured if protocol != proto::UDP => timeouts.icmp,
+        CtState::Unreplied => timeouts.udp_unreplied,
+        CtState::Assured => timeouts.udp,
+    }
+}
+
+/// Whether a flow has been silent for too long.
+#[inline(always)]
+pub fn is_expired<A>(config: &Config, flow: &Flow<A>, protocol: u8, now_s: u32) -> bool {
+    // A CPU whose clock is a moment behind sees a flow of the future: age 0, not 136 years.
+    let age = now_s.wrapping_sub(flow.last_seen_s) as i32;
+    age > 0 && age as u32 > timeout_s(config, flow.state(protocol), protocol)
+}
+
+#[inline(always)]
+fn mapping_key<F: Family>(flow: &Flow<F::Addr>, protocol: u8) -> MappingKey<F::Addr> {
+    MappingKey::new(flow.nat_addr, flow.nat_port, protocol)
+}
+
+/// Whether the packet may begin a flow from the inside.
+///
+/// # Errors
+///
+/// [`Reason::NoFlow`] where it would belong to a flow that is not there, [`Reason::Untranslatable`]
+/// where there is nothing to translate it by.
+#[inline(always)]
+pub fn may_begin<F: Family>(packet: &Packet<F>) -> Result<(), Reason> {
+    match packet.kind {
+        Kind::Tcp if packet.tcp.flags.is_opening() => Ok(()),
+        Kind::Udp | Kind::Request => Ok(()),
+        Kind::Tcp | Kind::Reply | Kind::IcmpError => Err(Reason::NoFlow),
+        Kind::LaterFragment => Err(Reason::Fragment),
+        Kind::Other => Err(Reason::Untranslatable),
+    }
+}
+
+/// The flow of a packet from the container: its host port, and the flow refreshed.
+///
+/// `nat_addr` is the address of the interface that the packet leaves by; a flow with another one ended
+/// when the address or the route changed.
+#[inline(always)]
+pub fn lookup<F: Family, E: Env<F>>(
+    env: &E,
+    config: &Config,
+    packet: &Packet<F>,
+    owner: Owner,
+    nat_addr: &F::Addr,
+) -> Option<u16> {
+    let now_s = env.now_s();
+    let pointer = env.flow(&packet.tuple)?;
+    // SAFETY: `env.flow` returns valid pointers; see `Env`.
+    let flow = unsafe { &mut *pointer };
+    let is_dead = flow.generation != owner.generation
+        || flow.nat_addr != *nat_addr
+        || is_expired(config, flow, packet.tuple.proto, now_s)
+        || is_over::<F, E>(env, packet, flow, now_s);
+    if is_dead {
+        cold_path();
+        remove_dead::<F, E>(env, &packet.tuple, flow);
+        return None;
+    }
+    let port = flow.nat_port;
+    refresh::<F, E>(env, config, flow, packet, Direction::Orig, now_s);
+    Some(port)
+}
+
+/// The name that the client of a published port knows, for a reply from the container: set where the
+/// port has several names and the client used another than the first.
+#[inline(always)]
+pub fn lookup_published<F: Family, E: Env<F>>(
+    env: &E,
+    config: &Config,
+    packet: &Packet<F>,
+    owner: Owner,
+) -> Option<(F::Addr, u16)> {
+    // SAFETY: as in `lookup`.
+    let flow = unsafe { &mut *env.flow(&packet.tuple)? };
+    let now_s = env.now_s();
+    if flow.generation != owner.generation
+        || flow.flags & flow_flag::PUBLISHED == 0
+        || is_expired(config, flow, packet.tuple.proto, now_s)
+    {
+        return None;
+    }
+    let source = (flow.nat_addr, flow.nat_port);
+    refresh::<F, E>(env, config, flow, packet, Direction::Orig, now_s);
+    Some(source)
+}
+
+/// Whether a flow has ended though it has not expired: a SYN begins the next connection of a closed one,
+/// or its port has gone to somebody else. The latter is looked at once a second, and always while closing.
+#[inline(always)]
+fn is_over<F: Family, E: Env<F>>(env: &E, packet: &Packet<F>, flow: &Flow<F::Addr>, now_s: u32) -> bool {
+    let is_closing = flow.state(packet.tuple.proto) == CtState::Closing;
+    if is_closing && packet.kind == Kind::Tcp && packet.tcp.flags.is_opening() {
+        return true;
+    }
+    if (!is_closing && flow.last_seen_s == now_s) || flow.flags & (flow_flag::SHARED | flow_flag::PUBLISHED) != 0 {
+        return false;
+    }
+    let mapping = env.mapping(&mapping_key::<F>(flow, packet.tuple.proto));
+    mapping.is_none_or(|mapping| {
+        // SAFETY: as in `lookup`.
+        let mapping = unsafe { &*mapping };
+        mapping.addr != packet.tuple.src_addr || mapping.port != packet.tuple.src_port
+    })
+}
+
+/// The container's end of a flow.
+#[derive(Clone, Copy, Debug)]
+pub struct Replied<A> {
+    pub inside: Inside<A>,
+    /// Index into `ENDPOINTS`.
+    pub endpoint: u32,
+}
+
+/// The flow that a packet from outside to a masquerade port replies to, refreshed. `None`: no such flow,
+/// the packet is the host's.
+///
+/// # Errors
+///
+/// [`Reason::EndpointGone`].
+#[inline(always)]
+pub fn lookup_reply<F: Family, E: Env<F>>(
+    env: &E,
+    config: &Config,
+    packet: &Packet<F>,
+) -> Result<Option<Replied<F::Addr>>, Reason> {
+    let tuple = &packet.tuple;
+    let Some(inside) = inside_of::<F, E>(env, tuple) else { return Ok(None) };
+    let orig = Tuple::new(inside.addr, inside.port, tuple.src_addr, tuple.src_port, tuple.proto);
+    let Some(pointer) = env.flow(&orig) else { return Ok(None) };
+    // SAFETY: as in `lookup`.
+    let flow = unsafe { &mut *pointer };
+    let now_s = env.now_s();
+    if flow.nat_addr != tuple.dst_addr
+        || flow.nat_port != tuple.dst_port
+        || is_expired(config, flow, tuple.proto, now_s)
+    {
+        return Ok(None);
+    }
+    let endpoint = u32::from(flow.endpoint);
+    if env.endpoint(endpoint).is_none_or(|e| e.generation != flow.generation) {
+        return Err(Reason::EndpointGone);
+    }
+    refresh::<F, E>(env, config, flow, packet, Direction::Reply, now_s);
+    Ok(Some(Replied { inside, endpoint }))
+}
+
+/// Whose masquerade port a packet from outside is addressed to.
+#[inline(always)]
+pub fn inside_of<F: Family, E: Env<F>>(env: &E, tuple: &Tuple<F::Addr>) -> Option<Inside<F::Addr>> {
+    // SAFETY: as in `lookup`.
+    let mapping = unsafe { &*env.mapping(&MappingKey::new(tuple.dst_addr, tuple.dst_port, tuple.proto))? };
+    if mapping.shared != 0
+        && let Some(inside) = env.reply(tuple)
+    {
+        return Some(*inside);
+    }
+    Some(Inside { addr: mapping.addr, port: mapping.port, _pad: 0 })
+}
+
+/// Notes that a packet of the flow passed.
+#[inline(always)]
+pub fn refresh<F: Family, E: Env<F>>(
+    env: &E,
+    config: &Config,
+    flow: &mut Flow<F::Addr>,
+    packet: &Packet<F>,
+    direction: Direction,
+    now_s: u32,
+) {
+    let protocol = packet.tuple.proto;
+    let before = flow.state(protocol);
+    if packet.kind == Kind::Tcp {
+        // A RST that nobody believes does not keep the flow alive either (RFC 7857, 7).
+        if !tcp_state::note(flow, direction, &packet.tcp) {
+            return;
+        }
+    } else if direction == Direction::Reply && flow.seen_reply == 0 {
+        flow.seen_reply = seen::PACKET;
+    }
+    let after = flow.state(protocol);
+    if after == before && flow.last_seen_s == now_s {
+        return;
+    }
+    cold_path();
+    flow.last_seen_s = now_s;
+    if flow.flags & flow_flag::PUBLISHED == 0 {
+        refresh_mapping::<F, E>(env, config, flow, protocol, before, after, now_s);
+    }
+}
+
+#[inline(always)]
+fn refresh_mapping<F: Family, E: Env<F>>(
+    env: &E,
+    config: &Config,
+    flow: &Flow<F::Addr>,
+    protocol: u8,
+    before: CtState,
+    after: CtState,
+    now_s: u32,
+) {
+    let Some(pointer) = env.mapping(&mapping_key::<F>(flow, protocol)) else { return };
+    // SAFETY: as in `lookup`.
+    let mapping = unsafe { &mut *pointer };
+    let deadline_s = now_s.wrapping_add(timeout_s(config, after, protocol));
+    let is_closed = after == CtState::Closing && mapping.many == 0;
+    if after != before {
+        mapping.closed = u8::from(is_closed);
+    }
+    // The only flow brings the deadline nearer when it closes; all else only moves it away.
+    if is_closed || (deadline_s.wrapping_sub(mapping.deadline_s) as i32) > 0 {
+        mapping.deadline_s = deadline_s;
+    }
+}
+
+/// Creates the flow of a packet from the container and returns its host port.
+///
+/// # Errors
+///
+/// [`Reason::PortsExhausted`], [`Reason::FlowTableFull`]; no live flow is ever evicted for a new one.
+#[inline(always)]
+pub fn create<F: Family, E: Env<F>>(env: &E, config: &Config, request: &Request<'_, F>) -> Result<u16, Reason> {
+    // Two calls one after the other, not one in the other: their stacks together would be too large.
+    let port = allocate::<F, E>(env, config, request)?;
+    establish::<F, E>(env, config, request, port)?;
+    env.announce(&request.packet.tuple, port.port());
+    Ok(port.port())
+}
+
+#[inline(never)]
+fn establish<F: Family, E: Env<F>>(
+    env: &E,
+    config: &Config,
+    request: &Request<'_, F>,
+    port: Port,
+) -> Result<(), Reason> {
+    let tuple = &request.packet.tuple;
+    let mut flow = request.flow(port.port());
+    if port.is_shared() {
+        flow.flags |= flow_flag::SHARED;
+    }
+    if insert::<F, E>(env, config, tuple, &mut flow, request.now_s).is_err() {
+        if port.is_shared() {
+            env.remove_reply(&reply_tuple::<F>(tuple, request.nat_addr, port.port()));
+        }
+        return Err(Reason::FlowTableFull);
+    }
+    if port.is_shared() {
+        // Somebody may have taken the claim for one left behind, before the flow was there.
+        let is_ours = env
+            .reply(&reply_tuple::<F>(tuple, request.nat_addr, port.port()))
+            .is_some_and(|inside| inside.addr == tuple.src_addr && inside.port == tuple.src_port);
+        if is_ours {
+            return Ok(());
+        }
+        env.remove_flow(tuple);
+        return Err(Reason::PortsExhausted);
+    }
+    if let Some(mapping) = env.mapping(&mapping_key::<F>(&flow, tuple.proto)) {
+        // SAFETY: as in `lookup`.
+        let mapping = unsafe { &*mapping };
+        // Somebody may have begun to share or have taken the port meanwhile; the next packet tries anew.
+        if mapping.shared != 0 || !request.owns(mapping) {
+            remove::<F, E>(env, tuple, &flow);
+            return Err(Reason::PortsExhausted);
+        }
+    }
+    Ok(())
+}
+
+/// Creates the flow of a packet from outside to a published port whose reply would otherwise get
+/// another source than the client knows.
+///
+/// # Errors
+///
+/// [`Reason::FlowTableFull`].
+#[inline(always)]
+pub fn create_published<F: Family, E: Env<F>>(
+    env: &E,
+    config: &Config,
+    packet: &Packet<F>,
+    orig: &Tuple<F::Addr>,
+    owner: Owner,
+) -> Result<(), Reason> {
+    let now_s = env.now_s();
+    if let Some(pointer) = env.flow(orig) {
+        // SAFETY: as in `lookup`.
+        let flow = unsafe { &mut *pointer };
+        let is_same = flow.generation == owner.generation
+            && flow.nat_addr == packet.tuple.dst_addr
+            && flow.nat_port == packet.tuple.dst_port
+            && flow.flags & flow_flag::PUBLISHED != 0;
+        if is_same {
+            refresh::<F, E>(env, config, flow, packet, Direction::Reply, now_s);
+            return Ok(());
+        }
+        remove_dead::<F, E>(env, orig, flow);
+    }
+    let request = Request { packet, owner, nat_addr: packet.tuple.dst_addr, now_s };
+    let mut flow = request.flow(packet.tuple.dst_port);
+    flow.flags |= flow_flag::PUBLISHED;
+    // The client speaks first here.
+    flow.seen_orig = 0;
+    refresh::<F, E>(env, config, &mut flow, packet, Direction::Reply, now_s);
+    insert::<F, E>(env, config, orig, &mut flow, now_s)?;
+    Ok(())
+}
+
+/// Ends the flow of a client that used another name of the published port before.
+#[inline(always)]
+pub fn end_published<F: Family, E: Env<F>>(env: &E, orig: &Tuple<F::Addr>) {
+    if let Some(flow) = env.flow(orig) {
+        // SAFETY: as in `lookup`.
+        remove_dead::<F, E>(env, orig, unsafe { &*flow });
+    }
+}

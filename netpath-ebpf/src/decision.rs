@@ -1,0 +1,36 @@
+//! What is to be done with a packet.
+
+use netpath_common::Tuple;
+
+use crate::family::Family;
+
+/// Where a packet goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Out<A> {
+    /// The kernel's road: the stack routes, forwards or receives it.
+    Kernel,
+    /// Straight into the container behind the veth with this ifindex, as a router would: TTL - 1.
+    Container(u32),
+    /// Straight into the container behind the veth with this ifindex, as the bridge would.
+    Sibling(u32),
+    /// Straight out of an external interface, to this next hop.
+    External { ifindex: u32, next_hop: A },
+}
+
+/// What is to be done with a packet that is not dropped.
+#[derive(Clone, Copy, Debug)]
+pub struct Decision<F: Family> {
+    /// Addresses and ports that the packet shall have.
+    pub tuple: Tuple<F::Addr>,
+    pub out: Out<F::Addr>,
+    /// Indexes into `COUNTERS` of an endpoint and of a port binding; 0: none.
+    pub counters: [u32; 2],
+}
+
+impl<F: Family> Decision<F> {
+    /// Untouched, to the kernel.
+    #[inline(always)]
+    pub const fn pass(tuple: Tuple<F::Addr>) -> Self {
+        Self { tuple, out: Out::Kernel, counters: [0; 2] }
+    }
+}

@@ -1,0 +1,65 @@
+//! The world around the decisions: maps, clock, routes, sockets.
+
+use netpath_common::{
+    Config, Endpoint, External, Flow, Inside, Mapping, MappingKey, Network, PortKey, PortSource, PortTarget, Tuple,
+};
+
+use crate::{family::Family, packet::Packet};
+
+/// Where the kernel would send a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route<A> {
+    /// Out of an interface, to a next hop; the packet fits.
+    To { ifindex: u32, next_hop: A },
+    /// Out of an interface whose MTU it exceeds: the kernel cuts it or says so.
+    TooBig { ifindex: u32 },
+    /// Anything that only the kernel can do: local delivery, no route, forwarding off.
+    Kernel,
+}
+
+/// An entry that was to be new exists, or the map is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused;
+
+/// Maps, clock, routes and sockets as the decisions see them.
+///
+/// Pointers point into map values: valid until the program ends, shared with other CPUs that store
+/// into the same plain fields. Decisions bear every mixture of old and new field values.
+pub trait Env<F: Family> {
+    fn config(&self) -> Option<&Config>;
+    fn network(&self, index: u32) -> Option<&Network>;
+    fn endpoint(&self, index: u32) -> Option<&Endpoint>;
+    /// Index of the endpoint with this address.
+    fn endpoint_index(&self, addr: &F::Addr) -> Option<u32>;
+    /// Whether the address lies in the subnet of any network.
+    fn in_any_network(&self, addr: &F::Addr) -> bool;
+    fn external(&self, ifindex: u32) -> Option<&External>;
+    fn published_port(&self, key: &PortKey<F::Addr>) -> Option<&PortTarget>;
+    fn published_source(&self, key: &PortKey<F::Addr>) -> Option<&PortSource<F::Addr>>;
+
+    fn flow(&self, tuple: &Tuple<F::Addr>) -> Option<*mut Flow<F::Addr>>;
+    fn insert_flow(&self, tuple: &Tuple<F::Addr>, flow: &Flow<F::Addr>) -> Result<(), Refused>;
+    fn remove_flow(&self, tuple: &Tuple<F::Addr>);
+    fn mapping(&self, key: &MappingKey<F::Addr>) -> Option<*mut Mapping<F::Addr>>;
+    fn insert_mapping(&self, key: &MappingKey<F::Addr>, mapping: &Mapping<F::Addr>) -> Result<(), Refused>;
+    fn reply(&self, tuple: &Tuple<F::Addr>) -> Option<&Inside<F::Addr>>;
+    fn insert_reply(&self, tuple: &Tuple<F::Addr>, inside: &Inside<F::Addr>) -> Result<(), Refused>;
+    fn remove_reply(&self, tuple: &Tuple<F::Addr>);
+    /// Entry of the collection ring.
+    fn ring(&self, position: u32) -> Option<*mut Tuple<F::Addr>>;
+    /// The next position of this CPU's hand on the ring.
+    fn advance_ring(&self, len: u32) -> u32;
+
+    /// Takes the lock of that name; false when somebody holds it. Never waits.
+    fn try_lock(&self, name: u64) -> bool;
+    fn unlock(&self, name: u64);
+
+    /// Moment in [`netpath_common::seconds`].
+    fn now_s(&self) -> u32;
+    /// Route of a packet that comes from a container of `network`, by its original addresses.
+    fn route(&self, packet: &Packet<F>, network: &Network) -> Route<F::Addr>;
+    /// Whether a socket of the host would take a packet with this tuple.
+    fn host_socket(&self, tuple: &Tuple<F::Addr>) -> bool;
+    /// Tells whoever watches that a flow began.
+    fn announce(&self, tuple: &Tuple<F::Addr>, nat_port: u16);
+}

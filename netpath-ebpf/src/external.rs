@@ -1,0 +1,141 @@
+//! Decisions at the external interfaces.
+
+use core::hint::cold_path;
+
+use netpath_common::{Address, Config, PortKey, PortTarget, Reason, Tuple, config_flag, target_flag};
+
+use crate::{
+    conntrack::{self, Owner},
+    decision::{Decision, Out},
+    env::Env,
+    family::Family,
+    packet::Packet,
+    snat,
+};
+
+/// Decides on a packet that arrives at an external interface.
+///
+/// # Errors
+///
+/// The reason to drop it.
+#[inline(always)]
+pub fn from_external<F: Family, E: Env<F>>(
+    env: &E,
+    config: &Config,
+    packet: &Packet<F>,
+) -> Result<Decision<F>, Reason> {
+    let tuple = &packet.tuple;
+    if F::is_loopback(&tuple.dst_addr) || F::is_loopback(&tuple.src_addr) {
+        return Err(Reason::LoopbackAddress);
+    }
+    if let Some(target) = env.published_port(&PortKey::new(tuple.dst_addr, tuple.dst_port, tuple.proto)) {
+        return to_published::<F, E>(env, config, packet, target);
+    }
+    if packet.has_ports()
+        && may_be_reply(config, packet)
+        && let Some(replied) = conntrack::lookup_reply::<F, E>(env, config, packet)?
+    {
+        return into_container::<F, E>(env, config, packet, replied.endpoint, replied.inside.port, 0);
+    }
+    if env.in_any_network(&tuple.dst_addr) {
+        return Err(Reason::DirectAccess);
+    }
+    Ok(Decision::pass(*tuple))
+}
+
+/// Whether the destination port can be one that masquerade uses.
+#[inline(always)]
+fn may_be_reply<F: Family>(config: &Config, packet: &Packet<F>) -> bool {
+    let port = packet.tuple.dst_port;
+    config.ports.contains(port) || config.privileged_ports.contains(port) || packet.tuple.proto == F::ICMP
+}
+
+#[inline(always)]
+fn to_published<F: Family, E: Env<F>>(
+    env: &E,
+    config: &Config,
+    packet: &Packet<F>,
+    target: &PortTarget,
+) -> Result<Decision<F>, Reason> {
+    let tuple = &packet.tuple;
+    let endpoint = env.endpoint(target.endpoint).ok_or(Reason::EndpointGone)?;
+    if endpoint.generation != target.generation {
+        return Err(Reason::EndpointGone);
+    }
+    if target.flags & target_flag::INSIDE_ONLY != 0 {
+        return Err(Reason::DirectAccess);
+    }
+    let addr = F::endpoint_addr(endpoint);
+    if target.flags & (target_flag::NEEDS_FLOW | target_flag::ENDS_FLOW) != 0 {
+        cold_path();
+        // The reply alone would not tell which of its names the client used.
+        let orig = Tuple::new(addr, target.port, tuple.src_addr, tuple.src_port, tuple.proto);
+        if target.flags & target_flag::NEEDS_FLOW != 0 {
+            let owner = Owner::new(target.endpoint, endpoint);
+            conntrack::create_published::<F, E>(env, config, packet, &orig, owner)?;
+        } else {
+            conntrack::end_published::<F, E>(env, &orig);
+        }
+    }
+    into_container::<F, E>(env, config, packet, target.endpoint, target.port, target.counter)
+}
+
+#[inline(always)]
+fn into_container<F: Family, E: Env<F>>(
+    env: &E,
+    config: &Config,
+    packet: &Packet<F>,
+    index: u32,
+    port: u16,
+    binding_counter: u32,
+) -> Result<Decision<F>, Reason> {
+    let tuple = &packet.tuple;
+    let endpoint = env.endpoint(index).ok_or(Reason::EndpointGone)?;
+    let network = env.network(endpoint.network).ok_or(Reason::EndpointGone)?;
+    // What the kernel would call a martian: nobody outside has these, and a container would trust them.
+    let src_addr = &tuple.src_addr;
+    if F::in_network(network, src_addr)
+        || F::is_group(src_addr)
+        || *src_addr == F::Addr::UNSPECIFIED
+        || *src_addr == tuple.dst_addr
+    {
+        return Err(Reason::MartianSource);
+    }
+    // The kernel answers what a router must: time exceeded, fragmentation needed.
+    let fits = packet.l3.ttl > 1 && packet.segment_len <= network.mtu;
+    let out =
+        if fits && config.flags & config_flag::SHORTCUTS != 0 { Out::Container(endpoint.ifindex) } else { Out::Kernel };
+    Ok(Decision {
+        tuple: Tuple::new(tuple.src_addr, tuple.src_port, F::endpoint_addr(endpoint), port, tuple.proto),
+        out,
+        counters: [endpoint.counter, binding_counter],
+    })
+}
+
+/// Decides on a packet that leaves by the external interface `ifindex`: the kernel's road ends here,
+/// and nothing goes on with a container's address.
+///
+/// # Errors
+///
+/// The reason to drop it.
+#[inline(always)]
+pub fn to_external<F: Family, E: Env<F>>(
+    env: &E,
+    config: &Config,
+    packet: &Packet<F>,
+    ifindex: u32,
+) -> Result<Decision<F>, Reason> {
+    let tuple = &packet.tuple;
+    if !env.in_any_network(&tuple.src_addr) {
+        return Ok(Decision::pass(*tuple));
+    }
+    let index = env.endpoint_index(&tuple.src_addr).ok_or(Reason::Leak)?;
+    let endpoint = env.endpoint(index).ok_or(Reason::Leak)?;
+    let network = env.network(endpoint.network).ok_or(Reason::Leak)?;
+    let external = F::external_addr(env.external(ifindex).ok_or(Reason::NoExternalAddress)?);
+    let source = snat::source_outside::<F, E>(env, config, packet, index, endpoint, network, external)?;
+    let mut decision = Decision::pass(*tuple);
+    decision.tuple = Tuple::new(source.addr, source.port, tuple.dst_addr, tuple.dst_port, tuple.proto);
+    decision.counters[1] = source.counter;
+    Ok(decision)
+}

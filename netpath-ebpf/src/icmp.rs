@@ -1,0 +1,133 @@
+//! ICMP errors: the packet inside is one that was translated, so both are translated back.
+//!
+//! An error never refreshes, changes or creates a flow (RFC 5508, REQ-6).
+
+use netpath_common::{Config, PortKey, Reason, Tuple, config_flag, proto};
+
+use crate::{
+    conntrack,
+    decision::Out,
+    env::Env,
+    family::Family,
+    packet::{Bytes, L3, Packet, bounded},
+};
+
+/// The start of the packet that an ICMP error quotes.
+#[derive(Clone, Copy, Debug)]
+pub struct Inner<F: Family> {
+    pub l3: L3<F::Addr>,
+    /// Addresses and ports as quoted.
+    pub tuple: Tuple<F::Addr>,
+    /// Whether the quoted packet is an ICMP query: one identifier instead of two ports.
+    pub is_query: bool,
+}
+
+/// How an ICMP error is to be translated.
+#[derive(Clone, Copy, Debug)]
+pub struct Translation<F: Family> {
+    /// Outer addresses.
+    pub src_addr: F::Addr,
+    pub dst_addr: F::Addr,
+    /// The quoted packet's addresses and ports.
+    pub inner: Tuple<F::Addr>,
+    pub out: Out<F::Addr>,
+}
+
+impl<F: Family> Inner<F> {
+    /// Reads what the ICMP error `packet` quotes.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::Malformed`] when fewer than eight bytes of the quoted transport header are there.
+    #[inline(always)]
+    pub fn parse<B: Bytes>(bytes: &B, packet: &Packet<F>) -> Result<Self, Reason> {
+        let l3 = F::l3(bytes, bounded(packet.l3.l4_off + 8))?;
+        let ports: [u16; 4] = bytes.get(bounded(l3.l4_off)).ok_or(Reason::Malformed)?;
+        let is_query = l3.proto == F::ICMP;
+        let (src_port, dst_port) = if is_query {
+            let icmp_type = ports[0].to_ne_bytes()[0];
+            let id = u16::from_be(ports[2]);
+            if icmp_type == F::ICMP_ECHO_REQUEST { (id, 0) } else { (0, id) }
+        } else if l3.proto == proto::TCP || l3.proto == proto::UDP {
+            (u16::from_be(ports[0]), u16::from_be(ports[1]))
+        } else {
+            (0, 0)
+        };
+        let tuple = Tuple::new(l3.src_addr, src_port, l3.dst_addr, dst_port, l3.proto);
+        Ok(Self { l3, tuple, is_query })
+    }
+}
+
+/// Translates an error that arrives from outside, about a packet that a container sent. `None`: the
+/// packet was not a container's.
+#[inline(always)]
+pub fn from_external<F: Family, E: Env<F>>(
+    env: &E,
+    config: &Config,
+    packet: &Packet<F>,
+    inner: &Inner<F>,
+) -> Option<Translation<F>> {
+    let quoted = &inner.tuple;
+    // An error goes to who sent the quoted packet, and that one went outside.
+    if packet.tuple.dst_addr != quoted.src_addr
+        || env.in_any_network(&quoted.dst_addr)
+        || env.in_any_network(&packet.tuple.src_addr)
+        || F::is_loopback(&packet.tuple.src_addr)
+    {
+        return None;
+    }
+    let key = PortKey::new(quoted.src_addr, quoted.src_port, quoted.proto);
+    let (index, port) = if let Some(target) = env.published_port(&key) {
+        let alive = env.endpoint(target.endpoint).is_some_and(|e| e.generation == target.generation);
+        if !alive {
+            return None;
+        }
+        (target.endpoint, target.port)
+    } else {
+        let inside = conntrack::inside_of::<F, E>(env, &quoted.reversed())?;
+        let orig = Tuple::new(inside.addr, inside.port, quoted.dst_addr, quoted.dst_port, quoted.proto);
+        // SAFETY: `env.flow` returns valid pointers; see `Env`.
+        let flow = unsafe { &*env.flow(&orig)? };
+        if flow.nat_addr != quoted.src_addr || flow.nat_port != quoted.src_port {
+            return None;
+        }
+        (u32::from(flow.endpoint), inside.port)
+    };
+    let endpoint = env.endpoint(index)?;
+    let addr = F::endpoint_addr(endpoint);
+    let shortcut = config.flags & config_flag::SHORTCUTS != 0 && packet.l3.ttl > 1;
+    Some(Translation {
+        src_addr: packet.tuple.src_addr,
+        dst_addr: addr,
+        inner: Tuple::new(addr, port, quoted.dst_addr, quoted.dst_port, quoted.proto),
+        out: if shortcut { Out::Container(endpoint.ifindex) } else { Out::Kernel },
+    })
+}
+
+/// Translates an error that leaves, about a packet to a container: sent by the container itself, or by
+/// the host on its road to it. `None`: the quoted packet was not to a container.
+#[inline(always)]
+pub fn to_external<F: Family, E: Env<F>>(env: &E, packet: &Packet<F>, inner: &Inner<F>) -> Option<Translation<F>> {
+    let quoted = &inner.tuple;
+    // A container speaks about packets that it got, to who sent them.
+    let is_from_container = env.in_any_network(&packet.tuple.src_addr);
+    if is_from_container && (packet.tuple.src_addr != quoted.dst_addr || packet.tuple.dst_addr != quoted.src_addr) {
+        return None;
+    }
+    let orig = quoted.reversed();
+    // SAFETY: as in `from_external`.
+    let flow = env.flow(&orig).map(|flow| unsafe { *flow });
+    let (addr, port) = match flow {
+        Some(flow) => (flow.nat_addr, flow.nat_port),
+        None => {
+            let source = env.published_source(&PortKey::new(quoted.dst_addr, quoted.dst_port, quoted.proto))?;
+            (source.addr, source.port)
+        }
+    };
+    Some(Translation {
+        src_addr: if is_from_container { addr } else { packet.tuple.src_addr },
+        dst_addr: packet.tuple.dst_addr,
+        inner: Tuple::new(quoted.src_addr, quoted.src_port, addr, port, quoted.proto),
+        out: Out::Kernel,
+    })
+}

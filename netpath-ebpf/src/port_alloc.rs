@@ -1,0 +1,123 @@
+//! Which host ports a masqueraded flow may get, in which order.
+
+use netpath_common::{Address, Config, PortRange};
+
+use crate::hash::Hash;
+
+/// How many candidates are looked at before a port is shared (RFC 7857, 3: towards other destinations).
+pub const CANDIDATES: u32 = 32;
+
+/// The ports that one inside address and port may be mapped to: always the same ones in the same order,
+/// so that a search finds the mapping that exists (endpoint-independent mapping, RFC 4787 REQ-1).
+#[derive(Clone, Copy, Debug)]
+pub struct Candidates {
+    range: PortRange,
+    inside_port: u16,
+    start: u32,
+    stride: u32,
+}
+
+impl Candidates {
+    #[inline(always)]
+    pub fn new<A: Address>(config: &Config, inside: &A, inside_port: u16, proto: u8, is_query: bool) -> Self {
+        // The class of privileged ports is kept (RFC 4787 REQ-3a). Identifiers of queries have none.
+        let range = if is_query {
+            PortRange { first: 1, last: u16::MAX }
+        } else if inside_port < 1024 {
+            config.privileged_ports
+        } else {
+            config.ports
+        };
+        let hash =
+            Hash::new(config.hash_key).addr(inside).word((u32::from(inside_port) << 8) | u32::from(proto)).finish();
+        // An odd stride walks through many different ports whatever the length of the range.
+        Self { range, inside_port, start: hash as u32, stride: ((hash >> 32) as u32) | 1 }
+    }
+
+    /// Candidate number `i`: first the inside port itself where the range has it, then hashed ones.
+    #[inline(always)]
+    pub fn get(&self, i: u32) -> u16 {
+        if i == 0 && self.range.contains(self.inside_port) {
+            return self.inside_port;
+        }
+        let position = self.start.wrapping_add(i.wrapping_mul(self.stride));
+        // Multiply and shift instead of a remainder: no division on the path.
+        let offset = (u64::from(position) * u64::from(self.range.len())) >> 32;
+        self.range.first.wrapping_add(offset as u16)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netpath_common::{Addr4, External, Timeouts};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn config(first: u16, last: u16) -> Config {
+        Config {
+            layout: 0,
+            hash_key: 0x1234_5678_9abc_def0,
+            flags: 0,
+            max_flows: 0,
+            timeouts: Timeouts::default(),
+            ports: PortRange { first, last },
+            privileged_ports: PortRange { first: 600, last: 1023 },
+            primary_ifindex: 0,
+            primary: External::default(),
+        }
+    }
+
+    fn candidates(config: &Config, port: u16) -> Vec<u16> {
+        let candidates = Candidates::new(config, &Addr4([172, 17, 0, 2]), port, 6, false);
+        (0..CANDIDATES).map(|i| candidates.get(i)).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn candidates_lie_in_their_range_and_keep_the_class(first in 1024u16..60000, len in 0u16..5000, port in 1u16..) {
+            let config = config(first, first + len);
+            for candidate in candidates(&config, port) {
+                if port < 1024 {
+                    prop_assert!((600..=1023).contains(&candidate));
+                } else {
+                    prop_assert!((first..=first + len).contains(&candidate));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn source_port_inside_the_range_is_kept() {
+        assert_eq!(candidates(&config(1024, 32767), 5353)[0], 5353);
+        assert_ne!(candidates(&config(1024, 32767), 40000)[0], 40000);
+    }
+
+    #[test]
+    fn candidates_are_the_same_every_time_and_differ_between_inside_ports() {
+        let config = config(1024, 32767);
+        assert_eq!(candidates(&config, 40000), candidates(&config, 40000));
+        assert_ne!(candidates(&config, 40000), candidates(&config, 40001));
+    }
+
+    #[test]
+    fn many_different_ports_are_tried() {
+        let config = config(1024, 32767);
+        for port in 40000..40100 {
+            let mut tried = candidates(&config, port);
+            tried.sort_unstable();
+            tried.dedup();
+            assert!(tried.len() >= 24, "port {port}: only {} different candidates", tried.len());
+        }
+    }
+
+    #[test]
+    fn ports_are_spread_over_the_whole_range() {
+        let config = config(10000, 19999);
+        let mut tenths = [0u32; 10];
+        for port in 32768..60000 {
+            tenths[usize::from((candidates(&config, port)[0] - 10000) / 1000)] += 1;
+        }
+        assert!(tenths.iter().all(|n| (2300..3200).contains(n)), "{tenths:?}");
+    }
+}

@@ -1,0 +1,19 @@
+//! The deciding functions on real packet bytes, against maps, clock, routes and sockets of a test's own.
+//!
+//! | file | promises |
+//! |---|---|
+//! | `published_port` | a published port is two look-ups: in, and its reverse |
+//! | `masquerade` | ports, flows, time-outs, and what happens when they run out |
+//! | `policy` | who may talk to whom, and who is who |
+//! | `icmp_error` | errors reach the one who sent the packet, translated |
+//! | `invariants` | whatever packets come in whatever order: nothing leaks, nothing is mixed up |
+
+#![expect(clippy::unwrap_used, reason = "a test panics when something is not as it should be")]
+
+mod frame;
+mod icmp_error;
+mod invariants;
+mod masquerade;
+mod policy;
+mod published_port;
+mod world;

@@ -1,0 +1,266 @@
+//! An `Env` in plain collections: one network with three containers, one external interface.
+
+use std::cell::{Cell, RefCell, UnsafeCell};
+use std::collections::{HashMap, HashSet};
+
+use netpath_common::{
+    Addr4, Config, Endpoint, External, Flow, Inside, LAYOUT, Mapping, MappingKey, Network, PortKey, PortRange,
+    PortSource, PortTarget, Reason, Timeouts, Tuple, config_flag, network_flag, proto,
+};
+use netpath_ebpf::decision::Decision;
+use netpath_ebpf::env::{Env, Refused, Route};
+use netpath_ebpf::external;
+use netpath_ebpf::family::V4;
+use netpath_ebpf::packet::Packet;
+use netpath_ebpf::policy::{self, Arrival};
+
+use crate::frame::Frame;
+
+pub(crate) const HOST: Addr4 = Addr4([198, 18, 0, 1]);
+pub(crate) const CLIENT: Addr4 = Addr4([198, 18, 0, 2]);
+pub(crate) const OTHER_CLIENT: Addr4 = Addr4([198, 18, 0, 3]);
+pub(crate) const GATEWAY: Addr4 = Addr4([172, 17, 0, 1]);
+pub(crate) const BRIDGE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0];
+pub(crate) const UPLINK: u32 = 2;
+const BRIDGE: u32 = 3;
+
+type Cells<K, V> = RefCell<HashMap<K, Box<UnsafeCell<V>>>>;
+
+/// The world around the decisions.
+pub(crate) struct World {
+    pub(crate) config: Config,
+    pub(crate) network: Network,
+    pub(crate) endpoints: Vec<Endpoint>,
+    pub(crate) external: External,
+    pub(crate) published: HashMap<PortKey<Addr4>, PortTarget>,
+    pub(crate) sources: HashMap<PortKey<Addr4>, PortSource<Addr4>>,
+    pub(crate) flows: Cells<Tuple<Addr4>, Flow<Addr4>>,
+    pub(crate) mappings: Cells<MappingKey<Addr4>, Mapping<Addr4>>,
+    pub(crate) replies: Cells<Tuple<Addr4>, Inside<Addr4>>,
+    ring: Vec<UnsafeCell<Tuple<Addr4>>>,
+    hand: Cell<u32>,
+    locks: RefCell<HashSet<u64>>,
+    pub(crate) now_s: Cell<u32>,
+    pub(crate) route: Route<Addr4>,
+    /// Protocol and port of the host's own sockets.
+    pub(crate) sockets: HashSet<(u8, u16)>,
+}
+
+/// Address of container number `n`, from 1.
+pub(crate) fn container(n: u8) -> Addr4 {
+    Addr4([172, 17, 0, n + 1])
+}
+
+pub(crate) fn mac(n: u8) -> [u8; 6] {
+    [2, 0, 0, 0, 0, n]
+}
+
+/// Host end of container `n`'s veth.
+pub(crate) fn veth(n: u8) -> u32 {
+    10 + u32::from(n)
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self::with_flows(64)
+    }
+
+    pub(crate) fn with_flows(max_flows: u32) -> Self {
+        let mut network = Network::EMPTY;
+        network.flags = network_flag::EXISTS | network_flag::ICC | network_flag::MASQUERADE;
+        network.ifindex = BRIDGE;
+        network.mtu = 1500;
+        network.prefix4 = Addr4([172, 17, 0, 0]);
+        network.mask4 = Addr4([255, 255, 0, 0]);
+        network.mac = BRIDGE_MAC;
+        let endpoints = (0..=3).map(|n| if n == 0 { Endpoint::EMPTY } else { endpoint(n) }).collect();
+        Self {
+            config: Config {
+                layout: LAYOUT,
+                hash_key: 0x0123_4567_89ab_cdef,
+                flags: config_flag::SHORTCUTS,
+                max_flows,
+                timeouts: Timeouts::default(),
+                ports: PortRange { first: 1024, last: 32767 },
+                privileged_ports: PortRange { first: 600, last: 1023 },
+                primary_ifindex: 0,
+                primary: External::default(),
+            },
+            network,
+            endpoints,
+            external: External { addr4: HOST, addr6: Default::default() },
+            published: HashMap::new(),
+            sources: HashMap::new(),
+            flows: RefCell::default(),
+            mappings: RefCell::default(),
+            replies: RefCell::default(),
+            ring: (0..max_flows).map(|_| UnsafeCell::new(nobody())).collect(),
+            hand: Cell::new(0),
+            locks: RefCell::default(),
+            now_s: Cell::new(1000),
+            route: Route::To { ifindex: UPLINK, next_hop: CLIENT },
+            sockets: HashSet::new(),
+        }
+    }
+
+    /// Publishes `port` of container `n` at the host's `host_port`.
+    pub(crate) fn publish(&mut self, protocol: u8, host_port: u16, n: u8, port: u16) {
+        let target = PortTarget::new(u32::from(n), self.endpoints[usize::from(n)].generation, port, 0, 0);
+        self.published.insert(PortKey::new(HOST, host_port, protocol), target);
+        self.sources.insert(PortKey::new(container(n), port, protocol), PortSource::new(HOST, host_port, 0, 0));
+    }
+
+    /// Another container takes the place and the address of container `n`.
+    pub(crate) fn replace(&mut self, n: u8) {
+        self.endpoints[usize::from(n)].generation += 100;
+    }
+
+    pub(crate) fn wait(&self, seconds: u32) {
+        self.now_s.set(self.now_s.get() + seconds);
+    }
+
+    /// A frame from container `n`, addressed to the bridge.
+    pub(crate) fn send(&self, n: u8, frame: &Frame) -> Result<Decision<V4>, Reason> {
+        self.send_to(n, BRIDGE_MAC, frame)
+    }
+
+    pub(crate) fn send_to(&self, n: u8, dst_mac: [u8; 6], frame: &Frame) -> Result<Decision<V4>, Reason> {
+        let arrival = Arrival { ifindex: veth(n), src_mac: mac(n), dst_mac };
+        let packet = Packet::parse(frame, 14)?;
+        let sender = policy::sender::<V4, _>(self, &packet.tuple.src_addr, &arrival)?;
+        policy::from_container(self, &self.config, &packet, &arrival, &sender)
+    }
+
+    /// A frame that arrives from outside.
+    pub(crate) fn arrive(&self, frame: &Frame) -> Result<Decision<V4>, Reason> {
+        external::from_external(self, &self.config, &Packet::parse(frame, 14)?)
+    }
+
+    /// A frame that the kernel sends out.
+    pub(crate) fn leave(&self, frame: &Frame) -> Result<Decision<V4>, Reason> {
+        external::to_external(self, &self.config, &Packet::parse(frame, 14)?, UPLINK)
+    }
+
+    /// The flow under `tuple`.
+    pub(crate) fn flow_of(&self, tuple: &Tuple<Addr4>) -> Option<Flow<Addr4>> {
+        // SAFETY: one thread, and the pointer is used at once.
+        Env::<V4>::flow(self, tuple).map(|flow| unsafe { *flow })
+    }
+
+    pub(crate) fn assert_unlocked(&self) {
+        assert!(self.locks.borrow().is_empty(), "a lock was kept");
+    }
+
+    pub(crate) fn flow_count(&self) -> usize {
+        self.flows.borrow().len()
+    }
+}
+
+fn nobody() -> Tuple<Addr4> {
+    Tuple::new(Addr4([0; 4]), 0, Addr4([0; 4]), 0, 0)
+}
+
+fn endpoint(n: u8) -> Endpoint {
+    let mut endpoint = Endpoint::EMPTY;
+    endpoint.generation = u32::from(n);
+    endpoint.ifindex = veth(n);
+    endpoint.addr4 = container(n);
+    endpoint.mac = mac(n);
+    endpoint
+}
+
+fn get<K: std::hash::Hash + Eq, V>(cells: &Cells<K, V>, key: &K) -> Option<*mut V> {
+    cells.borrow().get(key).map(|cell| cell.get())
+}
+
+fn insert<K: std::hash::Hash + Eq + Copy, V: Copy>(
+    cells: &Cells<K, V>,
+    key: &K,
+    value: &V,
+    max: usize,
+    replace: bool,
+) -> Result<(), Refused> {
+    let mut cells = cells.borrow_mut();
+    let exists = cells.contains_key(key);
+    if (exists && !replace) || (!exists && cells.len() >= max) {
+        return Err(Refused);
+    }
+    cells.insert(*key, Box::new(UnsafeCell::new(*value)));
+    Ok(())
+}
+
+impl Env<V4> for World {
+    fn config(&self) -> Option<&Config> {
+        Some(&self.config)
+    }
+    fn network(&self, index: u32) -> Option<&Network> {
+        (index == 0).then_some(&self.network)
+    }
+    fn endpoint(&self, index: u32) -> Option<&Endpoint> {
+        self.endpoints.get(index as usize)
+    }
+    fn endpoint_index(&self, addr: &Addr4) -> Option<u32> {
+        (1..).zip(&self.endpoints[1..]).find(|(_, endpoint)| endpoint.addr4 == *addr).map(|(index, _)| index)
+    }
+    fn in_any_network(&self, addr: &Addr4) -> bool {
+        addr.0[..2] == [172, 17]
+    }
+    fn external(&self, ifindex: u32) -> Option<&External> {
+        (ifindex == UPLINK).then_some(&self.external)
+    }
+    fn published_port(&self, key: &PortKey<Addr4>) -> Option<&PortTarget> {
+        self.published.get(key)
+    }
+    fn published_source(&self, key: &PortKey<Addr4>) -> Option<&PortSource<Addr4>> {
+        self.sources.get(key)
+    }
+    fn flow(&self, tuple: &Tuple<Addr4>) -> Option<*mut Flow<Addr4>> {
+        get(&self.flows, tuple)
+    }
+    fn insert_flow(&self, tuple: &Tuple<Addr4>, flow: &Flow<Addr4>) -> Result<(), Refused> {
+        insert(&self.flows, tuple, flow, self.config.max_flows as usize, true)
+    }
+    fn remove_flow(&self, tuple: &Tuple<Addr4>) {
+        self.flows.borrow_mut().remove(tuple);
+    }
+    fn mapping(&self, key: &MappingKey<Addr4>) -> Option<*mut Mapping<Addr4>> {
+        get(&self.mappings, key)
+    }
+    fn insert_mapping(&self, key: &MappingKey<Addr4>, mapping: &Mapping<Addr4>) -> Result<(), Refused> {
+        insert(&self.mappings, key, mapping, usize::MAX, false)
+    }
+    fn reply(&self, tuple: &Tuple<Addr4>) -> Option<&Inside<Addr4>> {
+        // SAFETY: entries are not changed while a decision holds one.
+        get(&self.replies, tuple).map(|inside| unsafe { &*inside })
+    }
+    fn insert_reply(&self, tuple: &Tuple<Addr4>, inside: &Inside<Addr4>) -> Result<(), Refused> {
+        insert(&self.replies, tuple, inside, usize::MAX, false)
+    }
+    fn remove_reply(&self, tuple: &Tuple<Addr4>) {
+        self.replies.borrow_mut().remove(tuple);
+    }
+    fn ring(&self, position: u32) -> Option<*mut Tuple<Addr4>> {
+        self.ring.get(position as usize).map(UnsafeCell::get)
+    }
+    fn advance_ring(&self, len: u32) -> u32 {
+        self.hand.replace((self.hand.get() + 1) % len)
+    }
+    fn try_lock(&self, name: u64) -> bool {
+        self.locks.borrow_mut().insert(name)
+    }
+    fn unlock(&self, name: u64) {
+        assert!(self.locks.borrow_mut().remove(&name), "released a lock that nobody held");
+    }
+    fn now_s(&self) -> u32 {
+        self.now_s.get()
+    }
+    fn route(&self, _packet: &Packet<V4>, network: &Network) -> Route<Addr4> {
+        assert_eq!(network.ifindex, BRIDGE);
+        self.route
+    }
+    fn host_socket(&self, tuple: &Tuple<Addr4>) -> bool {
+        assert_ne!(tuple.proto, proto::ICMP, "there are no ICMP sockets to look up");
+        self.sockets.contains(&(tuple.proto, tuple.dst_port))
+    }
+    fn announce(&self, _tuple: &Tuple<Addr4>, _nat_port: u16) {}
+}
