@@ -1,0 +1,17 @@
+//! `cargo xtask bench`: builds agent and bench and becomes the bench; what it measures is written there.
+
+use std::ffi::OsString;
+use std::process::{Command, ExitCode};
+
+use anyhow::Result;
+
+use crate::process::{build_release, built, exec, require_root};
+use crate::setup::{self, Report, Scope};
+
+pub(crate) fn run(args: &[OsString]) -> Result<ExitCode> {
+    require_root("bench")?;
+    setup::ensure(Scope::Demo, Report::Quiet)?;
+    build_release()?;
+    let agent = built("release", "netpath")?;
+    Err(exec(Command::new(built("release", "netpath-bench")?).args(args).env("NETPATH_BIN", agent)))
+}

@@ -1,0 +1,83 @@
+//! Tasks for working on netpath: `cargo xtask TASK`. Each task's work is in the file of its name.
+
+mod apt;
+mod bench;
+mod ci;
+mod demo;
+mod linker;
+mod lint;
+mod process;
+mod rules;
+mod run;
+mod setup;
+mod test;
+mod toolchain;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Tasks for working on netpath.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what is missing to build, run and test; says what it finds and does
+    Setup,
+    /// Start the agent on this host's interfaces, in the foreground (root)
+    Run {
+        /// Options of `netpath agent`
+        #[arg(last = true, value_name = "AGENT OPTIONS")]
+        args: Vec<OsString>,
+    },
+    /// Show netpath at work, in network namespaces of its own (root)
+    Demo {
+        /// Options of the demo
+        #[arg(last = true, value_name = "DEMO OPTIONS")]
+        args: Vec<OsString>,
+    },
+    /// Run all tests, or those whose name contains FILTER
+    Test {
+        /// Filters and options of `cargo nextest run`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FILTER")]
+        args: Vec<OsString>,
+    },
+    /// Check format, clippy and the rules of CONTRIBUTING.md
+    Lint,
+    /// Measure; the options are the bench's own
+    Bench {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "BENCH OPTIONS")]
+        args: Vec<OsString>,
+    },
+    /// Do what CI does: lint, then all tests
+    Ci,
+}
+
+fn main() -> ExitCode {
+    match dispatch(Cli::parse().task) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn dispatch(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Setup => setup::ensure(setup::Scope::Tests, setup::Report::Full).map(|()| ExitCode::SUCCESS),
+        Task::Run { args } => run::run(&args),
+        Task::Demo { args } => demo::run(&args),
+        Task::Test { args } => test::run(&args),
+        Task::Lint => lint::run(),
+        Task::Bench { args } => bench::run(&args),
+        Task::Ci => ci::run(),
+    }
+}

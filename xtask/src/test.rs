@@ -1,0 +1,48 @@
+//! `cargo xtask test`: builds the agent, whose binary the namespace tests run as `NETPATH_BIN`, and hands over to
+//! nextest. Which tests need root is the tests' own knowledge; without it they are skipped and say so.
+
+use std::ffi::{OsStr, OsString};
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::process::{built, cargo, run as run_command, status};
+use crate::setup::{self, Report, Scope};
+
+pub(crate) fn run(args: &[OsString]) -> Result<ExitCode> {
+    setup::ensure(Scope::Tests, Report::Quiet)?;
+    // Tests too, though nextest builds them: with their features chosen as nextest does, nothing is built twice.
+    run_command(cargo().args(["build", "--workspace", "--exclude", "xtask", "--bins", "--tests"]))?;
+    let mut nextest = cargo();
+    nextest.args(["nextest", "run"]).env("NETPATH_BIN", built("debug", "netpath")?);
+    if !names_packages(args) {
+        nextest.arg("--workspace");
+    }
+    let status = status(nextest.args(args))?;
+    Ok(ExitCode::from(u8::try_from(status.code().unwrap_or(2)).unwrap_or(2)))
+}
+
+fn names_packages(args: &[OsString]) -> bool {
+    let named = |arg: &&OsString| {
+        let text = arg.to_string_lossy();
+        text.starts_with("-p") || text.starts_with("--package")
+    };
+    args.iter().take_while(|arg| *arg != OsStr::new("--")).find(named).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<OsString> {
+        text.split_whitespace().map(OsString::from).collect()
+    }
+
+    #[test]
+    fn the_whole_workspace_is_meant_unless_a_package_is_named() {
+        assert!(!names_packages(&words("masquerade --no-capture")));
+        assert!(names_packages(&words("-p netpath-ebpf checksum")));
+        assert!(names_packages(&words("--package=netpath-ebpf")));
+        assert!(!names_packages(&words("-- -p")));
+    }
+}
