@@ -1,0 +1,339 @@
+//! The command line: clap types only. What a subcommand does is in `commands/`.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use crate::options::{AgentFlags, DEFAULT_SOCKET};
+
+/// Container networking without netfilter: bridge, published ports, masquerade and policy in eBPF
+#[derive(Debug, Parser)]
+#[command(name = "netpath", version, max_term_width = 120, after_help = EXIT_STATUS)]
+pub struct Cli {
+    /// Unix socket of the agent
+    #[arg(
+        long,
+        global = true,
+        env = "NETPATH_SOCKET",
+        value_name = "PATH",
+        default_value = DEFAULT_SOCKET,
+        display_order = 1000
+    )]
+    pub socket: PathBuf,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_STATUS: &str = "Exit status: 0 done, 1 refused or not found, 2 could not run (no agent, bad usage).";
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs the agent in the foreground; what it set up stays when it ends
+    Agent(Box<AgentFlags>),
+    /// Runs a command as a container: own network, mount and UTS namespaces
+    Run(RunArgs),
+    /// Connects a network namespace that somebody else made
+    Attach(AttachArgs),
+    /// Disconnects a container; its processes go on without a network
+    Detach(NameArg),
+    /// Stops containers and removes them
+    Rm(RmArgs),
+    /// Lists containers
+    Ps(TableArgs),
+    /// Lists the published ports of a container, or where one of them leads
+    Port(PortArgs),
+    /// Shows a container, or without a name the network, as JSON
+    Inspect(InspectArgs),
+    /// Publishes more ports of a container
+    Publish(PublishArgs),
+    /// Unpublishes ports of a container
+    Unpublish(UnpublishArgs),
+    /// Lists what is translated, allowed and dropped, with packets and bytes
+    Rules(TableArgs),
+    /// Lists, counts or deletes flows
+    ///
+    /// Shows them as conntrack-tools do. The filters look at a flow's first packet as the container sees it.
+    Conntrack(ConntrackArgs),
+    /// Shows how full the maps are, what the programs cost and what was dropped
+    Stats(TableArgs),
+    /// Shows drops and new flows as they happen
+    Monitor(TableArgs),
+    /// Removes the network: containers' interfaces, programs, maps, the bridge and the state
+    ///
+    /// What runs in the containers goes on without a network, and the logs of detached containers stay in the state
+    /// directory; `netpath rm` ends containers.
+    Down(DownArgs),
+}
+
+const RUN_EXIT_STATUS: &str = "Exit status: the command's; 128 + N if signal N ended it; 127 if there is no such command, \
+    126 if it cannot be executed; 1 if the agent refused, 2 if it could not be asked.";
+
+// `-h` is the host name, as in `docker run`; help is `--help`.
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true, after_help = RUN_EXIT_STATUS)]
+pub struct RunArgs {
+    /// Returns at once and leaves the command running, its output in a log file
+    #[arg(short, long)]
+    pub detach: bool,
+
+    /// Name of the container [default: 12 random hexadecimal digits]
+    #[arg(long)]
+    pub name: Option<String>,
+
+    #[command(flatten)]
+    pub endpoint: EndpointArgs,
+
+    /// Host name inside [default: the container's name]
+    #[arg(short = 'h', long, value_name = "HOST")]
+    pub hostname: Option<String>,
+
+    /// Print help
+    #[arg(long, action = ArgAction::Help)]
+    pub help: Option<bool>,
+
+    /// Command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+/// What `run` and `attach` may ask for.
+#[derive(Debug, Default, Args)]
+pub struct EndpointArgs {
+    /// Publishes a port, in Docker's grammar: [[ADDR:][HOSTPORT[-LAST]]:]PORT[-LAST][/PROTO]
+    #[arg(short, long, value_name = "SPEC")]
+    pub publish: Vec<String>,
+
+    /// Address of the container [default: the lowest that is free]
+    #[arg(long, value_name = "ADDR")]
+    pub ip: Option<Ipv4Addr>,
+
+    /// Hardware address of the container [default: random]
+    #[arg(long, value_name = "MAC")]
+    pub mac_address: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct AttachArgs {
+    /// Name to give the container
+    pub name: String,
+
+    #[command(flatten)]
+    pub target: AttachTarget,
+
+    #[command(flatten)]
+    pub endpoint: EndpointArgs,
+}
+
+/// The namespace to connect.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct AttachTarget {
+    /// File of the network namespace, such as /run/netns/NAME
+    #[arg(long, value_name = "PATH")]
+    pub netns: Option<PathBuf>,
+
+    /// Process in the network namespace
+    #[arg(long)]
+    pub pid: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub struct NameArg {
+    /// Name of the container
+    pub name: String,
+}
+
+#[derive(Debug, Args)]
+pub struct RmArgs {
+    /// Kills at once instead of after 10 s
+    #[arg(short, long)]
+    pub force: bool,
+
+    /// Names of the containers
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct TableArgs {
+    /// Prints JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct PortArgs {
+    /// Name of the container
+    pub name: String,
+
+    /// Container port
+    #[arg(value_name = "PORT[/PROTO]")]
+    pub port: Option<String>,
+
+    /// Prints JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// Name of the container
+    pub name: Option<String>,
+
+    /// Prints JSON, as without it
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct PublishArgs {
+    /// Name of the container
+    pub name: String,
+
+    /// Ports, as `run -p` takes them
+    #[arg(required = true, value_name = "SPEC")]
+    pub specs: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct UnpublishArgs {
+    /// Name of the container
+    pub name: String,
+
+    /// Host ports; without an address on every address
+    #[arg(required = true, value_name = "[ADDR:]PORT[/PROTO]")]
+    pub ports: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct ConntrackArgs {
+    #[command(flatten)]
+    pub action: ConntrackAction,
+
+    #[command(flatten)]
+    pub filter: ConntrackFilter,
+
+    /// Prints JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What to do with the flows; `--list` if nothing is said.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+pub struct ConntrackAction {
+    /// Lists the flows that match
+    #[arg(short = 'L', long)]
+    pub list: bool,
+
+    /// Deletes the flows that match
+    #[arg(short = 'D', long, requires = "ConntrackFilter")]
+    pub delete: bool,
+
+    /// Deletes every flow
+    #[arg(short = 'F', long, conflicts_with = "ConntrackFilter")]
+    pub flush: bool,
+
+    /// Counts the flows that match
+    #[arg(short = 'C', long)]
+    pub count: bool,
+}
+
+/// Which flows; addresses and ports are those of the first packet, as the container sees them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+#[group(multiple = true)]
+pub struct ConntrackFilter {
+    /// Protocol
+    #[arg(short, long, value_parser = ["tcp", "udp", "icmp"], ignore_case = true)]
+    pub proto: Option<String>,
+
+    /// Source address
+    #[arg(short, long, value_name = "ADDR")]
+    pub src: Option<Ipv4Addr>,
+
+    /// Destination address
+    #[arg(short, long, value_name = "ADDR")]
+    pub dst: Option<Ipv4Addr>,
+
+    /// Source port
+    #[arg(long, value_name = "PORT")]
+    pub sport: Option<u16>,
+
+    /// Destination port
+    #[arg(long, value_name = "PORT")]
+    pub dport: Option<u16>,
+
+    /// Container
+    #[arg(long)]
+    pub name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct DownArgs {
+    /// State directory, where no agent runs that knows it [default: /var/lib/netpath/<socket's name>]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+
+    /// Pin directory, where no agent runs that knows it [default: /sys/fs/bpf/netpath/<socket's name>]
+    #[arg(long, value_name = "DIR")]
+    pub pin_dir: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn everything_after_the_command_belongs_to_it() {
+        let Command::Run(args) =
+            parse("run -d --name web -p 8080:80 -p 53:53/udp -h host nginx -g daemon --name x").unwrap()
+        else {
+            panic!("not run");
+        };
+        assert_eq!(args.command, ["nginx", "-g", "daemon", "--name", "x"]);
+        assert_eq!((args.detach, args.name.as_deref(), args.hostname.as_deref()), (true, Some("web"), Some("host")));
+        assert_eq!(args.endpoint.publish, ["8080:80", "53:53/udp"]);
+        let Command::Run(args) = parse("run -- sh -c true").unwrap() else { panic!("not run") };
+        assert_eq!(args.command, ["sh", "-c", "true"]);
+        assert!(parse("run -d").is_err());
+    }
+
+    #[test]
+    fn attach_wants_exactly_one_namespace() {
+        assert!(parse("attach web --pid 1").is_ok());
+        assert!(parse("attach web --netns /run/netns/x -p 80").is_ok());
+        assert!(parse("attach web").is_err());
+        assert!(parse("attach web --pid 1 --netns /run/netns/x").is_err());
+    }
+
+    #[test]
+    fn conntrack_takes_one_action_and_deletes_by_filter_only() {
+        for good in ["", "-L -p tcp", "-D --name web", "-D -s 10.0.0.1 --dport 80", "-F", "-C", "--json"] {
+            assert!(parse(&format!("conntrack {good}")).is_ok(), "{good}");
+        }
+        for bad in ["-L -D --name web", "-F -C", "-D", "-F --name web", "--src host", "--sport 70000"] {
+            assert!(parse(&format!("conntrack {bad}")).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_socket_may_stand_anywhere() {
+        for line in ["netpath --socket /x.sock ps", "netpath ps --socket /x.sock"] {
+            assert_eq!(Cli::parse_from(line.split(' ')).socket, PathBuf::from("/x.sock"));
+        }
+    }
+
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        let words = ["netpath"].into_iter().chain(line.split(' ').filter(|word| !word.is_empty()));
+        Cli::try_parse_from(words).map(|cli| cli.command)
+    }
+}

@@ -1,0 +1,49 @@
+//! `netpath attach`: connects a namespace that somebody else made; prints its address.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+
+use crate::api::{Attach, Endpoint, Netns};
+use crate::cli::{AttachArgs, AttachTarget};
+use crate::client::Client;
+
+pub(super) async fn run(client: &Client, args: AttachArgs) -> Result<ExitCode> {
+    let request = Attach {
+        name: args.name,
+        netns: netns(args.target)?,
+        publish: args.endpoint.publish,
+        address: args.endpoint.ip,
+        mac: args.endpoint.mac_address,
+        hostname: None,
+        command: Vec::new(),
+    };
+    let endpoint: Endpoint = client.post("/v1/endpoints", &request).await?;
+    super::print(&format!("{}\n", endpoint.address))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The target as the agent can find it, whatever its working directory is.
+fn netns(target: AttachTarget) -> Result<Netns> {
+    match (target.pid, target.netns) {
+        (Some(pid), _) => Ok(Netns::Pid(pid)),
+        (None, path) => {
+            let path = path.unwrap_or_default();
+            Ok(Netns::Path(std::path::absolute(&path).with_context(|| format!("find namespace {}", path.display()))?))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relative_path_becomes_absolute() {
+        let target = AttachTarget { netns: Some("ns/x".into()), pid: None };
+        let expected = std::env::current_dir().unwrap().join("ns/x");
+        assert_eq!(netns(target).unwrap(), Netns::Path(expected));
+        let target = AttachTarget { netns: None, pid: Some(7) };
+        assert_eq!(netns(target).unwrap(), Netns::Pid(7));
+    }
+}

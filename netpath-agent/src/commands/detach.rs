@@ -1,0 +1,13 @@
+//! `netpath detach`: takes a container's interface away and leaves its processes alone.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::api::Endpoint;
+use crate::client::{Client, encode};
+
+pub(super) async fn run(client: &Client, name: &str) -> Result<ExitCode> {
+    let _was: Endpoint = client.delete(&format!("/v1/endpoints/{}", encode(name))).await?;
+    Ok(ExitCode::SUCCESS)
+}

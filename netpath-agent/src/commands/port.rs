@@ -1,0 +1,33 @@
+//! `netpath port`: published ports of a container, as `docker port` shows them.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use super::format::port_lines;
+use crate::api::{Endpoint, PortBinding};
+use crate::cli::PortArgs;
+use crate::client::{Client, encode};
+use crate::port_spec;
+
+pub(super) async fn run(client: &Client, args: &PortArgs) -> Result<ExitCode> {
+    let wanted = args.port.as_deref().map(port_spec::parse_port).transpose()?;
+    let endpoint: Endpoint = client.get(&format!("/v1/endpoints/{}", encode(&args.name))).await?;
+    let is_wanted = |port: &PortBinding| wanted.is_none_or(|wanted| wanted == (port.container_port, port.proto));
+    let ports: Vec<_> = endpoint.ports.into_iter().filter(is_wanted).collect();
+    if args.json {
+        super::print_json(&ports)?;
+    } else if wanted.is_some() {
+        let line = |port: &PortBinding| format!("{}:{}\n", port.host_addr, port.host_port);
+        super::print(&ports.iter().map(line).collect::<String>())?;
+    } else {
+        super::print(&port_lines(&ports))?;
+    }
+    match wanted {
+        Some((port, proto)) if ports.is_empty() => {
+            eprintln!("error: no public port '{port}/{proto}' published for {}", args.name);
+            Ok(ExitCode::from(super::PROBLEM))
+        }
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}

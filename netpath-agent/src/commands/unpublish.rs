@@ -1,0 +1,15 @@
+//! `netpath unpublish`: unpublishes host ports of a running container.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::api::{Endpoint, Ports};
+use crate::cli::UnpublishArgs;
+use crate::client::{Client, encode};
+
+pub(super) async fn run(client: &Client, args: UnpublishArgs) -> Result<ExitCode> {
+    let path = format!("/v1/endpoints/{}/ports", encode(&args.name));
+    let _endpoint: Endpoint = client.delete_from(&path, &Ports { ports: args.ports }).await?;
+    Ok(ExitCode::SUCCESS)
+}

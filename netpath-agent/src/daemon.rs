@@ -1,0 +1,167 @@
+//! The agent's loop: commands from the API, changes on the host, the sweep of flows, events of the data
+//! plane. One at a time, so nothing else needs a lock.
+
+use std::collections::VecDeque;
+use std::future::{Future, pending};
+use std::pin::pin;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use netpath_common::config_flag;
+use tokio::sync::{broadcast, mpsc};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::agent::Agent;
+use crate::api;
+use crate::datapath::Events;
+use crate::host;
+use crate::netlink::Notices;
+use crate::options::Options;
+use crate::server::{self, Command, Reply, Socket};
+use crate::startup;
+use crate::state::Store;
+use crate::teardown;
+
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+/// Events that a slow reader may be behind before it misses some.
+const EVENT_BACKLOG: usize = 1024;
+
+/// Runs the agent until `shutdown` completes or somebody asks it to take everything down. The data
+/// plane goes on when this returns, unless it was taken down.
+///
+/// # Errors
+/// If the agent cannot start, or loses its connection to the kernel.
+pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result<()> {
+    host::require_root()?;
+    let store = Store::open(&options.state_dir)?;
+    let Socket { listener, file } = Socket::bind(&options.socket, options.group.as_deref())?;
+    let path = options.socket.clone();
+    let (mut agent, mut notices) = startup::start(options, store).await?;
+    let events = agent.datapath.take_events()?;
+    #[cfg(feature = "trace")]
+    agent.datapath.show_trace()?;
+    let (sender, commands) = mpsc::channel(64);
+    let server = tokio::spawn(server::serve(listener, sender));
+    tracing::info!("ready on {}, network {}", path.display(), agent.host.bridge.addr.trunc());
+
+    let mut daemon = Daemon { agent, events, monitors: broadcast::channel(EVENT_BACKLOG).0, monitoring: false };
+    let ended = daemon.serve(&mut notices, commands, shutdown).await;
+    if let Ok(Some(reply)) = ended {
+        let errors = teardown::agent(daemon.agent).await;
+        let errors = errors.iter().map(|error| format!("{error:#}")).collect();
+        drop(file);
+        let _ = reply.send(Ok(api::Down { errors }));
+        // Gives the answer the time to reach its reader.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        server.abort();
+        return Ok(());
+    }
+    server.abort();
+    let _ = timeout(Duration::from_secs(1), server).await;
+    ended.map(|_| ())
+}
+
+struct Daemon {
+    agent: Agent,
+    events: Events,
+    /// Those who listen to `GET /v1/events`.
+    monitors: broadcast::Sender<api::Event>,
+    /// The data plane was told to report events.
+    monitoring: bool,
+}
+
+impl Daemon {
+    /// Serves until there is an end; `Some` if it is to take everything down.
+    async fn serve(
+        &mut self,
+        notices: &mut Notices,
+        mut commands: mpsc::Receiver<Command>,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<Option<Reply<api::Down>>> {
+        let mut shutdown = pin!(shutdown);
+        let mut sweep = interval(SWEEP_INTERVAL);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = &mut shutdown => return Ok(None),
+                command = commands.recv() => match command {
+                    Some(Command::Down(reply)) => return Ok(Some(reply)),
+                    Some(command) => self.handle(command).await,
+                    None => bail!("the API server has ended"),
+                },
+                notice = notices.next() => {
+                    let first = notice.context("the connection to rtnetlink is lost")?;
+                    let mut burst = VecDeque::from([first]);
+                    burst.extend(std::iter::from_fn(|| notices.pending()));
+                    self.agent.notice(burst).await;
+                }
+                _ = sweep.tick() => self.sweep().await,
+                event = next_event(&mut self.events, self.monitoring) => match event {
+                    Ok(event) => { let _ = self.monitors.send(self.agent.show_event(&event)); }
+                    Err(error) => {
+                        tracing::warn!("read events: {error:#}");
+                        self.monitor(false);
+                    }
+                },
+            }
+            if self.monitoring && self.monitors.receiver_count() == 0 {
+                self.monitor(false);
+            }
+        }
+    }
+
+    async fn handle(&mut self, command: Command) {
+        let agent = &mut self.agent;
+        match command {
+            Command::Network(reply) => answer(reply, Ok(agent.network())),
+            Command::PatchNetwork(patch, reply) => answer(reply, agent.patch_network(patch)),
+            Command::Endpoints(reply) => answer(reply, Ok(agent.endpoints())),
+            Command::Endpoint(name, reply) => answer(reply, agent.endpoint(&name)),
+            Command::Attach(request, reply) => {
+                let attached = agent.attach(*request).await;
+                answer(reply, attached);
+            }
+            Command::Detach(name, reply) => {
+                let detached = agent.detach(&name).await;
+                answer(reply, detached);
+            }
+            Command::Publish(name, ports, reply) => answer(reply, agent.publish(&name, &ports)),
+            Command::Unpublish(name, ports, reply) => answer(reply, agent.unpublish(&name, &ports)),
+            Command::Rules(reply) => answer(reply, agent.rules()),
+            Command::Flows(filter, reply) => answer(reply, agent.flows(&filter)),
+            Command::DeleteFlows(filter, reply) => answer(reply, agent.delete_flows(&filter)),
+            Command::Stats(reply) => answer(reply, agent.stats()),
+            Command::Events(reply) => {
+                self.monitor(true);
+                answer(reply, Ok(self.monitors.subscribe()));
+            }
+            Command::Down(_) => {}
+        }
+    }
+
+    /// Removes expired flows, and looks whether a message about the host's interfaces got lost.
+    async fn sweep(&mut self) {
+        match self.agent.datapath.sweep() {
+            Ok(0) => {}
+            Ok(removed) => tracing::debug!("removed {removed} expired flows"),
+            Err(error) => tracing::warn!("remove expired flows: {error:#}"),
+        }
+        let refreshed = self.agent.refresh().await;
+        self.agent.warn("follow the host's interfaces", refreshed);
+    }
+
+    fn monitor(&mut self, on: bool) {
+        let set = self.agent.set_config_flag(config_flag::MONITOR, on);
+        self.agent.warn("switch the reporting of events", set);
+        self.monitoring = on;
+    }
+}
+
+async fn next_event(events: &mut Events, monitoring: bool) -> Result<netpath_common::Event> {
+    if monitoring { events.next().await } else { pending().await }
+}
+
+fn answer<T>(reply: Reply<T>, result: Result<T>) {
+    // Whoever asked may have gone; the deed is done all the same.
+    let _ = reply.send(result);
+}

@@ -1,0 +1,348 @@
+//! The data plane in the kernel: programs, links and maps, all pinned, so that it outlives the agent.
+//! Only this module names aya.
+//!
+//! Layout of the pin directory: `maps/NAME`, and `links/PROGRAM-IFINDEX` for each attached program.
+
+mod flows;
+mod links;
+mod tables;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use aya::maps::{Array, MapData, RingBuf};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
+use netpath_common::{Config, Event, LAYOUT};
+use tokio::io::unix::AsyncFd;
+
+pub use flows::now_s;
+pub use links::Attachment;
+use tables::Tables;
+
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netpath-programs"));
+
+/// Maps that go on when programs are replaced.
+const PINNED: &[&str] = &[
+    "CONFIG",
+    "NETWORKS",
+    "ENDPOINTS",
+    "ADDRESSES_V4",
+    "PREFIXES_V4",
+    "EXTERNALS",
+    "PUBLISHED_PORTS_V4",
+    "PUBLISHED_SOURCES_V4",
+    "FLOWS_V4",
+    "MAPPINGS_V4",
+    "REPLIES_V4",
+    "FLOW_RING_V4",
+    "RING_HAND",
+    "FRAGMENTS_V4",
+    "LOCKS",
+    "COUNTERS",
+    "DROPS",
+    "EVENTS",
+];
+
+/// Names of the programs, in the order in which they are listed.
+pub const PROGRAMS: [&str; 3] = ["from_external", "to_external", "from_container"];
+
+/// How many entries the maps have. They are allocated when the data plane is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    pub max_flows: u32,
+    pub max_ports: u32,
+    pub max_endpoints: u32,
+    pub max_counters: u32,
+}
+
+/// Whether the maps were there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Adoption {
+    Fresh,
+    Adopted,
+}
+
+/// A loaded program, as the kernel counts it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProgramInfo {
+    pub name: String,
+    /// Instructions that the verifier walked through.
+    pub instructions: u32,
+    /// Only counted while `kernel.bpf_stats_enabled` is 1.
+    pub run_count: u64,
+    pub run_time_ns: u64,
+    /// Whether the kernel took the program's type information (BTF).
+    pub has_btf: bool,
+}
+
+/// Memory of one map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapInfo {
+    pub name: String,
+    pub max_entries: u32,
+    pub bytes: u64,
+}
+
+/// What a program did with a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TestRun {
+    /// -1: the next program's turn, 2: dropped, 7: redirected.
+    pub verdict: i32,
+    pub frame: Vec<u8>,
+    /// Mean of one run.
+    pub duration: Duration,
+}
+
+/// Programs, links and maps.
+pub struct Datapath {
+    ebpf: Ebpf,
+    tables: Tables,
+    links_dir: PathBuf,
+}
+
+impl Datapath {
+    /// Loads the programs and gives them the maps pinned in `pin_dir`, or makes new ones there.
+    ///
+    /// # Errors
+    ///
+    /// If the pinned maps have another layout, or the kernel refuses a map or a program.
+    pub fn load(pin_dir: &Path, sizes: &Sizes, config: Config) -> Result<(Self, Adoption)> {
+        let maps_dir = pin_dir.join("maps");
+        let links_dir = pin_dir.join("links");
+        let adoption = pinned_layout(&maps_dir, pin_dir)?;
+        for dir in [&maps_dir, &links_dir] {
+            fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+        }
+        let mut loader = EbpfLoader::new();
+        for name in PINNED {
+            loader.map_pin_path(name, maps_dir.join(name));
+        }
+        set_sizes(&mut loader, sizes);
+        let mut ebpf = loader.load(OBJECT).context("create the maps (needs root and a kernel with BPF)")?;
+        for name in PROGRAMS {
+            program(&mut ebpf, name)?.load().with_context(|| format!("load `{name}` into the kernel"))?;
+        }
+        let tables =
+            if adoption == Adoption::Fresh { Tables::create(&mut ebpf, config)? } else { Tables::adopt(&mut ebpf)? };
+        Ok((Self { ebpf, tables, links_dir }, adoption))
+    }
+
+    /// Programs with their size and, where the kernel counts it, their cost.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not tell.
+    pub fn programs(&self) -> Result<Vec<ProgramInfo>> {
+        PROGRAMS
+            .iter()
+            .map(|name| {
+                let Some(program) = self.ebpf.program(name) else { bail!("no program `{name}` in the eBPF object") };
+                let info = program.info().with_context(|| format!("query `{name}`"))?;
+                Ok(ProgramInfo {
+                    name: (*name).to_owned(),
+                    instructions: info.verified_instruction_count().unwrap_or(0),
+                    run_count: info.run_count(),
+                    run_time_ns: u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX),
+                    has_btf: info.btf_id().is_some(),
+                })
+            })
+            .collect()
+    }
+
+    /// What each pinned map takes.
+    ///
+    /// # Errors
+    ///
+    /// If a pin cannot be opened.
+    pub fn maps(&self) -> Result<Vec<MapInfo>> {
+        let maps_dir = self.links_dir.with_file_name("maps");
+        PINNED
+            .iter()
+            .map(|name| {
+                let map = MapData::from_pin(maps_dir.join(name)).with_context(|| format!("open pin {name}"))?;
+                let max_entries = map.info().with_context(|| format!("query {name}"))?.max_entries();
+                Ok(MapInfo { name: (*name).to_owned(), max_entries, bytes: memory(&map)? })
+            })
+            .collect()
+    }
+
+    /// Runs a program on one frame (BPF_PROG_TEST_RUN), as if it came from the loopback interface of the
+    /// calling thread's network namespace. Redirects are decided, not done. For tests and benchmarks.
+    ///
+    /// With `repeat` above 1 each run gets the frame as the run before left it.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses to run it: the frame is cut within the Ethernet or IP header.
+    pub fn test_run(&self, name: &str, frame: &[u8], repeat: u32) -> Result<TestRun> {
+        let program = self.ebpf.program(name).with_context(|| format!("no program `{name}` in the eBPF object"))?;
+        let program: &SchedClassifier = program.try_into().with_context(|| format!("`{name}` is no tc program"))?;
+        let mut out = vec![0; frame.len() + 256];
+        let options =
+            TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), repeat, ..TestRunOptions::default() };
+        let result = program.test_run(options).with_context(|| format!("run `{name}` on {} bytes", frame.len()))?;
+        out.truncate(result.data_size_out as usize);
+        Ok(TestRun { verdict: result.return_value.cast_signed(), frame: out, duration: result.duration })
+    }
+
+    /// Shows what the programs log, until the runtime ends.
+    ///
+    /// # Errors
+    ///
+    /// If the programs have no log: they were built without the feature `trace`.
+    #[cfg(feature = "trace")]
+    pub fn show_trace(&mut self) -> Result<()> {
+        let logger = aya_log::EbpfLogger::init(&mut self.ebpf).context("open the programs' log")?;
+        // SAFETY: the logger owns its descriptor, keeps it for life and never replaces it.
+        let mut logger = unsafe { AsyncFd::register(logger) }.context("watch the programs' log")?;
+        tokio::spawn(async move {
+            while let Ok(mut guard) = logger.readable_mut().await {
+                guard.get_inner_mut().flush();
+                guard.clear_ready();
+            }
+        });
+        Ok(())
+    }
+
+    /// The stream of events. It yields only while `config_flag::MONITOR` is set.
+    ///
+    /// # Errors
+    ///
+    /// If the ring buffer was taken before.
+    pub fn take_events(&mut self) -> Result<Events> {
+        let map = self.ebpf.take_map("EVENTS").context("events were taken before")?;
+        let ring = RingBuf::try_from(map).context("open EVENTS")?;
+        // SAFETY: the ring buffer owns its descriptor, keeps it for life and never replaces it.
+        let ring = unsafe { AsyncFd::register(ring) };
+        Ok(Events { ring: ring.context("watch EVENTS")? })
+    }
+}
+
+/// Drops and new flows as the programs report them.
+pub struct Events {
+    ring: AsyncFd<RingBuf<MapData>>,
+}
+
+impl Events {
+    /// Waits for the next event. Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// If the ring buffer cannot be watched.
+    pub async fn next(&mut self) -> Result<Event> {
+        loop {
+            let mut guard = self.ring.readable_mut().await.context("wait for EVENTS")?;
+            if let Some(item) = guard.get_inner_mut().next()
+                && item.len() == size_of::<Event>()
+            {
+                // SAFETY: the programs write whole `Event`s, the length is checked, and any bytes make one.
+                return Ok(unsafe { std::ptr::read_unaligned(item.as_ptr().cast()) });
+            }
+            guard.clear_ready();
+        }
+    }
+}
+
+/// Removes everything pinned under `pin_dir`: detaches the programs and frees the maps.
+///
+/// Goes on past errors and returns them all.
+pub fn teardown(pin_dir: &Path) -> Vec<anyhow::Error> {
+    let mut errors = Vec::new();
+    // Links first: no packet meets a program whose maps are half gone.
+    for dir in [pin_dir.join("links"), pin_dir.join("maps")] {
+        remove_pins(&dir, &mut errors);
+    }
+    remove_dir(pin_dir, &mut errors);
+    if let Some(parent) = pin_dir.parent().filter(|parent| parent.ends_with("netpath")) {
+        // Stays while other agents have their pins in it.
+        let _ = fs::remove_dir(parent);
+    }
+    errors
+}
+
+fn remove_pins(dir: &Path, errors: &mut Vec<anyhow::Error>) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        if let Err(error) = fs::remove_file(entry.path()) {
+            errors.push(anyhow::Error::new(error).context(format!("unpin {}", entry.path().display())));
+        }
+    }
+    remove_dir(dir, errors);
+}
+
+fn remove_dir(dir: &Path, errors: &mut Vec<anyhow::Error>) {
+    match fs::remove_dir(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            errors.push(anyhow::Error::new(error).context(format!("remove {}", dir.display())));
+        }
+        _ => {}
+    }
+}
+
+/// Whether maps are pinned in `maps_dir`.
+///
+/// # Errors
+///
+/// If they are, and of another layout than this agent's.
+fn pinned_layout(maps_dir: &Path, pin_dir: &Path) -> Result<Adoption> {
+    let pin = maps_dir.join("CONFIG");
+    if !pin.exists() {
+        return Ok(Adoption::Fresh);
+    }
+    let foreign = |found: String| {
+        anyhow::anyhow!(
+            "the data plane pinned in {} was made by another version ({found}); type `netpath down` with that version, \
+             or with this one, and start again",
+            pin_dir.display()
+        )
+    };
+    let map = MapData::from_pin(&pin).with_context(|| format!("open pin {}", pin.display()))?;
+    let size = map.info().context("query CONFIG")?.value_size() as usize;
+    if size != size_of::<Config>() {
+        return Err(foreign(format!("its settings have {size} bytes, want {}", size_of::<Config>())));
+    }
+    let config: Array<_, Config> = Array::try_from(aya::maps::Map::Array(map)).context("open CONFIG")?;
+    let layout = config.get(&0, 0).context("read CONFIG")?.layout;
+    if layout != LAYOUT {
+        return Err(foreign(format!("layout {layout:#x}, want {LAYOUT:#x}")));
+    }
+    Ok(Adoption::Adopted)
+}
+
+fn set_sizes(loader: &mut EbpfLoader<'_>, sizes: &Sizes) {
+    let sizes = BTreeMap::from([
+        ("ENDPOINTS", sizes.max_endpoints),
+        ("ADDRESSES_V4", sizes.max_endpoints),
+        ("PUBLISHED_PORTS_V4", sizes.max_ports),
+        ("PUBLISHED_SOURCES_V4", sizes.max_ports),
+        ("FLOWS_V4", sizes.max_flows),
+        ("FLOW_RING_V4", sizes.max_flows),
+        // One flow may leave a mapping behind that nobody has collected yet.
+        ("MAPPINGS_V4", sizes.max_flows.max(MIN_MAPPINGS)),
+        ("REPLIES_V4", (sizes.max_flows / 4).max(MIN_MAPPINGS)),
+        ("COUNTERS", sizes.max_counters),
+    ]);
+    for (name, size) in sizes {
+        loader.map_max_entries(name, size);
+    }
+}
+
+const MIN_MAPPINGS: u32 = 1024;
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
+    let program = ebpf.program_mut(name).with_context(|| format!("no program `{name}` in the eBPF object"))?;
+    program.try_into().with_context(|| format!("`{name}` is no tc program"))
+}
+
+/// Bytes that the kernel holds for a map.
+fn memory(map: &MapData) -> Result<u64> {
+    use std::os::fd::{AsFd as _, AsRawFd as _};
+    let path = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());
+    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("memlock:"));
+    Ok(line.and_then(|value| value.trim().parse().ok()).unwrap_or(0))
+}

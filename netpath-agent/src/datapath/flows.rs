@@ -1,0 +1,165 @@
+//! Flows as the agent sees them: listing, deleting, and the sweep that removes what has expired.
+//!
+//! The programs collect expired flows by themselves when they create new ones; the sweep only keeps an
+//! idle host's tables short. It takes the programs' own locks and looks again before it removes.
+
+use anyhow::{Context as _, Result};
+use aya::maps::MapError;
+use netpath_common::{Addr4, Config, Flow, Mapping, MappingKey, Tuple, flow_flag, seconds};
+use netpath_ebpf::conntrack::is_expired;
+use netpath_ebpf::family::V4;
+use netpath_ebpf::flow_table::{flow_lock, reply_tuple};
+use netpath_ebpf::mapping::mapping_lock;
+use nix::time::{ClockId, clock_gettime};
+
+use super::Datapath;
+use super::tables::{Tables, remove};
+
+/// `BPF_NOEXIST`: insert only what is not there.
+const NOEXIST: u64 = 1;
+/// How long a dead mapping stays that others were passed on from, in seconds: until the flows that a
+/// search for their mapping would walk past it for have ended too, in most cases.
+const PASSED_S: i32 = 300;
+
+impl Datapath {
+    /// All flows in the table, expired ones among them.
+    ///
+    /// # Errors
+    ///
+    /// If the table cannot be listed.
+    pub fn flows(&self) -> Result<Vec<(Tuple<Addr4>, Flow<Addr4>)>> {
+        let mut flows = Vec::new();
+        for entry in self.tables.flows.iter() {
+            match entry {
+                Ok(entry) => flows.push(entry),
+                // Removed while the list was read.
+                Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(error).context("list FLOWS_V4"),
+            }
+        }
+        Ok(flows)
+    }
+
+    /// Ends a flow; false if it was not there.
+    ///
+    /// # Errors
+    ///
+    /// If the table cannot be written.
+    pub fn delete_flow(&mut self, tuple: &Tuple<Addr4>) -> Result<bool> {
+        self.tables.remove_flow(tuple, |_| true)
+    }
+
+    /// Removes expired flows, and masquerade ports that nobody uses; returns how many flows.
+    ///
+    /// # Errors
+    ///
+    /// If a table cannot be read or written.
+    pub fn sweep(&mut self) -> Result<usize> {
+        let config = self.config();
+        let now_s = now_s()?;
+        let mut removed = 0;
+        for (tuple, flow) in self.flows()? {
+            if self.is_dead(&config, &tuple, &flow, now_s) {
+                let same =
+                    |other: &Flow<Addr4>| other.last_seen_s == flow.last_seen_s && other.generation == flow.generation;
+                removed += usize::from(self.tables.remove_flow(&tuple, same)?);
+            }
+        }
+        self.sweep_mappings(now_s)?;
+        Ok(removed)
+    }
+
+    fn is_dead(&self, config: &Config, tuple: &Tuple<Addr4>, flow: &Flow<Addr4>, now_s: u32) -> bool {
+        is_expired(config, flow, tuple.proto, now_s)
+            || self.generation(u32::from(flow.endpoint)) != Some(flow.generation)
+    }
+
+    fn sweep_mappings(&mut self, now_s: u32) -> Result<()> {
+        let mut dead = Vec::new();
+        for entry in self.tables.mappings.iter() {
+            match entry {
+                Ok((key, mapping)) if self.is_mapping_dead(&mapping, now_s) => dead.push(key),
+                Ok(_) | Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(error).context("list MAPPINGS_V4"),
+            }
+        }
+        for key in dead {
+            self.sweep_mapping(&key, now_s)?;
+        }
+        Ok(())
+    }
+
+    fn is_mapping_dead(&self, mapping: &Mapping<Addr4>, now_s: u32) -> bool {
+        let silent_s = now_s.wrapping_sub(mapping.deadline_s).cast_signed();
+        let is_over = silent_s > if mapping.passed != 0 || mapping.shared != 0 { PASSED_S } else { 0 };
+        is_over || (mapping.passed == 0 && self.generation(mapping.endpoint) != Some(mapping.generation))
+    }
+
+    fn sweep_mapping(&mut self, key: &MappingKey<Addr4>, now_s: u32) -> Result<()> {
+        let lock = mapping_lock::<V4>(key);
+        if !self.tables.try_lock(lock)? {
+            return Ok(());
+        }
+        let dead = self.tables.mappings.get(key, 0).is_ok_and(|mapping| self.is_mapping_dead(&mapping, now_s));
+        let removed = if dead { remove(&mut self.tables.mappings, key) } else { Ok(()) };
+        self.tables.unlock(lock)?;
+        removed.context("sweep MAPPINGS_V4")
+    }
+}
+
+impl Tables {
+    fn remove_flow(&mut self, tuple: &Tuple<Addr4>, condition: impl Fn(&Flow<Addr4>) -> bool) -> Result<bool> {
+        let lock = flow_lock::<V4>(tuple);
+        if !self.try_lock(lock)? {
+            return Ok(false);
+        }
+        let removed = self.remove_flow_locked(tuple, condition);
+        self.unlock(lock)?;
+        removed.context("remove from FLOWS_V4")
+    }
+
+    fn remove_flow_locked(
+        &mut self,
+        tuple: &Tuple<Addr4>,
+        condition: impl Fn(&Flow<Addr4>) -> bool,
+    ) -> Result<bool, MapError> {
+        let flow = match self.flows.get(tuple, 0) {
+            Ok(flow) => flow,
+            Err(MapError::KeyNotFound) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        if !condition(&flow) {
+            return Ok(false);
+        }
+        if flow.flags & flow_flag::SHARED != 0 {
+            remove(&mut self.replies, &reply_tuple::<V4>(tuple, flow.nat_addr, flow.nat_port))?;
+        }
+        remove(&mut self.flows, tuple)?;
+        Ok(true)
+    }
+
+    fn try_lock(&mut self, name: u64) -> Result<bool> {
+        match self.locks.insert(name, 1, NOEXIST) {
+            Ok(()) => Ok(true),
+            Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::AlreadyExists => {
+                Ok(false)
+            }
+            Err(error) => Err(error).context("take a lock"),
+        }
+    }
+
+    fn unlock(&mut self, name: u64) -> Result<()> {
+        remove(&mut self.locks, &name).context("release a lock")
+    }
+}
+
+/// This moment as the programs count it.
+///
+/// # Errors
+///
+/// If there is no monotonic clock.
+pub fn now_s() -> Result<u32> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context("read the monotonic clock")?;
+    let ns = now.tv_sec().cast_unsigned() * 1_000_000_000 + now.tv_nsec().cast_unsigned();
+    Ok(seconds(ns))
+}

@@ -1,0 +1,125 @@
+//! Attached programs: one pinned link for each program and interface.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use aya::programs::links::{FdLink, LinkError, LinkOrder, PinnedLink};
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
+use aya::programs::{ProgramError, TcAttachType};
+use aya::sys::SyscallError;
+
+use super::{Datapath, PROGRAMS, program};
+
+/// What an interface is to the data plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attachment {
+    External,
+    Container,
+}
+
+impl Datapath {
+    /// Attaches `from_external` and `to_external`. A link of an earlier agent gets the new program
+    /// without a packet seeing none.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses (tcx needs Linux 6.6).
+    pub fn attach_external(&mut self, ifindex: u32, ifname: &str) -> Result<()> {
+        self.attach("from_external", ifindex, ifname, TcAttachType::Ingress)?;
+        self.attach("to_external", ifindex, ifname, TcAttachType::Egress)
+    }
+
+    /// Attaches `from_container` to the host end of a veth pair.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::attach_external`].
+    pub fn attach_container(&mut self, ifindex: u32, ifname: &str) -> Result<()> {
+        self.attach("from_container", ifindex, ifname, TcAttachType::Ingress)
+    }
+
+    /// Detaches all programs from an interface, also from one that is gone.
+    ///
+    /// # Errors
+    ///
+    /// If a pin cannot be removed.
+    pub fn detach(&mut self, ifindex: u32) -> Result<()> {
+        for name in PROGRAMS {
+            let pin = self.pin(name, ifindex);
+            match fs::remove_file(&pin) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("unpin {}", pin.display()));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The interfaces that programs are attached to, by the pins.
+    ///
+    /// # Errors
+    ///
+    /// If the pins cannot be listed.
+    pub fn attached(&self) -> Result<BTreeMap<u32, Attachment>> {
+        let dir = &self.links_dir;
+        let mut attached = BTreeMap::new();
+        for entry in fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {
+            let name = entry.with_context(|| format!("list {}", dir.display()))?.file_name();
+            let Some((program, ifindex)) = name.to_str().and_then(|name| name.rsplit_once('-')) else { continue };
+            let Ok(ifindex) = ifindex.parse() else { continue };
+            let attachment = if program == "from_container" { Attachment::Container } else { Attachment::External };
+            attached.insert(ifindex, attachment);
+        }
+        Ok(attached)
+    }
+
+    fn pin(&self, name: &str, ifindex: u32) -> PathBuf {
+        self.links_dir.join(format!("{name}-{ifindex}"))
+    }
+
+    fn attach(&mut self, name: &str, ifindex: u32, ifname: &str, hook: TcAttachType) -> Result<()> {
+        let pin = self.pin(name, ifindex);
+        let context = || format!("attach `{name}` to {ifname}");
+        let program = program(&mut self.ebpf, name)?;
+        if let Some(link) = pinned_link(&pin).with_context(context)? {
+            match program.attach_to_link(link) {
+                Ok(id) => {
+                    // Dropping the link closes our descriptor; the pin keeps it attached.
+                    drop(program.take_link(id).with_context(context)?);
+                    return Ok(());
+                }
+                // The interface it was attached to is gone, and another one has its number.
+                Err(error) if is_defunct(&error) => {
+                    fs::remove_file(&pin).with_context(|| format!("unpin {}", pin.display()))?;
+                }
+                Err(error) => return Err(error).with_context(context),
+            }
+        }
+        let order = TcAttachOptions::TcxOrder(LinkOrder::default());
+        let id = program.attach_with_options(ifname, hook, order).with_context(|| {
+            format!("attach `{name}` to {ifname} (needs CAP_NET_ADMIN and Linux 6.6 for tcx links)")
+        })?;
+        let link: FdLink = program.take_link(id).with_context(context)?.try_into().with_context(context)?;
+        link.pin(&pin).with_context(|| format!("pin the link of `{name}` at {}", pin.display()))?;
+        Ok(())
+    }
+}
+
+fn pinned_link(pin: &PathBuf) -> Result<Option<SchedClassifierLink>> {
+    match PinnedLink::from_pin(pin) {
+        Ok(link) => Ok(Some(FdLink::from(link).try_into().context("a pin that is no tc link")?)),
+        Err(LinkError::SyscallError(SyscallError { io_error, .. })) if io_error.kind() == io::ErrorKind::NotFound => {
+            Ok(None)
+        }
+        Err(error) => Err(error).with_context(|| format!("open pin {}", pin.display())),
+    }
+}
+
+fn is_defunct(error: &ProgramError) -> bool {
+    matches!(error, ProgramError::SyscallError(SyscallError { io_error, .. })
+        if io_error.raw_os_error() == Some(nix::errno::Errno::ENOLINK as i32))
+}

@@ -1,0 +1,144 @@
+//! Flows as `netpath conntrack` lists and deletes them.
+
+use std::net::Ipv4Addr;
+
+use anyhow::Result;
+use netpath_common::{Addr4, CtState, Flow, Tuple, proto};
+use netpath_ebpf::conntrack::timeout_s;
+use serde::Deserialize;
+
+use crate::agent::Agent;
+use crate::api;
+use crate::datapath::now_s;
+
+/// Which flows; what is absent matches all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FlowFilter {
+    pub proto: Option<String>,
+    pub src: Option<Ipv4Addr>,
+    pub dst: Option<Ipv4Addr>,
+    pub sport: Option<u16>,
+    pub dport: Option<u16>,
+    /// Container.
+    pub name: Option<String>,
+}
+
+impl Agent {
+    /// The living flows that `filter` matches.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn flows(&self, filter: &FlowFilter) -> Result<Vec<api::Flow>> {
+        Ok(self.matching(filter)?.into_iter().map(|(_, flow)| flow).collect())
+    }
+
+    /// Deletes the flows that `filter` matches.
+    ///
+    /// # Errors
+    /// If the map cannot be read or written.
+    pub fn delete_flows(&mut self, filter: &FlowFilter) -> Result<api::Deleted> {
+        let mut deleted = 0;
+        for (tuple, _) in self.matching(filter)? {
+            deleted += usize::from(self.datapath.delete_flow(&tuple)?);
+        }
+        Ok(api::Deleted { deleted })
+    }
+
+    fn matching(&self, filter: &FlowFilter) -> Result<Vec<(Tuple<Addr4>, api::Flow)>> {
+        let now_s = now_s()?;
+        let config = self.datapath.config();
+        let mut flows = Vec::new();
+        for (tuple, flow) in self.datapath.flows()? {
+            let Some(endpoint) = self.state.endpoints.get(&u32::from(flow.endpoint)) else { continue };
+            if endpoint.generation != flow.generation {
+                continue;
+            }
+            let state = flow.state(tuple.proto);
+            let Some(expires_s) = remaining_s(timeout_s(&config, state, tuple.proto), flow.last_seen_s, now_s) else {
+                continue;
+            };
+            let shown = show(&tuple, &flow, state, &endpoint.name, expires_s);
+            if filter.matches(&shown) {
+                flows.push((tuple, shown));
+            }
+        }
+        Ok(flows)
+    }
+}
+
+impl FlowFilter {
+    fn matches(&self, flow: &api::Flow) -> bool {
+        self.proto.as_ref().is_none_or(|proto| proto.eq_ignore_ascii_case(&flow.proto))
+            && self.src.is_none_or(|src| src == flow.src)
+            && self.dst.is_none_or(|dst| dst == flow.dst)
+            && self.sport.is_none_or(|sport| sport == flow.sport)
+            && self.dport.is_none_or(|dport| dport == flow.dport)
+            && self.name.as_ref().is_none_or(|name| *name == flow.name)
+    }
+}
+
+/// Seconds until a flow expires; `None` once it has.
+fn remaining_s(timeout_s: u32, last_seen_s: u32, now_s: u32) -> Option<u32> {
+    // Another CPU may have seen a packet after `now_s` was read.
+    timeout_s.checked_sub(now_s.saturating_sub(last_seen_s))
+}
+
+fn show(tuple: &Tuple<Addr4>, flow: &Flow<Addr4>, state: CtState, name: &str, expires_s: u32) -> api::Flow {
+    api::Flow {
+        proto: proto_name(tuple.proto),
+        state: state.name().to_owned(),
+        expires_s,
+        name: name.to_owned(),
+        src: tuple.src_addr.into(),
+        sport: tuple.src_port,
+        dst: tuple.dst_addr.into(),
+        dport: tuple.dst_port,
+        nat_addr: flow.nat_addr.into(),
+        nat_port: flow.nat_port,
+    }
+}
+
+/// The name of an IP protocol, or its number.
+pub(crate) fn proto_name(proto: u8) -> String {
+    match proto {
+        proto::ICMP => "icmp".to_owned(),
+        proto::TCP => "tcp".to_owned(),
+        proto::UDP => "udp".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_expired_flow_is_not_shown_and_one_from_just_now_is() {
+        assert_eq!(remaining_s(300, 1000, 1300), Some(0));
+        assert_eq!(remaining_s(300, 1000, 1301), None);
+        assert_eq!(remaining_s(300, 1000, 999), Some(300));
+    }
+
+    #[test]
+    fn a_filter_matches_what_it_names() {
+        let shown = api::Flow {
+            proto: "tcp".to_owned(),
+            state: "ESTABLISHED".to_owned(),
+            expires_s: 9,
+            name: "web".to_owned(),
+            src: Ipv4Addr::new(172, 17, 0, 2),
+            sport: 40000,
+            dst: Ipv4Addr::new(192, 0, 2, 9),
+            dport: 443,
+            nat_addr: Ipv4Addr::new(192, 0, 2, 1),
+            nat_port: 2000,
+        };
+        let none = FlowFilter::default();
+        assert!(none.matches(&shown));
+        assert!(FlowFilter { proto: Some("TCP".to_owned()), dport: Some(443), ..none.clone() }.matches(&shown));
+        assert!(FlowFilter { name: Some("web".to_owned()), sport: Some(40000), ..none.clone() }.matches(&shown));
+        assert!(!FlowFilter { proto: Some("udp".to_owned()), ..none.clone() }.matches(&shown));
+        assert!(!FlowFilter { src: Some(Ipv4Addr::new(192, 0, 2, 9)), ..none }.matches(&shown));
+    }
+}

@@ -1,0 +1,254 @@
+//! Who on the host holds a port: what `bind` would collide with, and which process that is.
+//!
+//! Reads `/proc` of the calling thread's network namespace; changes nothing.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::{fmt, fs, io};
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn, sockopt};
+
+use crate::port_spec::Proto;
+
+/// The socket that has a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// `None` where no process of this pid namespace has the socket open.
+    pub pid: Option<u32>,
+    pub comm: Option<String>,
+    /// The address it is bound to.
+    pub addr: IpAddr,
+}
+
+/// The bound sockets of one protocol, as of one moment.
+pub struct Sockets {
+    proto: Proto,
+    by_port: HashMap<u16, Vec<Socket>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Socket {
+    addr: IpAddr,
+    port: u16,
+    inode: u64,
+}
+
+/// Finds who holds `port` on `addr`; 0.0.0.0 is every address. For many ports read [`Sockets`] once.
+pub fn find(proto: Proto, addr: Ipv4Addr, port: u16) -> Result<Option<Holder>> {
+    Ok(Sockets::read(proto)?.holder(addr, port))
+}
+
+impl Sockets {
+    /// Reads the sockets that a `bind` may collide with: listening ones of TCP, unconnected ones of UDP.
+    pub fn read(proto: Proto) -> Result<Self> {
+        let mut by_port = HashMap::<_, Vec<_>>::new();
+        for suffix in ["", "6"] {
+            let path = format!("/proc/thread-self/net/{proto}{suffix}");
+            let text = match fs::read_to_string(&path) {
+                // A kernel without the protocol or without IPv6 has no such file, and no such socket.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                text => text.with_context(|| format!("read {path}"))?,
+            };
+            for socket in text.lines().skip(1).filter_map(|line| parse_line(proto, line)) {
+                by_port.entry(socket.port).or_default().push(socket);
+            }
+        }
+        Ok(Self { proto, by_port })
+    }
+
+    /// The socket that a `bind` to `addr` and `port` collides with.
+    pub fn holder(&self, addr: Ipv4Addr, port: u16) -> Option<Holder> {
+        let sockets = self.by_port.get(&port)?;
+        let socket = sockets.iter().find(|socket| self.collides(socket, addr))?;
+        let process = socket_owner(socket.inode);
+        let comm = process.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).ok());
+        Some(Holder { pid: process, comm: comm.map(|comm| comm.trim_end().to_owned()), addr: socket.addr })
+    }
+
+    fn collides(&self, socket: &Socket, addr: Ipv4Addr) -> bool {
+        match socket.addr {
+            IpAddr::V4(bound) => bound == addr || bound.is_unspecified() || addr.is_unspecified(),
+            // Whether `[::]` covers IPv4 too is not in /proc: the kernel knows.
+            IpAddr::V6(bound) => bound.is_unspecified() && bind_collides(self.proto, addr, socket.port),
+        }
+    }
+}
+
+/// One line of `/proc/net/{tcp,udp}{,6}`; `None` for a socket that is not in a `bind`'s way.
+fn parse_line(proto: Proto, line: &str) -> Option<Socket> {
+    const TCP_LISTEN: &str = "0A";
+    const UDP_UNCONNECTED: &str = "07";
+    let fields: Vec<_> = line.split_ascii_whitespace().take(10).collect();
+    let [_, local, _, state, .., inode] = fields[..] else {
+        return None;
+    };
+    let wanted = if proto == Proto::Udp { UDP_UNCONNECTED } else { TCP_LISTEN };
+    if fields.len() < 10 || state != wanted {
+        return None;
+    }
+    let (addr, port) = local.split_once(':')?;
+    let socket =
+        Socket { addr: parse_addr(addr)?, port: u16::from_str_radix(port, 16).ok()?, inode: inode.parse().ok()? };
+    Some(socket)
+}
+
+/// An address as the kernel prints it: each four bytes of the wire as one hexadecimal number of this
+/// machine's byte order.
+fn parse_addr(hex: &str) -> Option<IpAddr> {
+    let word = |i: usize| Some(u32::from_str_radix(hex.get(8 * i..8 * i + 8)?, 16).ok()?.to_ne_bytes());
+    match hex.len() {
+        8 => Some(Ipv4Addr::from(word(0)?).into()),
+        32 => {
+            let bytes = [word(0)?, word(1)?, word(2)?, word(3)?].concat();
+            let bytes = <[u8; 16]>::try_from(bytes).ok()?;
+            Some(IpAddr::from(Ipv6Addr::from(bytes)).to_canonical())
+        }
+        _ => None,
+    }
+}
+
+/// Whether the kernel refuses to bind a socket there because another one has the port.
+fn bind_collides(proto: Proto, addr: Ipv4Addr, port: u16) -> bool {
+    let kind = if proto == Proto::Udp { SockType::Datagram } else { SockType::Stream };
+    let Ok(probe) = socket::socket(AddressFamily::Inet, kind, SockFlag::SOCK_CLOEXEC, None) else {
+        return true;
+    };
+    if proto != Proto::Udp {
+        // With it only listening sockets collide, not connections that linger.
+        let _ = socket::setsockopt(&probe, sockopt::ReuseAddr, &true);
+    }
+    let addr = SockaddrIn::from(SocketAddrV4::new(addr, port));
+    socket::bind(probe.as_raw_fd(), &addr) == Err(Errno::EADDRINUSE)
+}
+
+/// The first process that has the socket open.
+fn socket_owner(inode: u64) -> Option<u32> {
+    let link = format!("socket:[{inode}]");
+    let pids = fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.into_iter().find(|pid: &u32| has_open(*pid, &link))
+}
+
+fn has_open(pid: u32, link: &str) -> bool {
+    // A process that ends meanwhile has nothing open.
+    let Ok(fds) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    fds.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|target| target == Path::new(link)))
+}
+
+impl fmt::Display for Holder {
+    /// "`nginx` (pid 812) on 0.0.0.0"
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.comm, self.pid) {
+            (Some(comm), Some(pid)) => write!(f, "`{comm}` (pid {pid})")?,
+            (None, Some(pid)) => write!(f, "pid {pid}")?,
+            (_, None) => write!(f, "a process that is not visible here")?,
+        }
+        write!(f, " on {}", self.addr)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+
+    use nix::sys::socket::SockaddrIn6;
+
+    use super::*;
+
+    const LO: Ipv4Addr = Ipv4Addr::LOCALHOST;
+    const LO2: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+    const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
+
+    #[test]
+    fn a_listening_socket_is_found_with_its_process() {
+        let listener = TcpListener::bind((LO, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let holder = find(Proto::Tcp, LO, port).unwrap().expect("a holder");
+        assert_eq!((holder.pid, holder.addr), (Some(std::process::id()), IpAddr::V4(LO)));
+        let comm = fs::read_to_string("/proc/self/comm").unwrap();
+        assert_eq!(holder.comm.as_deref(), Some(comm.trim_end()));
+        assert_eq!(holder.to_string(), format!("`{}` (pid {}) on 127.0.0.1", comm.trim_end(), std::process::id()));
+    }
+
+    #[test]
+    fn the_wildcard_collides_with_every_address_and_distinct_addresses_do_not() {
+        let specific = TcpListener::bind((LO, 0)).unwrap();
+        let port = specific.local_addr().unwrap().port();
+        assert!(find(Proto::Tcp, ANY, port).unwrap().is_some());
+        assert!(find(Proto::Tcp, LO2, port).unwrap().is_none());
+        let wildcard = TcpListener::bind((ANY, 0)).unwrap();
+        let port = wildcard.local_addr().unwrap().port();
+        assert!(find(Proto::Tcp, LO2, port).unwrap().is_some());
+    }
+
+    #[test]
+    fn protocols_do_not_collide() {
+        let socket = UdpSocket::bind((LO, 0)).unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let holder = find(Proto::Udp, ANY, port).unwrap().expect("a holder");
+        assert_eq!(holder.pid, Some(std::process::id()));
+        assert!(Sockets::read(Proto::Sctp).unwrap().holder(ANY, port).is_none());
+    }
+
+    #[test]
+    fn connections_are_not_in_the_way() {
+        let listener = TcpListener::bind((LO, 0)).unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert!(find(Proto::Tcp, ANY, client.local_addr().unwrap().port()).unwrap().is_none());
+        let (a, b) = (UdpSocket::bind((LO, 0)).unwrap(), UdpSocket::bind((LO, 0)).unwrap());
+        a.connect(b.local_addr().unwrap()).unwrap();
+        assert!(find(Proto::Udp, ANY, a.local_addr().unwrap().port()).unwrap().is_none());
+    }
+
+    #[test]
+    fn an_ipv6_wildcard_is_in_the_way_unless_it_is_for_ipv6_only() {
+        for (v6only, proto) in [(false, Proto::Tcp), (true, Proto::Tcp), (false, Proto::Udp), (true, Proto::Udp)] {
+            let Some((port, _socket)) = bind_v6(proto, v6only) else {
+                eprintln!("skipped: this kernel has no IPv6");
+                return;
+            };
+            let holder = find(proto, LO, port).unwrap();
+            assert_eq!(holder.is_none(), v6only, "{proto} v6only={v6only}");
+        }
+    }
+
+    #[test]
+    fn a_free_port_has_no_holder() {
+        let port = TcpListener::bind((LO, 0)).unwrap().local_addr().unwrap().port();
+        assert!(find(Proto::Tcp, ANY, port).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_line_of_proc_is_read_as_the_kernel_wrote_it() {
+        let word = u32::from_ne_bytes([172, 17, 0, 1]);
+        let line =
+            format!("   0: {word:08X}:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 4711 1 x");
+        let socket = Socket { addr: Ipv4Addr::new(172, 17, 0, 1).into(), port: 8080, inode: 4711 };
+        assert_eq!(parse_line(Proto::Tcp, &line), Some(socket));
+        assert_eq!(parse_line(Proto::Tcp, &line.replace(" 0A ", " 01 ")), None);
+        assert_eq!(parse_line(Proto::Udp, &line), None);
+        for bad in ["", "a b c", "0: zz:1 0:0 0A a b c d 1"] {
+            assert_eq!(parse_line(Proto::Tcp, bad), None, "{bad:?}");
+        }
+    }
+
+    /// Binds `[::]` on a free port; listening, for TCP.
+    fn bind_v6(proto: Proto, v6only: bool) -> Option<(u16, OwnedFd)> {
+        let kind = if proto == Proto::Udp { SockType::Datagram } else { SockType::Stream };
+        let fd = socket::socket(AddressFamily::Inet6, kind, SockFlag::SOCK_CLOEXEC, None).ok()?;
+        socket::setsockopt(&fd, sockopt::Ipv6V6Only, &v6only).unwrap();
+        socket::bind(fd.as_raw_fd(), &SockaddrIn6::from("[::]:0".parse::<std::net::SocketAddrV6>().unwrap())).ok()?;
+        let port = socket::getsockname::<SockaddrIn6>(fd.as_raw_fd()).unwrap().port();
+        if proto == Proto::Udp {
+            return Some((port, fd));
+        }
+        // SAFETY: the descriptor is a stream socket that nobody else owns.
+        let listener = unsafe { TcpListener::from_raw_fd(fd.into_raw_fd()) };
+        socket::listen(&listener, socket::Backlog::new(1).unwrap()).unwrap();
+        Some((port, listener.into()))
+    }
+}

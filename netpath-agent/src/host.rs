@@ -1,0 +1,178 @@
+//! The host as /proc and /sys show it: settings, identifiers, the BPF file system. No netlink, no maps.
+
+use std::fs;
+use std::io::Read;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use netpath_common::PortRange;
+use nix::errno::Errno;
+use nix::mount::MsFlags;
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
+const BPF_FS: &str = "/sys/fs/bpf";
+
+/// # Errors
+/// If the caller is not root.
+pub fn require_root() -> Result<()> {
+    ensure!(nix::unistd::geteuid().is_root(), "the agent needs root: it creates interfaces and loads BPF programs");
+    Ok(())
+}
+
+/// Identifies the time since the last boot.
+///
+/// # Errors
+/// If /proc is not mounted.
+pub fn boot_id() -> Result<String> {
+    read("/proc/sys/kernel/random/boot_id")
+}
+
+/// `N` bytes from the kernel's random number generator.
+///
+/// # Errors
+/// If /dev/urandom cannot be read.
+pub fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).context("read /dev/urandom")?;
+    Ok(bytes)
+}
+
+/// A random hardware address: locally administered, not multicast.
+///
+/// # Errors
+/// If /dev/urandom cannot be read.
+pub fn random_mac() -> Result<[u8; 6]> {
+    let mut mac: [u8; 6] = random()?;
+    mac[0] = mac[0] & !1 | 2;
+    Ok(mac)
+}
+
+/// # Errors
+/// If /proc is not mounted.
+pub fn ip_forward() -> Result<bool> {
+    Ok(read(IP_FORWARD)? != "0")
+}
+
+/// # Errors
+/// If /proc/sys is read-only.
+pub fn enable_ip_forward() -> Result<()> {
+    fs::write(IP_FORWARD, "1").with_context(|| {
+        format!("write 1 to {IP_FORWARD} (set net.ipv4.ip_forward=1 yourself and start with --ip-forward=false)")
+    })
+}
+
+/// Turns IPv6 off on an interface of the calling thread's network namespace, as Docker does on networks
+/// without it: what the container said in it would only be dropped.
+///
+/// # Errors
+/// If /proc/sys is read-only.
+pub fn disable_ipv6(ifname: &str) -> Result<()> {
+    let path = format!("/proc/sys/net/ipv6/conf/{ifname}/disable_ipv6");
+    match fs::write(&path, "1") {
+        // The kernel has no IPv6.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        result => result.with_context(|| format!("write 1 to {path}")),
+    }
+}
+
+/// Ports that the kernel gives to sockets that ask for none.
+///
+/// # Errors
+/// If /proc is not mounted or holds something else than two ports.
+pub fn ephemeral_ports() -> Result<PortRange> {
+    const PATH: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+    let text = read(PATH)?;
+    let mut numbers = text.split_whitespace().map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(first)), Some(Ok(last))) if first <= last => Ok(PortRange { first, last }),
+        _ => bail!("{PATH} holds `{text}`, want two ports"),
+    }
+}
+
+/// Ports that are never given out automatically.
+///
+/// # Errors
+/// If /proc is not mounted.
+pub fn reserved_ports() -> Result<Vec<PortRange>> {
+    Ok(parse_reserved(&read("/proc/sys/net/ipv4/ip_local_reserved_ports")?))
+}
+
+/// The host's IPv4 name servers; none if there is no resolv.conf.
+pub fn nameservers() -> Vec<Ipv4Addr> {
+    parse_nameservers(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default())
+}
+
+/// Makes sure that `pin_dir` lies on a BPF file system, mounting the usual one if it is missing.
+///
+/// # Errors
+/// If there is none and it cannot be mounted.
+pub fn require_bpf_fs(pin_dir: &Path) -> Result<()> {
+    if is_on_bpf_fs(pin_dir)? {
+        return Ok(());
+    }
+    ensure!(
+        pin_dir.starts_with(BPF_FS),
+        "--pin-dir {} is on no BPF file system; mount one there: mount -t bpf bpf DIR",
+        pin_dir.display()
+    );
+    match nix::mount::mount(Some("bpf"), BPF_FS, Some("bpf"), MsFlags::empty(), None::<&str>) {
+        Ok(()) => {
+            tracing::info!("mounted the BPF file system on {BPF_FS}");
+            Ok(())
+        }
+        Err(Errno::ENODEV) => bail!("this kernel has no BPF file system; it needs CONFIG_BPF_SYSCALL"),
+        Err(error) => {
+            Err(error).with_context(|| format!("mount the BPF file system; do it yourself: mount -t bpf bpf {BPF_FS}"))
+        }
+    }
+}
+
+fn is_on_bpf_fs(path: &Path) -> Result<bool> {
+    let existing = path.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
+    let stat = statfs(existing).with_context(|| format!("look up the file system of {}", existing.display()))?;
+    Ok(stat.filesystem_type() == BPF_FS_MAGIC)
+}
+
+fn parse_reserved(text: &str) -> Vec<PortRange> {
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(PortRange { first: first.trim().parse().ok()?, last: last.trim().parse().ok()? })
+    };
+    text.split(',').filter_map(range).collect()
+}
+
+fn parse_nameservers(text: &str) -> Vec<Ipv4Addr> {
+    let server = |line: &str| line.trim().strip_prefix("nameserver")?.trim().parse().ok();
+    text.lines().filter_map(server).collect()
+}
+
+fn read(path: &str) -> Result<String> {
+    Ok(fs::read_to_string(path).with_context(|| format!("read {path}"))?.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserved_ports_are_ports_and_ranges() {
+        let range = |first, last| PortRange { first, last };
+        assert_eq!(parse_reserved("8080,9148-9150"), [range(8080, 8080), range(9148, 9150)]);
+        assert_eq!(parse_reserved(""), []);
+    }
+
+    #[test]
+    fn name_servers_of_other_families_and_comments_are_skipped() {
+        let text = "# nameserver 1.1.1.1\nnameserver 9.9.9.9\nnameserver ::1\n  nameserver\t8.8.8.8\nsearch x\n";
+        assert_eq!(parse_nameservers(text), [Ipv4Addr::new(9, 9, 9, 9), Ipv4Addr::new(8, 8, 8, 8)]);
+    }
+
+    #[test]
+    fn random_hardware_addresses_are_local_and_unicast() {
+        for _ in 0..32 {
+            assert_eq!(random_mac().unwrap()[0] & 3, 2);
+        }
+    }
+}

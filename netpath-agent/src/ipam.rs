@@ -1,0 +1,359 @@
+//! Which subnet the bridge gets and which address a container gets. Pure: the caller says what the host
+//! uses, and keeps what was allocated.
+//!
+//! As Docker does it: the first default pool that overlaps nothing, and always the lowest free address.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+/// Something on the host that a subnet must not overlap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InUse {
+    pub subnet: Ipv4Net,
+    /// For people: "route 172.17.0.0/16 dev docker0", "nameserver 172.18.0.1".
+    pub by: String,
+}
+
+/// A default pool that could not be taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    pub pool: Ipv4Net,
+    pub by: String,
+}
+
+/// The subnet that was picked and the pools before it that were not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Picked {
+    pub pool: Ipv4Net,
+    pub skipped: Vec<Skipped>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IpamError {
+    #[error("all predefined address pools overlap networks of this host ({}); choose a subnet with `--bip`", list(.0))]
+    NoFreePool(Vec<Skipped>),
+    #[error("{addr} is not an address for a host in {subnet}")]
+    NotAHost { addr: Ipv4Addr, subnet: Ipv4Net },
+    #[error("requested address {addr} is out of range: not in subnet {subnet}")]
+    OutOfRange { addr: Ipv4Addr, subnet: Ipv4Net },
+    #[error("range {range} is not in subnet {subnet}")]
+    RangeOutside { range: Ipv4Net, subnet: Ipv4Net },
+    #[error("subnet {subnet} overlaps {by}")]
+    Overlap { subnet: Ipv4Net, by: String },
+    #[error("address {0} is already in use")]
+    AlreadyAllocated(Ipv4Addr),
+    #[error("no available IPv4 addresses on this network's address pools: {0}")]
+    Exhausted(Ipv4Net),
+}
+
+/// Hands out the addresses of one subnet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Allocator {
+    subnet: Ipv4Net,
+    /// Where addresses are picked from (`--fixed-cidr`); an explicit address may lie outside.
+    range: Ipv4Net,
+    /// Never given to a container: gateway and the like.
+    reserved: BTreeSet<Ipv4Addr>,
+    allocated: BTreeSet<Ipv4Addr>,
+    /// No address of the range below this one is free.
+    lowest: Ipv4Addr,
+}
+
+/// Docker's predefined pools in Docker's order: 172.17.0.0/16 to 172.31.0.0/16, then 192.168.0.0/16 in /20s.
+pub fn default_pools() -> impl Iterator<Item = Ipv4Net> {
+    let large = (17..=31).map(|i| Ipv4Net::new_assert(Ipv4Addr::new(172, i, 0, 0), 16));
+    let small = (0..16).map(|i| Ipv4Net::new_assert(Ipv4Addr::new(192, 168, i * 16, 0), 20));
+    large.chain(small)
+}
+
+/// Picks the first default pool that overlaps nothing in `in_use`.
+///
+/// # Errors
+/// Every pool overlaps something; the error says what.
+pub fn pick_pool(in_use: &[InUse]) -> Result<Picked, IpamError> {
+    let mut skipped = Vec::new();
+    for pool in default_pools() {
+        match overlap(pool, in_use) {
+            None => return Ok(Picked { pool, skipped }),
+            Some(by) => skipped.push(Skipped { pool, by: by.to_owned() }),
+        }
+    }
+    Err(IpamError::NoFreePool(skipped))
+}
+
+/// Checks a subnet that the user chose.
+///
+/// # Errors
+/// It overlaps something in `in_use`.
+pub fn check_overlap(subnet: Ipv4Net, in_use: &[InUse]) -> Result<(), IpamError> {
+    match overlap(subnet, in_use) {
+        None => Ok(()),
+        Some(by) => Err(IpamError::Overlap { subnet: subnet.trunc(), by: by.to_owned() }),
+    }
+}
+
+/// What overlaps `subnet`. The default route covers everything and counts for nothing.
+fn overlap(subnet: Ipv4Net, in_use: &[InUse]) -> Option<&str> {
+    let clash = |used: &&InUse| {
+        let other = used.subnet.trunc();
+        other.prefix_len() > 0 && (other.contains(&subnet.trunc()) || subnet.trunc().contains(&other))
+    };
+    in_use.iter().find(clash).map(|used| used.by.as_str())
+}
+
+impl Allocator {
+    /// An allocator for `subnet` that picks from `range`, or from the whole subnet.
+    ///
+    /// # Errors
+    /// The range is not inside the subnet.
+    pub fn new(subnet: Ipv4Net, range: Option<Ipv4Net>) -> Result<Self, IpamError> {
+        let subnet = subnet.trunc();
+        let range = range.unwrap_or(subnet).trunc();
+        if !subnet.contains(&range) {
+            return Err(IpamError::RangeOutside { range, subnet });
+        }
+        let lowest = range.network();
+        Ok(Self { subnet, range, reserved: BTreeSet::new(), allocated: BTreeSet::new(), lowest })
+    }
+
+    pub fn subnet(&self) -> Ipv4Net {
+        self.subnet
+    }
+
+    /// The lowest address of the subnet that is not taken, for the bridge.
+    ///
+    /// # Errors
+    /// None is free.
+    pub fn pick_gateway(&self) -> Result<Ipv4Addr, IpamError> {
+        self.first_free(self.subnet, self.subnet.network()).ok_or(IpamError::Exhausted(self.subnet))
+    }
+
+    /// Keeps `addr` from containers: the gateway, `--default-gateway`, the bridge's own address.
+    ///
+    /// # Errors
+    /// The address is no host address of the subnet, or a container has it.
+    pub fn reserve(&mut self, addr: Ipv4Addr) -> Result<(), IpamError> {
+        self.check_host(addr)?;
+        if self.allocated.contains(&addr) {
+            return Err(IpamError::AlreadyAllocated(addr));
+        }
+        self.reserved.insert(addr);
+        Ok(())
+    }
+
+    /// Allocates the lowest free address of the range.
+    ///
+    /// # Errors
+    /// None is free.
+    pub fn allocate(&mut self) -> Result<Ipv4Addr, IpamError> {
+        let addr = self.first_free(self.range, self.lowest).ok_or(IpamError::Exhausted(self.range))?;
+        self.allocated.insert(addr);
+        self.lowest = addr;
+        Ok(addr)
+    }
+
+    /// Allocates an explicit address; it may lie outside the range, but not outside the subnet.
+    ///
+    /// # Errors
+    /// The address is no host address of the subnet, or taken.
+    pub fn allocate_exact(&mut self, addr: Ipv4Addr) -> Result<(), IpamError> {
+        self.check_host(addr)?;
+        if self.is_taken(addr) {
+            return Err(IpamError::AlreadyAllocated(addr));
+        }
+        self.allocated.insert(addr);
+        Ok(())
+    }
+
+    /// Makes `addr` free again; fine if it was not allocated.
+    pub fn release(&mut self, addr: Ipv4Addr) {
+        if self.allocated.remove(&addr) && self.range.contains(&addr) {
+            self.lowest = self.lowest.min(addr);
+        }
+    }
+
+    fn is_taken(&self, addr: Ipv4Addr) -> bool {
+        self.reserved.contains(&addr) || self.allocated.contains(&addr)
+    }
+
+    fn check_host(&self, addr: Ipv4Addr) -> Result<(), IpamError> {
+        let subnet = self.subnet;
+        if !subnet.contains(&addr) {
+            return Err(IpamError::OutOfRange { addr, subnet });
+        }
+        if is_host(subnet, addr) { Ok(()) } else { Err(IpamError::NotAHost { addr, subnet }) }
+    }
+
+    fn first_free(&self, range: Ipv4Net, from: Ipv4Addr) -> Option<Ipv4Addr> {
+        let addrs = (u32::from(from)..=u32::from(range.broadcast())).map(Ipv4Addr::from);
+        addrs.into_iter().find(|addr| is_host(self.subnet, *addr) && !self.is_taken(*addr))
+    }
+}
+
+/// Whether a host may have `addr`: not the network's and not the broadcast address, which a /31 (RFC 3021)
+/// and a /32 do not have.
+fn is_host(subnet: Ipv4Net, addr: Ipv4Addr) -> bool {
+    subnet.prefix_len() >= 31 || (addr != subnet.network() && addr != subnet.broadcast())
+}
+
+fn list(skipped: &[Skipped]) -> String {
+    skipped.iter().map(Skipped::to_string).collect::<Vec<_>>().join(", ")
+}
+
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} overlaps {}", self.pool, self.by)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_default_pools_are_dockers() {
+        let pools: Vec<_> = default_pools().map(|pool| pool.to_string()).collect();
+        assert_eq!(pools.len(), 31);
+        assert_eq!((pools[0].as_str(), pools[14].as_str()), ("172.17.0.0/16", "172.31.0.0/16"));
+        assert_eq!((pools[15].as_str(), pools[30].as_str()), ("192.168.0.0/20", "192.168.240.0/20"));
+    }
+
+    #[test]
+    fn the_first_pool_without_overlap_is_picked_and_the_others_are_explained() {
+        let rows: &[(&[&str], &str, usize)] = &[
+            (&[], "172.17.0.0/16", 0),
+            (&["0.0.0.0/0"], "172.17.0.0/16", 0),
+            (&["172.17.0.0/16"], "172.18.0.0/16", 1),
+            (&["172.17.5.3/32"], "172.18.0.0/16", 1),
+            (&["172.17.5.3/24", "172.18.1.0/24"], "172.19.0.0/16", 2),
+            (&["172.16.0.0/12"], "192.168.0.0/20", 15),
+            (&["172.0.0.0/8", "192.168.1.0/24"], "192.168.16.0/20", 16),
+            (&["172.18.0.0/16"], "172.17.0.0/16", 0),
+        ];
+        for (used, expected, skipped) in rows {
+            let picked = pick_pool(&in_use(used)).unwrap();
+            assert_eq!((picked.pool, picked.skipped.len()), (net(expected), *skipped), "{used:?}");
+        }
+        let picked = pick_pool(&in_use(&["172.17.0.0/16"])).unwrap();
+        assert_eq!(picked.skipped[0].to_string(), "172.17.0.0/16 overlaps route 172.17.0.0/16");
+    }
+
+    #[test]
+    fn without_a_free_pool_the_error_names_what_is_in_the_way() {
+        let text = pick_pool(&in_use(&["172.16.0.0/12", "192.168.0.0/16"])).unwrap_err().to_string();
+        assert!(text.contains("172.17.0.0/16 overlaps route 172.16.0.0/12"), "{text}");
+        assert!(text.contains("192.168.240.0/20 overlaps route 192.168.0.0/16"), "{text}");
+        assert!(text.ends_with("choose a subnet with `--bip`"), "{text}");
+    }
+
+    #[test]
+    fn a_chosen_subnet_must_not_overlap() {
+        let used = in_use(&["10.1.0.0/16"]);
+        assert_eq!(check_overlap(net("10.2.0.1/16"), &used), Ok(()));
+        let text = check_overlap(net("10.1.2.1/24"), &used).unwrap_err().to_string();
+        assert_eq!(text, "subnet 10.1.2.0/24 overlaps route 10.1.0.0/16");
+    }
+
+    #[test]
+    fn the_lowest_free_address_is_handed_out_and_a_released_one_at_once_again() {
+        let mut pool = Allocator::new(net("10.0.0.0/29"), None).unwrap();
+        let gateway = pool.pick_gateway().unwrap();
+        assert_eq!(gateway, addr("10.0.0.1"));
+        pool.reserve(gateway).unwrap();
+        let got: Vec<_> = (0..5).map(|_| pool.allocate().unwrap().octets()[3]).collect();
+        assert_eq!(got, [2, 3, 4, 5, 6]);
+        let text = pool.allocate().unwrap_err().to_string();
+        assert_eq!(text, "no available IPv4 addresses on this network's address pools: 10.0.0.0/29");
+        pool.release(addr("10.0.0.5"));
+        pool.release(addr("10.0.0.3"));
+        assert_eq!((pool.allocate(), pool.allocate()), (Ok(addr("10.0.0.3")), Ok(addr("10.0.0.5"))));
+    }
+
+    #[test]
+    fn an_explicit_address_is_checked() {
+        let mut pool = Allocator::new(net("10.0.0.0/24"), None).unwrap();
+        pool.reserve(addr("10.0.0.1")).unwrap();
+        pool.allocate_exact(addr("10.0.0.9")).unwrap();
+        for (text, expected) in [
+            ("10.0.1.5", "requested address 10.0.1.5 is out of range: not in subnet 10.0.0.0/24"),
+            ("10.0.0.0", "10.0.0.0 is not an address for a host in 10.0.0.0/24"),
+            ("10.0.0.255", "10.0.0.255 is not an address for a host in 10.0.0.0/24"),
+            ("10.0.0.1", "address 10.0.0.1 is already in use"),
+            ("10.0.0.9", "address 10.0.0.9 is already in use"),
+        ] {
+            assert_eq!(pool.allocate_exact(addr(text)).unwrap_err().to_string(), expected);
+        }
+        assert_eq!(pool.reserve(addr("10.0.0.9")), Err(IpamError::AlreadyAllocated(addr("10.0.0.9"))));
+    }
+
+    #[test]
+    fn a_range_limits_what_is_picked_but_not_what_is_asked_for() {
+        let mut pool = Allocator::new(net("10.0.0.1/16"), Some(net("10.0.5.0/30"))).unwrap();
+        assert_eq!(pool.pick_gateway(), Ok(addr("10.0.0.1")));
+        pool.reserve(addr("10.0.0.1")).unwrap();
+        pool.allocate_exact(addr("10.0.9.9")).unwrap();
+        pool.release(addr("10.0.9.9"));
+        let got: Vec<_> = (0..4).map(|_| pool.allocate().unwrap().octets()[3]).collect();
+        assert_eq!(got, [0, 1, 2, 3], "inside the subnet these are ordinary addresses");
+        assert_eq!(pool.allocate(), Err(IpamError::Exhausted(net("10.0.5.0/30"))));
+        let outside = Allocator::new(net("10.0.0.0/24"), Some(net("10.0.1.0/24"))).unwrap_err();
+        assert_eq!(outside.to_string(), "range 10.0.1.0/24 is not in subnet 10.0.0.0/24");
+        assert!(Allocator::new(net("10.0.0.0/24"), Some(net("10.0.0.0/16"))).is_err());
+    }
+
+    #[test]
+    fn a_point_to_point_subnet_has_no_network_and_broadcast_address() {
+        let mut pool = Allocator::new(net("10.0.0.4/31"), None).unwrap();
+        pool.reserve(pool.pick_gateway().unwrap()).unwrap();
+        assert_eq!(pool.allocate(), Ok(addr("10.0.0.5")));
+        let mut single = Allocator::new(net("10.0.0.4/32"), None).unwrap();
+        assert_eq!(single.allocate(), Ok(addr("10.0.0.4")));
+        assert!(single.allocate().is_err());
+    }
+
+    #[test]
+    fn the_end_of_the_address_space_is_no_trap() {
+        let mut pool = Allocator::new(net("255.255.255.252/30"), None).unwrap();
+        assert_eq!((pool.allocate(), pool.allocate()), (Ok(addr("255.255.255.253")), Ok(addr("255.255.255.254"))));
+        assert!(pool.allocate().is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn an_address_is_never_given_twice_and_always_the_lowest(
+            prefix in 24u8..=30, actions in proptest::collection::vec((any::<bool>(), 0u8..=255), 0..80),
+        ) {
+            let subnet = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), prefix);
+            let mut pool = Allocator::new(subnet, None).unwrap();
+            pool.reserve(addr("10.0.0.1")).unwrap();
+            let mut given = BTreeSet::new();
+            for (take, which) in actions {
+                if take {
+                    let lowest = subnet.hosts().skip(1).find(|host| !given.contains(host));
+                    prop_assert_eq!(pool.allocate().ok(), lowest);
+                    given.extend(lowest);
+                } else if let Some(addr) = given.iter().nth(usize::from(which) % given.len().max(1)).copied() {
+                    pool.release(addr);
+                    given.remove(&addr);
+                }
+            }
+        }
+    }
+
+    fn in_use(subnets: &[&str]) -> Vec<InUse> {
+        subnets.iter().map(|text| InUse { subnet: net(text), by: format!("route {text}") }).collect()
+    }
+
+    fn net(text: &str) -> Ipv4Net {
+        text.parse().unwrap()
+    }
+
+    fn addr(text: &str) -> Ipv4Addr {
+        text.parse().unwrap()
+    }
+}

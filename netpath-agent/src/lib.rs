@@ -1,0 +1,34 @@
+//! The netpath agent: creates bridge and veths and fills the maps that the eBPF programs decide from.
+
+pub mod agent;
+pub mod api;
+pub mod arp;
+pub mod binding;
+pub mod bridge;
+pub mod cli;
+pub mod client;
+pub mod commands;
+pub mod container;
+pub mod counters;
+pub mod daemon;
+pub mod datapath;
+pub mod desired;
+pub mod endpoints;
+pub mod externals;
+pub mod flows;
+pub mod holder;
+pub mod host;
+pub mod ipam;
+pub mod listing;
+pub mod netlink;
+pub mod netns;
+pub mod options;
+pub mod port_spec;
+pub mod ports;
+pub mod reconcile;
+pub mod recovery;
+pub mod refusal;
+pub mod server;
+pub mod startup;
+pub mod state;
+pub mod teardown;

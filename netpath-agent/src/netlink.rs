@@ -1,0 +1,373 @@
+//! Interfaces, addresses, routes and neighbours over rtnetlink. The only file that names rtnetlink;
+//! what it hands out are this file's own types.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use anyhow::{Context, Result, anyhow};
+use futures::channel::mpsc::UnboundedReceiver;
+use futures::{StreamExt, TryStreamExt};
+use ipnet::Ipv4Net;
+use nix::errno::Errno;
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressScope};
+use rtnetlink::packet_route::link::{
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
+use rtnetlink::packet_route::neighbour::NeighbourState;
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::sys::SocketAddr;
+use rtnetlink::{
+    Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, MulticastGroup, RouteMessageBuilder, new_connection,
+    new_multicast_connection,
+};
+
+/// A connection to rtnetlink in the network namespace where it was opened.
+#[derive(Clone, Debug)]
+pub struct Netlink {
+    handle: Handle,
+}
+
+/// Changes of links, addresses and routes, as they happen.
+pub struct Notices(UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// The link with this index is new or has changed.
+    Link(u32),
+    LinkGone(u32),
+    /// The link with this index has gained or lost an address.
+    Address(u32),
+    Route,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    pub ifindex: u32,
+    pub ifname: String,
+    pub mac: [u8; 6],
+    pub mtu: u32,
+    pub up: bool,
+    pub loopback: bool,
+    /// Its frames have an Ethernet header; those of tunnels have none.
+    pub ethernet: bool,
+    pub bridge: bool,
+    pub alias: Option<String>,
+    /// Interface index of the bridge or bond it belongs to.
+    pub master: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address {
+    pub ifindex: u32,
+    /// The address and its prefix length.
+    pub net: Ipv4Net,
+    /// Valid beyond the link.
+    pub universe: bool,
+    pub secondary: bool,
+}
+
+/// A route of the main table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    pub dst: Ipv4Net,
+    pub gateway: Option<Ipv4Addr>,
+    pub ifindex: Option<u32>,
+}
+
+/// A veth pair to create: one end here, `eth0` in another network namespace.
+pub struct Veth<'a> {
+    pub ifname: &'a str,
+    pub mtu: u32,
+    pub mac: [u8; 6],
+    pub peer_ifname: &'a str,
+    pub peer_mac: [u8; 6],
+    pub peer_netns: BorrowedFd<'a>,
+}
+
+impl Netlink {
+    /// Connects in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// If there is no netlink socket to be had.
+    pub fn connect() -> Result<Self> {
+        let (connection, handle, _) = new_connection().context("open a netlink socket")?;
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+
+    /// Connects and subscribes to changes of links, IPv4 addresses and IPv4 routes.
+    ///
+    /// # Errors
+    /// If there is no netlink socket to be had.
+    pub fn subscribe() -> Result<(Self, Notices)> {
+        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route];
+        let (connection, handle, messages) = new_multicast_connection(&groups).context("open a netlink socket")?;
+        tokio::spawn(connection);
+        Ok((Self { handle }, Notices(messages)))
+    }
+
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn links(&self) -> Result<Vec<Link>> {
+        let links = self.handle.link().get().execute().try_collect::<Vec<_>>().await;
+        Ok(links.map_err(refusal).context("list interfaces")?.iter().map(Link::from).collect())
+    }
+
+    /// The interface called `ifname`, if there is one.
+    ///
+    /// # Errors
+    /// If the kernel refuses for another reason than that there is none.
+    pub async fn link(&self, ifname: &str) -> Result<Option<Link>> {
+        let mut links = Box::pin(self.handle.link().get().match_name(ifname.to_owned()).execute());
+        match links.try_next().await {
+            Ok(link) => Ok(link.as_ref().map(Link::from)),
+            Err(error) if errno(&error) == Some(Errno::ENODEV) => Ok(None),
+            Err(error) => Err(refusal(error)).with_context(|| format!("look up interface {ifname}")),
+        }
+    }
+
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn addresses(&self) -> Result<Vec<Address>> {
+        let mut request = self.handle.address().get();
+        request.message_mut().header.family = AddressFamily::Inet;
+        let messages = request.execute().try_collect::<Vec<_>>().await.map_err(refusal).context("list addresses")?;
+        Ok(messages.iter().filter_map(address).collect())
+    }
+
+    /// The IPv4 routes of the main table.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn routes(&self) -> Result<Vec<Route>> {
+        let query = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let messages = self
+            .handle
+            .route()
+            .get(query)
+            .execute()
+            .try_collect::<Vec<_>>()
+            .await
+            .map_err(refusal)
+            .context("list routes")?;
+        let main = messages.iter().filter(|m| m.header.table == RouteHeader::RT_TABLE_MAIN);
+        Ok(main.filter_map(route).collect())
+    }
+
+    /// Creates a bridge, down and without address.
+    ///
+    /// # Errors
+    /// If the kernel refuses, for instance because the name is taken.
+    pub async fn create_bridge(&self, ifname: &str, mac: [u8; 6]) -> Result<()> {
+        let message = LinkBridge::new(ifname).down().address(mac.to_vec()).build();
+        self.add(message).await.with_context(|| format!("create bridge {ifname}"))
+    }
+
+    /// # Errors
+    /// If the kernel refuses, for instance because it is longer than 255 bytes.
+    pub async fn set_alias(&self, ifindex: u32, alias: &str) -> Result<()> {
+        let message = LinkUnspec::new_with_index(ifindex).alias(alias).build();
+        self.change(message).await.with_context(|| format!("set the alias of interface {ifindex}"))
+    }
+
+    /// Creates a veth pair, both ends down, the peer directly in its namespace.
+    ///
+    /// # Errors
+    /// If the kernel refuses, for instance because the peer's name is taken there.
+    pub async fn create_veth(&self, veth: &Veth<'_>) -> Result<()> {
+        let peer = LinkUnspec::new_with_name(veth.peer_ifname)
+            .mtu(veth.mtu)
+            .address(veth.peer_mac.to_vec())
+            .setns_by_fd(veth.peer_netns.as_raw_fd())
+            .build();
+        let message = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
+            .name(veth.ifname)
+            .mtu(veth.mtu)
+            .address(veth.mac.to_vec())
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+            .build();
+        self.add(message).await.with_context(|| format!("create veth pair {} - {}", veth.ifname, veth.peer_ifname))
+    }
+
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn set_up(&self, ifindex: u32) -> Result<()> {
+        let message = LinkUnspec::new_with_index(ifindex).up().build();
+        self.change(message).await.with_context(|| format!("set interface {ifindex} up"))
+    }
+
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn set_mtu(&self, ifindex: u32, mtu: u32) -> Result<()> {
+        let message = LinkUnspec::new_with_index(ifindex).mtu(mtu).build();
+        self.change(message).await.with_context(|| format!("set the MTU of interface {ifindex} to {mtu}"))
+    }
+
+    /// Makes the interface a port of `bridge`.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn enslave(&self, ifindex: u32, bridge: u32) -> Result<()> {
+        let message = LinkUnspec::new_with_index(ifindex).controller(bridge).build();
+        self.change(message).await.with_context(|| format!("add interface {ifindex} to bridge {bridge}"))
+    }
+
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn add_address(&self, ifindex: u32, net: Ipv4Net) -> Result<()> {
+        let request = self.handle.address().add(ifindex, IpAddr::V4(net.addr()), net.prefix_len());
+        request.execute().await.map_err(refusal).with_context(|| format!("add address {net} to interface {ifindex}"))
+    }
+
+    /// # Errors
+    /// If the kernel refuses, for instance because there is a default route.
+    pub async fn add_default_route(&self, gateway: Ipv4Addr) -> Result<()> {
+        let message = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).build();
+        let request = self.handle.route().add(message);
+        request.execute().await.map_err(refusal).with_context(|| format!("add default route via {gateway}"))
+    }
+
+    /// Deletes an interface; no error if it is gone.
+    ///
+    /// # Errors
+    /// If the kernel refuses for another reason.
+    pub async fn delete_link(&self, ifindex: u32) -> Result<()> {
+        match self.handle.link().del(ifindex).execute().await {
+            Err(error) if errno(&error) != Some(Errno::ENODEV) => {
+                Err(refusal(error)).with_context(|| format!("delete interface {ifindex}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells the host which hardware address `addr` has, in place of what it has learned.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn learn_neighbour(&self, ifindex: u32, addr: Ipv4Addr, mac: [u8; 6]) -> Result<()> {
+        let request = self.handle.neighbours().add(ifindex, IpAddr::V4(addr)).replace();
+        let request = request.state(NeighbourState::Stale).link_layer_address(&mac);
+        request.execute().await.map_err(refusal).with_context(|| format!("set the neighbour entry of {addr}"))
+    }
+
+    async fn add(&self, message: LinkMessage) -> Result<()> {
+        self.handle.link().add(message).execute().await.map_err(refusal)
+    }
+
+    async fn change(&self, message: LinkMessage) -> Result<()> {
+        self.handle.link().change(message).execute().await.map_err(refusal)
+    }
+}
+
+impl Notices {
+    /// The next change; `None` when the connection is gone.
+    pub async fn next(&mut self) -> Option<Notice> {
+        loop {
+            let (message, _) = self.0.next().await?;
+            if let NetlinkPayload::InnerMessage(inner) = message.payload
+                && let Some(notice) = notice(&inner)
+            {
+                return Some(notice);
+            }
+        }
+    }
+
+    /// A change that has already arrived.
+    pub fn pending(&mut self) -> Option<Notice> {
+        futures::FutureExt::now_or_never(self.next()).flatten()
+    }
+}
+
+fn notice(message: &RouteNetlinkMessage) -> Option<Notice> {
+    // A port that leaves its bridge is announced as an AF_BRIDGE "link deleted", though it lives on.
+    let is_link = |link: &LinkMessage| link.header.interface_family == AddressFamily::Unspec;
+    match message {
+        RouteNetlinkMessage::NewLink(link) if is_link(link) => Some(Notice::Link(link.header.index)),
+        RouteNetlinkMessage::DelLink(link) if is_link(link) => Some(Notice::LinkGone(link.header.index)),
+        RouteNetlinkMessage::NewAddress(a) | RouteNetlinkMessage::DelAddress(a) => {
+            Some(Notice::Address(a.header.index))
+        }
+        RouteNetlinkMessage::NewRoute(_) | RouteNetlinkMessage::DelRoute(_) => Some(Notice::Route),
+        _ => None,
+    }
+}
+
+impl From<&LinkMessage> for Link {
+    fn from(message: &LinkMessage) -> Self {
+        let mut link = Self {
+            ifindex: message.header.index,
+            ifname: String::new(),
+            mac: [0; 6],
+            mtu: 0,
+            up: message.header.flags.contains(LinkFlags::Up),
+            loopback: message.header.flags.contains(LinkFlags::Loopback),
+            ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+            bridge: false,
+            alias: None,
+            master: None,
+        };
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.ifname.clone_from(name),
+                LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().unwrap_or_default(),
+                LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+                LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
+                LinkAttribute::Controller(master) => link.master = Some(*master).filter(|m| *m != 0),
+                LinkAttribute::LinkInfo(infos) => link.bridge = infos.contains(&LinkInfo::Kind(InfoKind::Bridge)),
+                _ => {}
+            }
+        }
+        link
+    }
+}
+
+fn address(message: &rtnetlink::packet_route::address::AddressMessage) -> Option<Address> {
+    // IFA_LOCAL is the interface's own address; IFA_ADDRESS is the peer's on point-to-point links.
+    let own = |attribute: &AddressAttribute| match attribute {
+        AddressAttribute::Local(IpAddr::V4(addr)) => Some(*addr),
+        _ => None,
+    };
+    let any = |attribute: &AddressAttribute| match attribute {
+        AddressAttribute::Address(IpAddr::V4(addr)) => Some(*addr),
+        _ => None,
+    };
+    let attributes = &message.attributes;
+    let addr = attributes.iter().find_map(own).or_else(|| attributes.iter().find_map(any))?;
+    Some(Address {
+        ifindex: message.header.index,
+        net: Ipv4Net::new(addr, message.header.prefix_len).ok()?,
+        universe: message.header.scope == AddressScope::Universe,
+        secondary: message.header.flags.contains(AddressHeaderFlags::Secondary),
+    })
+}
+
+fn route(message: &rtnetlink::packet_route::route::RouteMessage) -> Option<Route> {
+    let mut dst = Ipv4Addr::UNSPECIFIED;
+    let (mut gateway, mut ifindex) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(addr)) => dst = *addr,
+            RouteAttribute::Gateway(RouteAddress::Inet(addr)) => gateway = Some(*addr),
+            RouteAttribute::Oif(index) => ifindex = Some(*index),
+            _ => {}
+        }
+    }
+    Some(Route { dst: Ipv4Net::new(dst, message.header.destination_prefix_length).ok()?, gateway, ifindex })
+}
+
+fn errno(error: &rtnetlink::Error) -> Option<Errno> {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => Some(Errno::from_raw(-message.raw_code())),
+        _ => None,
+    }
+}
+
+/// The kernel's refusal as an [`Errno`] that callers can look for, without rtnetlink's debug output.
+fn refusal(error: rtnetlink::Error) -> anyhow::Error {
+    match errno(&error) {
+        Some(errno) => anyhow!(errno),
+        None => anyhow!(error),
+    }
+}

@@ -1,0 +1,114 @@
+//! Network namespaces of others: opening them and working inside. A thread that has entered one never
+//! comes back; it ends.
+
+use std::fs::File;
+use std::future::Future;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::PathBuf;
+use std::thread;
+
+use anyhow::{Context, Result, bail, ensure};
+use ipnet::Ipv4Net;
+use nix::sched::{CloneFlags, setns};
+use nix::sys::statfs::{FsType, fstatfs};
+
+use crate::api::Netns as NetnsName;
+use crate::host;
+use crate::netlink::Netlink;
+
+// linux/magic.h: NSFS_MAGIC.
+const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
+
+/// Name of the interface inside a container.
+pub const CONTAINER_IFNAME: &str = "eth0";
+
+/// A network namespace, kept alive as long as this value lives.
+#[derive(Debug)]
+pub struct Netns {
+    file: File,
+    path: PathBuf,
+}
+
+impl Netns {
+    /// Opens the namespace that `name` stands for.
+    ///
+    /// # Errors
+    /// If there is no such process or file, it is no network namespace, or it is the agent's own.
+    pub fn open(name: &NetnsName) -> Result<Self> {
+        let path = match name {
+            NetnsName::Pid(pid) => {
+                let process = PathBuf::from(format!("/proc/{pid}"));
+                ensure!(*pid != 0 && process.exists(), "no process has pid {pid}");
+                process.join("ns/net")
+            }
+            NetnsName::Path(path) => path.clone(),
+        };
+        // Without blocking: a FIFO would hold up the agent until somebody writes to it.
+        let file = File::options()
+            .read(true)
+            .custom_flags(nix::libc::O_NONBLOCK)
+            .open(&path)
+            .with_context(|| format!("open network namespace {}", path.display()))?;
+        let netns = Self { file, path };
+        netns.check()?;
+        Ok(netns)
+    }
+
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    fn check(&self) -> Result<()> {
+        let shown = self.path.display();
+        let stat = fstatfs(&self.file).with_context(|| format!("look up the file system of {shown}"))?;
+        ensure!(stat.filesystem_type() == NSFS_MAGIC, "{shown} is no namespace (if it was one, it has been unmounted)");
+        let own = std::fs::metadata("/proc/thread-self/ns/net").context("read /proc/thread-self/ns/net")?;
+        let this = self.file.metadata().with_context(|| format!("read {shown}"))?;
+        if (own.dev(), own.ino()) == (this.dev(), this.ino()) {
+            bail!("{shown} is the host's own network namespace, want a container's");
+        }
+        Ok(())
+    }
+
+    /// Gives the container's end of the veth pair its address and route and sets it up, and `lo` too.
+    ///
+    /// # Errors
+    /// If the kernel refuses any of it.
+    pub async fn configure(&self, net: Ipv4Net, gateway: Ipv4Addr) -> Result<()> {
+        self.run(move || async move {
+            let netlink = Netlink::connect()?;
+            let lo = netlink.link("lo").await?.context("no interface lo")?;
+            netlink.set_up(lo.ifindex).await?;
+            let eth0 = netlink.link(CONTAINER_IFNAME).await?.context("the veth's end is gone")?;
+            host::disable_ipv6(CONTAINER_IFNAME)?;
+            netlink.add_address(eth0.ifindex, net).await?;
+            netlink.set_up(eth0.ifindex).await?;
+            netlink.add_default_route(gateway).await
+        })
+        .await
+        .with_context(|| format!("configure {CONTAINER_IFNAME} in {}", self.path.display()))
+    }
+
+    /// Runs `work` on a thread of its own inside the namespace.
+    async fn run<F, W>(&self, work: W) -> Result<()>
+    where
+        F: Future<Output = Result<()>>,
+        W: FnOnce() -> F + Send + 'static,
+    {
+        let file = self.file.try_clone().context("duplicate the namespace's descriptor")?;
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let spawned = thread::Builder::new().name("netns".to_owned()).spawn(move || {
+            let _ = sender.send(enter_and_run(&file, work));
+        });
+        spawned.context("start a thread")?;
+        receiver.await.context("the thread inside the namespace panicked")?
+    }
+}
+
+fn enter_and_run<F: Future<Output = Result<()>>>(file: &File, work: impl FnOnce() -> F) -> Result<()> {
+    setns(file, CloneFlags::CLONE_NEWNET).context("enter the namespace")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
+    runtime.block_on(work())
+}

@@ -1,0 +1,405 @@
+//! What the agent knows that the kernel does not, kept on disk so that it survives the agent: one JSON
+//! file, replaced atomically. Touches nothing but the state directory.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::net::Ipv4Addr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use ipnet::Ipv4Net;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+use crate::api::Netns;
+pub use crate::binding::PortBinding;
+
+const VERSION: u32 = 1;
+const FILE: &str = "state.json";
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    version: u32,
+    /// Of the boot that the endpoints belong to.
+    pub boot_id: String,
+    /// The generation that the next endpoint gets; only ever grows.
+    pub next_generation: u32,
+    pub network: Option<Network>,
+    /// Index to endpoint; indices begin at 1.
+    pub endpoints: BTreeMap<u32, Endpoint>,
+}
+
+/// The bridge network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    pub bridge: String,
+    /// The agent made the bridge, so `down` removes it.
+    pub created: bool,
+    /// The bridge's address and the network's prefix.
+    pub bridge_addr: Ipv4Net,
+}
+
+/// A container's interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Endpoint {
+    pub name: String,
+    pub generation: u32,
+    /// Index into `COUNTERS`: packets to the container; the next index counts packets from it.
+    pub counter: u32,
+    /// Host end of the veth pair.
+    pub ifname: String,
+    pub ifindex: u32,
+    pub addr: Ipv4Addr,
+    pub mac: Mac,
+    pub mtu: u32,
+    pub netns: Netns,
+    pub hostname: Option<String>,
+    pub command: Vec<String>,
+    /// Seconds since the epoch.
+    pub created: u64,
+    #[serde(with = "crate::binding")]
+    pub ports: Vec<PortBinding>,
+}
+
+/// A hardware address, written `aa:bb:cc:dd:ee:ff`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Mac(pub [u8; 6]);
+
+/// What the state directory held.
+#[derive(Debug)]
+pub enum Loaded {
+    Nothing,
+    State(State),
+    /// Unreadable; it lies at `moved_to` from now on.
+    Corrupt {
+        moved_to: PathBuf,
+        error: anyhow::Error,
+    },
+}
+
+/// The state directory, locked for one agent as long as this value lives.
+#[derive(Debug)]
+pub struct Store {
+    dir: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl State {
+    pub fn new(boot_id: String) -> Self {
+        Self { version: VERSION, boot_id, next_generation: 1, network: None, endpoints: BTreeMap::new() }
+    }
+
+    /// The endpoint called `name`, with its index.
+    pub fn find(&self, name: &str) -> Option<(u32, &Endpoint)> {
+        self.endpoints.iter().find(|(_, endpoint)| endpoint.name == name).map(|(index, endpoint)| (*index, endpoint))
+    }
+
+    /// The lowest endpoint index that is free.
+    pub fn free_index(&self) -> u32 {
+        (1..)
+            .zip(self.endpoints.keys())
+            .find(|(i, used)| i != *used)
+            .map_or(self.endpoints.len() as u32 + 1, |(i, _)| i)
+    }
+
+    /// All bindings with the endpoint they belong to.
+    pub fn bindings(&self) -> impl Iterator<Item = (&Endpoint, &PortBinding)> {
+        self.endpoints.values().flat_map(|endpoint| endpoint.ports.iter().map(move |port| (endpoint, port)))
+    }
+}
+
+impl Store {
+    /// Creates `dir` if need be and locks it.
+    ///
+    /// # Errors
+    /// If another agent holds the lock; it is named.
+    pub fn open(dir: &Path) -> Result<Self> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .with_context(|| format!("create state directory {}", dir.display()))?;
+        Ok(Self { dir: dir.to_owned(), _lock: lock(dir)? })
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where the runner keeps the logs of detached containers.
+    pub fn log_dir(&self) -> PathBuf {
+        self.dir.join("logs")
+    }
+
+    /// Reads the state. A file that is not understood is renamed, never deleted or overwritten.
+    ///
+    /// # Errors
+    /// If the file exists but cannot be read or renamed.
+    pub fn load(&self) -> Result<Loaded> {
+        let path = self.dir.join(FILE);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Loaded::Nothing),
+            Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+        };
+        match parse(&bytes) {
+            Ok(state) => Ok(Loaded::State(state)),
+            Err(error) => {
+                let moved_to = self.free_corrupt_name();
+                fs::rename(&path, &moved_to)
+                    .with_context(|| format!("set corrupt {} aside as {}", path.display(), moved_to.display()))?;
+                Ok(Loaded::Corrupt { moved_to, error })
+            }
+        }
+    }
+
+    /// Replaces the state on disk; after a crash there is the old one or the new one.
+    ///
+    /// # Errors
+    /// If it cannot be written; the old one is then still there.
+    pub fn save(&self, state: &State) -> Result<()> {
+        let path = self.dir.join(FILE);
+        self.replace(&path, state).with_context(|| format!("write {}", path.display()))
+    }
+
+    /// Removes state and lock, and the directory if nothing else lies in it.
+    ///
+    /// # Errors
+    /// If the state cannot be removed.
+    pub fn remove(self) -> Result<()> {
+        let path = self.dir.join(FILE);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("remove {}", path.display()));
+            }
+            _ => {}
+        }
+        fs::remove_file(self.dir.join("lock")).context("remove the lock file")?;
+        // Logs of containers may lie here; they are the user's.
+        let _ = fs::remove_dir(&self.dir);
+        Ok(())
+    }
+
+    fn replace(&self, path: &Path, state: &State) -> Result<()> {
+        let temporary = self.dir.join("state.json.tmp");
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(&serde_json::to_vec(state)?)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        File::open(&self.dir)?.sync_all()?;
+        Ok(())
+    }
+
+    fn free_corrupt_name(&self) -> PathBuf {
+        let mut n = 1;
+        loop {
+            let path = self.dir.join(format!("{FILE}.corrupt-{n}"));
+            if !path.exists() {
+                return path;
+            }
+            n += 1;
+        }
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<State> {
+    let state: State = serde_json::from_slice(bytes)?;
+    if state.version != VERSION {
+        bail!("state is of version {}, want {VERSION}", state.version);
+    }
+    Ok(state)
+}
+
+fn lock(dir: &Path) -> Result<Flock<File>> {
+    let path = dir.join("lock");
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("open {}", path.display()))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(mut lock) => {
+            lock.set_len(0)?;
+            lock.rewind()?;
+            write!(lock, "{}", std::process::id())?;
+            Ok(lock)
+        }
+        Err((mut file, Errno::EWOULDBLOCK)) => {
+            let mut pid = String::new();
+            let _ = file.read_to_string(&mut pid);
+            bail!(
+                "state {} is in use by the netpath agent with pid {}; stop it, or choose another --state-dir and --socket",
+                dir.display(),
+                if pid.is_empty() { "unknown" } else { &pid }
+            )
+        }
+        Err((_, error)) => Err(error).with_context(|| format!("lock {}", path.display())),
+    }
+}
+
+impl std::fmt::Display for Mac {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl std::str::FromStr for Mac {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let mut bytes = [0; 6];
+        let mut parts = text.split(':');
+        for byte in &mut bytes {
+            let part = parts.next().filter(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit()));
+            *byte = part
+                .and_then(|p| u8::from_str_radix(p, 16).ok())
+                .with_context(|| format!("invalid MAC address `{text}`, want aa:bb:cc:dd:ee:ff"))?;
+        }
+        if parts.next().is_some() {
+            bail!("invalid MAC address `{text}`, want aa:bb:cc:dd:ee:ff");
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl TryFrom<String> for Mac {
+    type Error = anyhow::Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<Mac> for String {
+    fn from(mac: Mac) -> Self {
+        mac.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::port_spec::Proto;
+
+    #[test]
+    fn state_survives_the_agent() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = sample();
+        {
+            let store = Store::open(dir.path()).unwrap();
+            assert!(matches!(store.load().unwrap(), Loaded::Nothing));
+            store.save(&state).unwrap();
+        }
+        let Loaded::State(loaded) = Store::open(dir.path()).unwrap().load().unwrap() else { panic!("want state") };
+        assert_eq!(loaded, state);
+    }
+
+    #[test]
+    fn a_save_that_broke_off_leaves_the_old_state() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        store.save(&sample()).unwrap();
+        fs::write(dir.path().join("state.json.tmp"), "{\"vers").unwrap();
+        assert!(matches!(store.load().unwrap(), Loaded::State(state) if state == sample()));
+    }
+
+    #[test]
+    fn a_corrupt_file_is_set_aside_and_never_overwrites_an_earlier_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        for n in 1..=2 {
+            fs::write(dir.path().join(FILE), format!("garbage {n}")).unwrap();
+            let Loaded::Corrupt { moved_to, .. } = store.load().unwrap() else { panic!("want corrupt") };
+            assert_eq!(moved_to, dir.path().join(format!("state.json.corrupt-{n}")));
+            assert_eq!(fs::read_to_string(moved_to).unwrap(), format!("garbage {n}"));
+        }
+        assert!(matches!(store.load().unwrap(), Loaded::Nothing));
+    }
+
+    #[test]
+    fn state_of_another_version_is_corrupt() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        store.save(&State { version: 99, ..sample() }).unwrap();
+        let Loaded::Corrupt { error, .. } = store.load().unwrap() else { panic!("want corrupt") };
+        assert!(error.to_string().contains("99"), "{error}");
+    }
+
+    #[test]
+    fn a_second_agent_is_refused_and_told_who_is_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let _first = Store::open(dir.path()).unwrap();
+        let error = Store::open(dir.path()).unwrap_err().to_string();
+        assert!(error.contains(&std::process::id().to_string()), "{error}");
+    }
+
+    #[test]
+    fn the_lowest_free_index_is_used_next() {
+        let mut state = sample();
+        assert_eq!(state.free_index(), 2);
+        let endpoint = state.endpoints[&1].clone();
+        state.endpoints.insert(2, endpoint.clone());
+        state.endpoints.insert(4, endpoint);
+        assert_eq!(state.free_index(), 3);
+        state.endpoints.remove(&1);
+        assert_eq!(state.free_index(), 1);
+        assert_eq!(State::new(String::new()).free_index(), 1);
+    }
+
+    #[test]
+    fn hardware_addresses_are_read_strictly() {
+        let mac: Mac = "02:00:5e:10:00:fF".parse().unwrap();
+        assert_eq!(mac.to_string(), "02:00:5e:10:00:ff");
+        for text in
+            ["", "02:00:5e:10:00", "02:00:5e:10:00:ff:00", "2:0:5e:10:0:ff", "02-00-5e-10-00-ff", "+2:00:5e:10:00:ff"]
+        {
+            assert!(text.parse::<Mac>().is_err(), "{text}");
+        }
+    }
+
+    fn sample() -> State {
+        let mut state = State::new("boot".to_owned());
+        state.network = Some(Network {
+            bridge: "netpath0".to_owned(),
+            created: true,
+            bridge_addr: "172.17.0.1/16".parse().unwrap(),
+        });
+        let port = PortBinding {
+            host_addr: Ipv4Addr::UNSPECIFIED,
+            host_port: 8080,
+            container_port: 80,
+            proto: Proto::Tcp,
+            counter: 3,
+        };
+        state.endpoints.insert(
+            1,
+            Endpoint {
+                name: "web".to_owned(),
+                generation: 1,
+                counter: 1,
+                ifname: "veth0123456".to_owned(),
+                ifindex: 7,
+                addr: Ipv4Addr::new(172, 17, 0, 2),
+                mac: Mac([2, 0, 0, 0, 0, 1]),
+                mtu: 1500,
+                netns: Netns::Pid(1),
+                hostname: None,
+                command: vec!["sh".to_owned()],
+                created: 0,
+                ports: vec![port],
+            },
+        );
+        state
+    }
+}

@@ -1,0 +1,98 @@
+//! Takes everything down that netpath has set up, with an agent or without one. Goes on past errors and
+//! returns them all.
+
+use std::path::Path;
+
+use anyhow::{Context, Error, Result, anyhow};
+
+use crate::agent::Agent;
+use crate::datapath;
+use crate::endpoints;
+use crate::netlink::Netlink;
+use crate::state::{Loaded, State, Store};
+
+/// Takes down what lies behind `state_dir` and `pin_dir`, where no agent runs.
+pub async fn down(state_dir: &Path, pin_dir: &Path) -> Vec<Error> {
+    if !state_dir.exists() {
+        return datapath::teardown(pin_dir);
+    }
+    let store = match Store::open(state_dir) {
+        Ok(store) => store,
+        Err(error) => return vec![error],
+    };
+    let mut errors = Vec::new();
+    let state = match store.load() {
+        Ok(Loaded::State(state)) => Some(state),
+        Ok(Loaded::Nothing) => None,
+        Ok(Loaded::Corrupt { moved_to, error }) => {
+            errors.push(anyhow!(
+                "the state was corrupt ({error:#}) and is set aside as {}: remove bridge and veths yourself, \
+                 their alias (`ip link show`) begins with `netpath`",
+                moved_to.display()
+            ));
+            None
+        }
+        Err(error) => {
+            errors.push(error);
+            None
+        }
+    };
+    match Netlink::connect() {
+        Ok(netlink) => errors.extend(remove(state.as_ref(), pin_dir, &netlink).await),
+        Err(error) => errors.push(error),
+    }
+    errors.extend(store.remove().err());
+    errors
+}
+
+/// Takes down what `agent` has set up.
+pub async fn agent(agent: Agent) -> Vec<Error> {
+    let Agent { options, store, state, datapath, netlink, .. } = agent;
+    // What it holds open would stay attached.
+    drop(datapath);
+    let mut errors = remove(Some(&state), &options.pin_dir, &netlink).await;
+    errors.extend(store.remove().err());
+    errors
+}
+
+/// Containers first: without programs their packets would leave with their own addresses.
+async fn remove(state: Option<&State>, pin_dir: &Path, netlink: &Netlink) -> Vec<Error> {
+    let mut errors = Vec::new();
+    if let Some(state) = state {
+        errors.extend(remove_veths(state, netlink).await);
+    }
+    errors.extend(datapath::teardown(pin_dir));
+    if let Some(state) = state {
+        errors.extend(remove_bridge(state, netlink).await.err());
+    }
+    errors
+}
+
+async fn remove_veths(state: &State, netlink: &Netlink) -> Vec<Error> {
+    let bridge = state.network.as_ref().map(|network| network.bridge.as_str()).unwrap_or_default();
+    let mut errors = Vec::new();
+    for endpoint in state.endpoints.values() {
+        let removed = async {
+            // By name and alias: after a reboot the interface index may be somebody else's.
+            let link = netlink.link(&endpoint.ifname).await?;
+            let alias = endpoints::alias(bridge, &endpoint.name);
+            match link.filter(|link| link.alias.as_ref() == Some(&alias)) {
+                Some(link) => netlink.delete_link(link.ifindex).await,
+                None => Ok(()),
+            }
+        };
+        errors.extend(removed.await.with_context(|| format!("disconnect container `{}`", endpoint.name)).err());
+    }
+    errors
+}
+
+async fn remove_bridge(state: &State, netlink: &Netlink) -> Result<()> {
+    let Some(network) = state.network.as_ref().filter(|network| network.created) else { return Ok(()) };
+    let remove = async {
+        match netlink.link(&network.bridge).await?.filter(|link| link.bridge) {
+            Some(link) => netlink.delete_link(link.ifindex).await,
+            None => Ok(()),
+        }
+    };
+    remove.await.with_context(|| format!("remove bridge {}", network.bridge))
+}
