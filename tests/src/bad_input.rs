@@ -1,0 +1,223 @@
+//! Wrong input gets a clear error and changes nothing.
+
+use std::fs;
+use std::process::{Command, Output};
+
+use aya::maps::{Array, Map, MapData};
+use netpath_common::Config;
+use netpath_tests::sockets::{accept, at, converse};
+use netpath_tests::{HOST, Options, Plane, World, program};
+
+on_netpath_once! {
+    refused_requests_say_why_and_change_nothing,
+    without_an_agent_every_command_says_so,
+    an_agent_refuses_options_that_cannot_work,
+    an_agent_without_a_free_subnet_says_which_pools_it_tried,
+    a_second_agent_on_the_same_state_names_the_first,
+    a_corrupt_state_file_is_set_aside_and_rebuilt,
+    pins_of_another_layout_are_refused_until_they_are_taken_down,
+    without_root_the_agent_says_what_it_needs,
+}
+
+fn refused_requests_say_why_and_change_nothing(plane: Plane) {
+    let world = World::new(plane);
+    let web = world.container("web", &["8080:80"]);
+    let free = world.namespace("free");
+    let _holder = world.host.listen(9999);
+    let netns = free.path().display().to_string();
+    let (taken, process) = (web.address.to_string(), format!("pid {}", std::process::id()));
+    let before = picture(&world);
+    for (status, args, wanted) in [
+        (1, "inspect nobody", &["nobody"][..]),
+        (1, "detach nobody", &["nobody"]),
+        (1, "publish nobody 81:81", &["nobody"]),
+        (1, "unpublish web 81", &["81"]),
+        (1, "attach web --netns NETNS", &["web", "already"]),
+        (1, "attach app --netns NETNS -p 8080:80", &["0.0.0.0:8080", "already allocated", "web"]),
+        (1, "attach app --netns NETNS -p 9999:80", &["0.0.0.0:9999", "already in use", &process]),
+        (1, "publish web 9999:80", &["0.0.0.0:9999", "already in use", &process]),
+        (1, "attach app --netns NETNS -p 80:http", &["http"]),
+        (1, "attach app --netns NETNS -p 1-3:1-2", &["1-2 and 1-3"]),
+        (1, "attach app --netns NETNS -p 80/tcpp", &["tcpp"]),
+        (1, "attach app --netns NETNS -p 80:80/sctp", &["sctp"]),
+        (1, "attach app --netns NETNS --ip TAKEN", &["TAKEN"]),
+        (1, "attach app --netns NETNS --ip 10.0.0.1", &["10.0.0.1", "172.17.0.0/16"]),
+        (1, "attach app --netns NETNS --mac-address 00:11:22", &["00:11:22"]),
+        (1, "attach app --netns /run/netns/nowhere-at-all", &["/run/netns/nowhere-at-all"]),
+        (1, "attach app --pid 4194305", &["4194305"]),
+        (2, "attach app --netns NETNS --ip tomato", &["tomato"]),
+        (2, "attach app", &["--netns"]),
+        (2, "frobnicate", &["frobnicate"]),
+    ] {
+        let fill = |text: &str| text.replace("NETNS", &netns).replace("TAKEN", &taken);
+        let output = world.netpath(&fill(args).split(' ').collect::<Vec<_>>());
+        assert_refused(
+            &format!("netpath {args}"),
+            &output,
+            status,
+            &wanted.iter().map(|w| fill(w)).collect::<Vec<_>>(),
+        );
+        assert_eq!(picture(&world), before, "after netpath {args}");
+        assert_eq!(free.interfaces(), Vec::<String>::new(), "after netpath {args}");
+    }
+    let listener = web.inside.listen(80);
+    let mut client = world.client.connect(at(HOST, 8080));
+    converse(&mut client, &mut accept(&listener).0);
+}
+
+fn without_an_agent_every_command_says_so(plane: Plane) {
+    let world = World::new(plane);
+    world.kill_agent();
+    let socket = world.instance().socket.display().to_string();
+    for args in ["ps", "inspect web", "attach web --pid 1", "rules", "stats", "conntrack"] {
+        let output = world.netpath(&args.split(' ').collect::<Vec<_>>());
+        assert_refused(args, &output, 2, &[socket.clone(), "netpath agent".to_owned()]);
+    }
+}
+
+fn an_agent_refuses_options_that_cannot_work(plane: Plane) {
+    let world = World::new(plane);
+    world.netpath_ok(&["down"]);
+    drop(world.take_agent());
+    world.host.ip("link add taken type bridge");
+    world.host.ip("addr add 10.7.0.1/16 dev taken");
+    world.host.ip("link set taken up");
+    for (options, wanted) in [
+        ("--bip 10.7.1.1/24", &["--bip", "10.7.1.0/24", "10.7.0.0/16", "taken"][..]),
+        ("--bip 10.8.0.0/24", &["10.8.0.0"]),
+        ("--bip 10.8.0.1/24 --fixed-cidr 10.9.0.0/25", &["10.9.0.0/25", "10.8.0.0/24"]),
+        ("--bip 10.8.0.1/24 --default-gateway 10.9.0.1", &["10.9.0.1"]),
+        ("--bridge averyveryverylongname", &["averyveryverylongname"]),
+        ("--bridge up0", &["up0", "bridge"]),
+        ("--max-flows 0", &["max-flows"]),
+        ("--masquerade-ports 2000-1000", &["2000-1000"]),
+        ("--timeout tcp=soon", &["soon"]),
+        ("--timeout lunch=60", &["lunch"]),
+        ("--config /nowhere/netpath.toml", &["/nowhere/netpath.toml"]),
+        ("--group no-such-group", &["no-such-group"]),
+    ] {
+        let output = start_in_vain(&world, options);
+        assert_refused(options, &output, 2, &wanted.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>());
+        assert_clean(&world, options);
+    }
+}
+
+fn an_agent_without_a_free_subnet_says_which_pools_it_tried(plane: Plane) {
+    let world = World::new(plane);
+    world.netpath_ok(&["down"]);
+    drop(world.take_agent());
+    world.host.ip("link add everything type bridge");
+    world.host.ip("link set everything up");
+    for route in ["172.16.0.0/12", "192.168.0.0/16", "10.0.0.0/8"] {
+        world.host.ip(&format!("route add {route} dev everything"));
+    }
+    let output = start_in_vain(&world, "");
+    let wanted = ["172.17.0.0/16", "everything", "--bip"].map(str::to_owned);
+    assert_refused("netpath agent", &output, 2, &wanted);
+}
+
+fn a_second_agent_on_the_same_state_names_the_first(plane: Plane) {
+    let world = World::new(plane);
+    let web = world.container("web", &["8080:80"]);
+    let agent = world.take_agent();
+    let instance = world.instance();
+    let (state, pins) = (instance.state_dir.display().to_string(), instance.pin_dir.display().to_string());
+    let other_socket = world.dir().join("other.sock").display().to_string();
+    let mut second = world.host.command(program::netpath_binary());
+    second.args(["--socket", &other_socket, "agent", "--state-dir", &state, "--pin-dir", &pins]);
+    assert_refused("a second agent", &bounded(&mut second), 2, &[state.clone(), agent.pid().to_string()]);
+    let mut third = world.host.command(program::netpath_binary());
+    let (fresh_state, fresh_pins) = (format!("{state}-2"), format!("{pins}-2"));
+    third.arg("--socket").arg(&instance.socket);
+    third.args(["agent", "--state-dir", &fresh_state, "--pin-dir", &fresh_pins, "--bridge", "np1"]);
+    let socket = instance.socket.display().to_string();
+    let output = bounded(&mut third);
+    let _ = fs::remove_dir_all(fresh_pins);
+    assert_refused("an agent on a socket in use", &output, 2, &[socket]);
+    let listener = web.inside.listen(80);
+    let mut client = world.client.connect(at(HOST, 8080));
+    converse(&mut client, &mut accept(&listener).0);
+}
+
+fn a_corrupt_state_file_is_set_aside_and_rebuilt(plane: Plane) {
+    let world = World::new(plane);
+    let web = world.container("web", &["8080:80"]);
+    world.kill_agent();
+    let state_dir = &world.instance().state_dir;
+    fs::write(state_dir.join("state.json"), "{ half a sta").unwrap();
+    world.start_agent();
+    let names = fs::read_dir(state_dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert!(names.into_iter().any(|name| name.contains("corrupt")));
+    assert!(world.instance().log_text().contains("corrupt"), "{}", world.instance().log_text());
+    let listener = web.inside.listen(80);
+    let mut client = world.client.connect(at(HOST, 8080));
+    converse(&mut client, &mut accept(&listener).0);
+    let listed = world.json(&["ps"]);
+    assert!(listed.to_string().contains(&web.address.to_string()), "the endpoint is known again: {listed}");
+}
+
+fn pins_of_another_layout_are_refused_until_they_are_taken_down(plane: Plane) {
+    let world = World::new(plane);
+    let web = world.container("web", &["8080:80"]);
+    world.kill_agent();
+    let pin_dir = &world.instance().pin_dir;
+    let map = Map::Array(MapData::from_pin(pin_dir.join("maps/CONFIG")).unwrap());
+    let mut configs: Array<_, Config> = map.try_into().unwrap();
+    let config = configs.get(&0, 0).unwrap();
+    configs.set(0, Config { layout: config.layout ^ 1, ..config }, 0).unwrap();
+    let output = start_in_vain(&world, "");
+    let pins = pin_dir.display().to_string();
+    assert_refused("netpath agent", &output, 2, &[pins.clone(), "netpath down".to_owned()]);
+    let listener = web.inside.listen(80);
+    let mut client = world.client.connect(at(HOST, 8080));
+    converse(&mut client, &mut accept(&listener).0);
+    let state = world.instance().state_dir.display().to_string();
+    let down = world.netpath(&["down", "--state-dir", &state, "--pin-dir", &pins]);
+    assert!(down.status.success(), "down: {}", program::text(&down.stderr));
+    assert!(!pin_dir.exists());
+    world.start_agent();
+}
+
+fn without_root_the_agent_says_what_it_needs(plane: Plane) {
+    let world = World::with(plane, Options::default());
+    let binary = world.dir().join("netpath");
+    fs::copy(program::netpath_binary(), &binary).unwrap();
+    let dir = std::env::temp_dir().display().to_string();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&binary);
+    command.args(["--socket", &format!("{dir}/nobody.sock"), "agent", "--state-dir", &format!("{dir}/nobody-state")]);
+    assert_refused("netpath agent", &bounded(&mut command), 2, &["root".to_owned()]);
+}
+
+/// Runs an agent that should not start; one that does is ended after ten seconds, which shows in its status.
+fn start_in_vain(world: &World, options: &str) -> Output {
+    let mut command = world.instance().agent_command(&world.host);
+    command.args(options.split_whitespace());
+    bounded(&mut command)
+}
+
+fn bounded(command: &mut Command) -> Output {
+    let mut timeout = Command::new("timeout");
+    timeout.args(["--kill-after=1", "10"]).arg(command.get_program()).args(command.get_args());
+    program::output_of(&mut timeout)
+}
+
+#[track_caller]
+fn assert_refused(what: &str, output: &Output, status: i32, wanted: &[String]) {
+    let message = program::text(&output.stderr);
+    assert_eq!(output.status.code(), Some(status), "{what}: {message}{}", program::text(&output.stdout));
+    for part in wanted {
+        assert!(message.contains(part), "{what}: `{part}` is not in: {message}");
+    }
+    assert!(!message.contains("panicked"), "{what}: {message}");
+}
+
+/// Everything the agent shows, except what changes by itself.
+fn picture(world: &World) -> (serde_json::Value, serde_json::Value, Vec<String>) {
+    (world.json(&["ps"]), world.json(&["inspect"]), world.host.interfaces())
+}
+
+fn assert_clean(world: &World, what: &str) {
+    assert_eq!(world.host.interfaces(), ["up0", "taken"], "after {what}");
+    assert!(!world.instance().pin_dir.exists(), "pins are left after {what}");
+}

@@ -1,0 +1,106 @@
+//! Removing a world by its name, also one whose test was killed: everything a world makes carries its name, so nothing
+//! has to be remembered in memory.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// The directory of the world called `name`.
+pub fn directory(name: &str) -> PathBuf {
+    std::env::temp_dir().join(name)
+}
+
+/// The directory of pins of the world called `name`.
+pub fn pin_directory(name: &str) -> PathBuf {
+    Path::new("/sys/fs/bpf/netpath").join(name)
+}
+
+/// Notes that `pid` was started for the world called `name`, so that it ends with it.
+pub fn remember_process(name: &str, pid: u32) {
+    let path = directory(name).join("processes");
+    let file = fs::OpenOptions::new().create(true).append(true).open(&path);
+    let mut file = file.unwrap_or_else(|e| panic!("open {}: {e}", path.display()));
+    writeln!(file, "{pid} {}", start_time(pid).unwrap_or_default()).expect("note a process");
+}
+
+/// Removes all that is left of the world called `name`; what is gone already is fine.
+pub fn remove(name: &str) {
+    end_remembered_processes(name);
+    for namespace in names_in(Path::new("/run/netns")).filter(|n| n.starts_with(&format!("{name}-"))) {
+        end_processes_of(&Path::new("/run/netns").join(&namespace));
+        let _ = Command::new("ip").args(["netns", "del", &namespace]).output();
+    }
+    let _ = fs::remove_dir_all(pin_directory(name));
+    let _ = fs::remove_dir_all(directory(name));
+}
+
+/// Removes the worlds of this process: for a signal handler, where nothing is dropped.
+pub fn remove_own() {
+    let own = format!("np{}-", std::process::id());
+    world_names().filter(|name| name.starts_with(&own)).for_each(|name| remove(&name));
+}
+
+/// Removes the worlds of processes that are gone.
+pub fn remove_stale() {
+    for name in world_names() {
+        let pid = name.trim_start_matches("np").split('-').next().unwrap_or_default();
+        if !Path::new("/proc").join(pid).exists() {
+            remove(&name);
+        }
+    }
+}
+
+/// The worlds there are: each has a directory.
+fn world_names() -> impl Iterator<Item = String> {
+    names_in(&std::env::temp_dir()).filter(|name| {
+        let numbers = name.strip_prefix("np").and_then(|rest| rest.split_once('-'));
+        numbers.is_some_and(|(pid, number)| is_number(pid) && is_number(number))
+    })
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn names_in(dir: &Path) -> impl Iterator<Item = String> + use<> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok())
+}
+
+/// Ends what [`remember_process`] noted, and what lives in the same network namespaces. The start time tells the
+/// process from a later one with its number.
+fn end_remembered_processes(name: &str) {
+    let noted = fs::read_to_string(directory(name).join("processes")).unwrap_or_default();
+    for line in noted.lines() {
+        let Some((pid, started)) = line.split_once(' ') else { continue };
+        if pid.parse().ok().and_then(start_time).is_some_and(|time| time == started) {
+            end_processes_of(&Path::new("/proc").join(pid).join("ns/net"));
+        }
+    }
+}
+
+/// Kills every process in the network namespace that `path` stands for, unless it is the one this process lives in.
+fn end_processes_of(path: &Path) {
+    let inode = |path: &Path| fs::metadata(path).ok().map(|data| (data.dev(), data.ino()));
+    let Some(wanted) = inode(path).filter(|wanted| Some(*wanted) != inode(Path::new("/proc/self/ns/net"))) else {
+        return;
+    };
+    for pid in names_in(Path::new("/proc")).filter_map(|name| name.parse().ok()) {
+        let lives_there = inode(&PathBuf::from(format!("/proc/{pid}/ns/net"))) == Some(wanted);
+        if lives_there && pid != std::process::id() as i32 {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
+
+/// Field 22 of /proc/PID/stat: clock ticks from boot to the start of the process.
+fn start_time(pid: u32) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is a name in parentheses that may hold anything.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19).map(str::to_owned)
+}

@@ -1,0 +1,61 @@
+//! Containers reach each other, or with `--icc=false` do not.
+
+use netpath_tests::icmp;
+use netpath_tests::sockets::{accept, ask, assert_silent, at, converse, local, send};
+use netpath_tests::{CLIENT, HOST, Options, Plane, World};
+
+on_every_plane! {
+    containers_reach_each_other_under_their_own_addresses,
+    icc_off_refuses_containers_each_other,
+    icc_off_leaves_published_ports_and_the_outside_alone,
+}
+
+on_netpath! {
+    icc_drops_are_counted_for_both_protocols,
+}
+
+fn containers_reach_each_other_under_their_own_addresses(plane: Plane) {
+    let world = World::new(plane);
+    let (one, two) = (world.container("one", &[]), world.container("two", &[]));
+    let listener = two.inside.listen(80);
+    let mut client = one.inside.connect(at(two.address, 80));
+    let (mut server, from) = accept(&listener);
+    assert_eq!((from, *from.ip()), (local(&client), one.address));
+    converse(&mut client, &mut server);
+    assert_eq!(*ask(&one.inside.udp(0), &two.inside.udp(53), at(two.address, 53)).ip(), one.address);
+    assert_eq!(icmp::echo(&one.inside, &two.inside, two.address, 5, b"hello"), one.address);
+}
+
+fn icc_off_refuses_containers_each_other(plane: Plane) {
+    let world = World::with(plane, Options { icc: false, ..Options::default() });
+    let (one, two) = (world.container("one", &[]), world.container("two", &["8080:80", "5353:53/udp"]));
+    let _listener = two.inside.listen(80);
+    one.inside.assert_no_answer(at(two.address, 80));
+    let server = two.inside.udp(53);
+    send(&one.inside.udp(0), b"question", at(two.address, 53));
+    assert_silent(&server);
+}
+
+fn icc_off_leaves_published_ports_and_the_outside_alone(plane: Plane) {
+    let world = World::with(plane, Options { icc: false, ..Options::default() });
+    let web = world.container("web", &["8080:80"]);
+    let (inside, outside) = (web.inside.listen(80), world.client.listen(7000));
+    let mut client = world.client.connect(at(HOST, 8080));
+    let (mut server, from) = accept(&inside);
+    assert_eq!(*from.ip(), CLIENT);
+    converse(&mut client, &mut server);
+    let mut client = web.inside.connect(at(CLIENT, 7000));
+    let (mut server, from) = accept(&outside);
+    assert_eq!(*from.ip(), HOST);
+    converse(&mut client, &mut server);
+}
+
+fn icc_drops_are_counted_for_both_protocols(plane: Plane) {
+    let world = World::with(plane, Options { icc: false, ..Options::default() });
+    let (one, two) = (world.container("one", &[]), world.container("two", &[]));
+    one.inside.assert_no_answer(at(two.address, 80));
+    let after_tcp = world.drops("icc");
+    assert!(after_tcp > 0);
+    send(&one.inside.udp(0), b"question", at(two.address, 53));
+    assert_eq!(world.drops("icc"), after_tcp + 1);
+}

@@ -1,0 +1,24 @@
+//! What tests and benchmarks stand on: a world of network namespaces made for one test, served either by
+//! netpath or by Docker's iptables rules, and real sockets inside it.
+//!
+//! Every helper panics with what was tried on what: the callers are tests, and the demo, which catches it.
+//! Needs root, iproute2, and iptables for the plane to compare with. Touches nothing outside its own namespaces,
+//! its directory in the temporary directory and its directory of pins.
+
+pub mod agent;
+pub mod cleanup;
+pub mod icmp;
+pub mod iptables;
+pub mod namespace;
+pub mod netfilter;
+pub mod plane;
+pub mod program;
+pub mod sockets;
+pub mod topology;
+pub mod transfer;
+pub mod watcher;
+pub mod web;
+
+pub use namespace::Namespace;
+pub use plane::{Options, Plane};
+pub use topology::{CLIENT, Container, HOST, SECOND_CLIENT, World};

@@ -1,0 +1,147 @@
+//! Ports and policies change while traffic flows; a container's namespace vanishes.
+
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use netpath_tests::sockets::{PATIENCE, accept, ask, at, converse};
+use netpath_tests::{CLIENT, HOST, Options, Plane, World, program};
+
+on_every_plane! {
+    a_port_published_later_is_reachable,
+    an_unpublished_port_is_closed,
+}
+
+on_netpath! {
+    icc_can_be_switched_while_running,
+    shortcuts_can_be_switched_while_running,
+    a_vanished_namespace_takes_its_endpoint_with_it,
+    a_name_and_its_ports_can_be_used_again,
+    a_new_host_address_serves_published_ports,
+    a_new_external_interface_is_served,
+}
+
+fn a_port_published_later_is_reachable(plane: Plane) {
+    let world = World::new(plane);
+    let web = world.container("web", &["8080:80"]);
+    let (listener, other) = (web.inside.listen(80), web.inside.listen(90));
+    let mut before = (world.client.connect(at(HOST, 8080)), accept(&listener).0);
+    world.client.assert_closed(at(HOST, 9090));
+    world.publish(&web, "9090:90");
+    let mut client = world.client.connect(at(HOST, 9090));
+    converse(&mut client, &mut accept(&other).0);
+    converse(&mut before.0, &mut before.1);
+}
+
+fn an_unpublished_port_is_closed(plane: Plane) {
+    let world = World::new(plane);
+    let web = world.container("web", &["8080:80", "9090:90"]);
+    let (listener, _other) = (web.inside.listen(80), web.inside.listen(90));
+    let mut before = (world.client.connect(at(HOST, 8080)), accept(&listener).0);
+    world.unpublish(&web, "9090:90");
+    world.client.assert_closed(at(HOST, 9090));
+    converse(&mut before.0, &mut before.1);
+}
+
+fn icc_can_be_switched_while_running(plane: Plane) {
+    let world = World::new(plane);
+    let (one, two) = (world.container("one", &[]), world.container("two", &[]));
+    let listener = two.inside.listen(80);
+    let mut before = (one.inside.connect(at(two.address, 80)), accept(&listener).0);
+    patch_network(&world, r#"{"icc":false}"#);
+    one.inside.assert_no_answer(at(two.address, 80));
+    patch_network(&world, r#"{"icc":true}"#);
+    converse(&mut before.0, &mut before.1);
+}
+
+fn shortcuts_can_be_switched_while_running(plane: Plane) {
+    let world = World::new(plane);
+    let web = world.container("web", &["8080:80"]);
+    let (inside, outside) = (web.inside.listen(80), world.client.listen(7000));
+    let mut published = (world.client.connect(at(HOST, 8080)), accept(&inside).0);
+    let mut outbound = (web.inside.connect(at(CLIENT, 7000)), accept(&outside).0);
+    for shortcuts in [false, true, false] {
+        patch_network(&world, &format!(r#"{{"shortcuts":{shortcuts}}}"#));
+        converse(&mut published.0, &mut published.1);
+        converse(&mut outbound.0, &mut outbound.1);
+    }
+}
+
+fn a_vanished_namespace_takes_its_endpoint_with_it(plane: Plane) {
+    let world = World::new(plane);
+    let web = world.container("web", &["8080:80"]);
+    assert_eq!(world.host.interfaces().len(), 3, "up0, the bridge and one veth");
+    web.inside.remove();
+    eventually("the endpoint goes away", || world.endpoint("web").is_none());
+    assert_eq!(world.host.interfaces().len(), 2, "up0 and the bridge");
+    world.client.assert_closed(at(HOST, 8080));
+}
+
+fn a_name_and_its_ports_can_be_used_again(plane: Plane) {
+    let world = World::new(plane);
+    let first = world.container("web", &["8080:80"]);
+    world.netpath_ok(&["detach", "web"]);
+    assert_eq!(first.inside.interfaces(), Vec::<String>::new());
+    let inside = world.namespace("again");
+    let path = inside.path().display().to_string();
+    world.netpath_ok(&["attach", "web", "--netns", &path, "-p", "8080:80"]);
+    let listener = inside.listen(80);
+    let mut client = world.client.connect(at(HOST, 8080));
+    converse(&mut client, &mut accept(&listener).0);
+}
+
+fn a_new_host_address_serves_published_ports(plane: Plane) {
+    let world = World::new(plane);
+    let web = world.container("web", &["8080:80"]);
+    let listener = web.inside.listen(80);
+    world.host.ip("addr add 198.18.0.11/24 dev up0");
+    let address = at("198.18.0.11".parse().unwrap(), 8080);
+    eventually("the port opens at the new address", || {
+        world.client.try_connect(0, address, Duration::from_millis(200)).is_ok()
+    });
+    drop(accept(&listener));
+    let mut client = world.client.connect(address);
+    converse(&mut client, &mut accept(&listener).0);
+    world.host.ip("addr del 198.18.0.11/24 dev up0");
+    let mut client = world.client.connect(at(HOST, 8080));
+    converse(&mut client, &mut accept(&listener).0);
+}
+
+fn a_new_external_interface_is_served(plane: Plane) {
+    let world = World::with(plane, Options::default());
+    let web = world.container("web", &["8080:80"]);
+    let listener = web.inside.listen(80);
+    let (host, client) = (world.host.path().display(), world.client.path().display());
+    let wire = format!("link add up1 netns {host} type veth peer name eth1 netns {client}");
+    program::ip(wire.split_whitespace());
+    for (namespace, ifname, address) in [(&world.host, "up1", "198.19.0.1"), (&world.client, "eth1", "198.19.0.2")] {
+        namespace.ip(&format!("addr add {address}/24 dev {ifname}"));
+        namespace.ip(&format!("link set {ifname} up"));
+    }
+    let (host, remote) = ("198.19.0.1".parse().unwrap(), "198.19.0.2".parse().unwrap());
+    eventually("the port opens at the new interface", || {
+        world.client.try_connect(0, at(host, 8080), Duration::from_millis(200)).is_ok()
+    });
+    drop(accept(&listener));
+    let mut stream = world.client.connect(at(host, 8080));
+    converse(&mut stream, &mut accept(&listener).0);
+    let seen = ask(&web.inside.udp(0), &world.client.udp_at(at(remote, 7000)), at(remote, 7000));
+    assert_eq!(*seen.ip(), host, "masqueraded with the address of the interface it leaves by");
+}
+
+/// `PATCH /v1/network`, as a user with curl would.
+fn patch_network(world: &World, body: &str) {
+    let socket = world.instance().socket.display().to_string();
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--show-error", "--fail-with-body", "--unix-socket", &socket, "--request", "PATCH"]);
+    curl.args(["--header", "content-type: application/json", "--data", body, "http://localhost/v1/network"]);
+    program::stdout_of(&mut curl);
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}

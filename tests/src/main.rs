@@ -1,0 +1,42 @@
+//! Tier 3: real sockets in network namespaces, on Docker's iptables rules and on netpath with and without shortcuts.
+//!
+//! Every test ends with the promises that hold whatever it did (`World::broken_promises`): no packet with a container's
+//! source left the host, and netfilter holds no rule and no connection. Run as root: `cargo xtask test`.
+
+#![expect(clippy::unwrap_used, reason = "a test panics when something is not as it should be")]
+
+#[macro_use]
+mod planes;
+
+/// A client outside reaches a published port, and nothing else.
+mod published_port;
+
+/// Containers reach the outside under the host's address.
+mod masquerade;
+
+/// Containers reach each other, or with `--icc=false` do not.
+mod inter_container;
+
+/// What is dropped, and counted: direct access, loopback addresses from the wire, spoofed sources.
+mod protection;
+
+/// ICMP errors and packet sizes: TTL, path MTU, fragments, offloads.
+mod packet_size;
+
+/// Transfers survive the agent's death, its upgrade and a flushed firewall.
+mod restart;
+
+/// The flow table: what is in it, what happens when it is full.
+mod flow_table;
+
+/// Ports and policies change while traffic flows; a container's namespace vanishes.
+mod live_change;
+
+/// `netpath run`: a command with its own network, mount and UTS namespace.
+mod runner;
+
+/// Wrong input gets a clear error and changes nothing.
+mod bad_input;
+
+/// `netpath down` leaves nothing behind.
+mod teardown;

@@ -1,0 +1,96 @@
+//! Network namespaces: made, entered by a thread or by a program, and removed.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+
+use nix::sched::{CloneFlags, setns};
+
+use crate::program;
+
+/// A network namespace. One that was made here is removed when dropped.
+#[derive(Debug)]
+pub struct Namespace {
+    path: PathBuf,
+    /// The name `ip netns` knows, for those made here.
+    made: Option<String>,
+}
+
+impl Namespace {
+    /// Makes a namespace that `ip netns` knows as `name`, with lo up.
+    pub fn new(name: &str) -> Self {
+        program::ip(["netns", "add", name]);
+        let namespace = Self { path: Path::new("/run/netns").join(name), made: Some(name.to_owned()) };
+        namespace.ip("link set lo up");
+        namespace
+    }
+
+    /// The namespace that process `pid` lives in.
+    pub fn of_process(pid: u32) -> Self {
+        Self { path: format!("/proc/{pid}/ns/net").into(), made: None }
+    }
+
+    /// A file that stands for the namespace.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Runs `work` on a thread inside the namespace. Sockets made there stay in the namespace for life, so they may be
+    /// returned and used anywhere.
+    pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let enter_and_work = || {
+            let file = File::open(&self.path).unwrap_or_else(|e| panic!("open {}: {e}", self.path.display()));
+            setns(file, CloneFlags::CLONE_NEWNET).unwrap_or_else(|e| panic!("enter {}: {e}", self.path.display()));
+            work()
+        };
+        let result = thread::scope(|scope| scope.spawn(enter_and_work).join());
+        result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// A command that runs in the namespace. `ip netns exec` would hide the BPF file system; nsenter does not.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", self.path.display())).arg(program);
+        command
+    }
+
+    /// `ip ARGS` inside; the arguments are split at blanks.
+    pub fn ip(&self, args: &str) -> String {
+        program::stdout_of(self.command("ip").args(args.split_whitespace()))
+    }
+
+    /// Writes a network sysctl, named as below /proc/sys.
+    pub fn set_sysctl(&self, name: &str, value: &str) {
+        let path = format!("/proc/sys/{name}");
+        self.within(|| std::fs::write(&path, value).unwrap_or_else(|e| panic!("write {value} to {path}: {e}")));
+    }
+
+    /// Reads a network sysctl, named as below /proc/sys.
+    pub fn sysctl(&self, name: &str) -> String {
+        let path = format!("/proc/sys/{name}");
+        self.within(|| std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("read {path}: {e}"))).trim().to_owned()
+    }
+
+    /// The interfaces inside, lo excepted.
+    pub fn interfaces(&self) -> Vec<String> {
+        let links = self.ip("-o link show");
+        let names = links.lines().filter_map(|line| line.split(": ").nth(1)?.split('@').next());
+        names.filter(|name| *name != "lo").map(str::to_owned).collect()
+    }
+
+    /// Removes the namespace at once, as a container that goes away does. Sockets inside keep it alive.
+    pub fn remove(&self) {
+        let name = self.made.as_ref().expect("a namespace that was made here");
+        program::ip(["netns", "del", name]);
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        if let Some(name) = self.made.take() {
+            // Panicking here would hide the panic that is being unwound.
+            let _ = Command::new("ip").args(["netns", "del", &name]).output();
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Transfers survive the agent's death, its upgrade and a flushed firewall.
+
+use std::net::{TcpListener, TcpStream};
+
+use netpath_tests::sockets::{accept, ask, at, converse, local};
+use netpath_tests::transfer::Transfer;
+use netpath_tests::{CLIENT, Container, HOST, Plane, World, netfilter};
+
+on_netpath! {
+    a_killed_agent_costs_no_connection,
+    new_connections_work_without_an_agent,
+    a_restarted_agent_adopts_everything,
+    a_stopped_agent_leaves_the_data_plane,
+    a_flushed_firewall_costs_no_connection,
+    udp_mappings_survive_a_restart,
+}
+
+const SOME: u64 = 8 << 20;
+
+fn a_killed_agent_costs_no_connection(plane: Plane) {
+    let world = World::new(plane);
+    let busy = Busy::start(&world);
+    world.kill_agent();
+    busy.advance();
+    world.start_agent();
+    busy.advance();
+    busy.finish();
+}
+
+fn new_connections_work_without_an_agent(plane: Plane) {
+    let world = World::new(plane);
+    let web = world.container("web", &["8080:80"]);
+    world.kill_agent();
+    talk_both_ways(&world, &web);
+}
+
+fn a_restarted_agent_adopts_everything(plane: Plane) {
+    let world = World::new(plane);
+    let (web, other) = (world.container("web", &["8080:80", "5353:53/udp"]), world.container("other", &[]));
+    let (inside, outside) = (web.inside.listen(80), world.client.listen(7000));
+    let mut published = (world.client.connect(at(HOST, 8080)), accept(&inside).0);
+    let mut outbound = (web.inside.connect(at(CLIENT, 7000)), accept(&outside).0);
+    let before = (world.json(&["ps"]), world.json(&["inspect"]));
+    let flows = world.json(&["conntrack"]).as_array().unwrap().len();
+    world.kill_agent();
+    world.start_agent();
+    assert_eq!((world.json(&["ps"]), world.json(&["inspect"])), before);
+    assert_eq!(world.json(&["conntrack"]).as_array().unwrap().len(), flows);
+    converse(&mut published.0, &mut published.1);
+    converse(&mut outbound.0, &mut outbound.1);
+    drop((inside, outside));
+    talk_both_ways(&world, &web);
+    let third = world.container("third", &["8083:80"]);
+    assert!(third.address != web.address && third.address != other.address, "an address is not given twice");
+    world.publish(&other, "8081:80");
+    let listener = other.inside.listen(80);
+    let mut client = world.client.connect(at(HOST, 8081));
+    converse(&mut client, &mut accept(&listener).0);
+}
+
+fn a_stopped_agent_leaves_the_data_plane(plane: Plane) {
+    let world = World::new(plane);
+    let busy = Busy::start(&world);
+    world.take_agent().stop();
+    busy.advance();
+    busy.finish();
+}
+
+fn a_flushed_firewall_costs_no_connection(plane: Plane) {
+    let world = World::new(plane);
+    let busy = Busy::start(&world);
+    netfilter::flush(&world.host);
+    busy.advance();
+    talk_both_ways(&world, &busy.web);
+    busy.finish();
+}
+
+fn udp_mappings_survive_a_restart(plane: Plane) {
+    let world = World::new(plane);
+    let app = world.container("app", &[]);
+    let (client, server) = (app.inside.udp(0), world.client.udp(7000));
+    let before = ask(&client, &server, at(CLIENT, 7000));
+    world.kill_agent();
+    assert_eq!(ask(&client, &server, at(CLIENT, 7000)), before);
+    world.start_agent();
+    assert_eq!(ask(&client, &server, at(CLIENT, 7000)), before);
+}
+
+/// A connection through a published port and a masqueraded one, both filled.
+struct Busy {
+    web: Container,
+    transfers: Vec<Transfer>,
+    _sockets: (Vec<TcpStream>, Vec<TcpListener>),
+}
+
+impl Busy {
+    fn start(world: &World) -> Self {
+        let web = world.container("web", &["8080:80", "8090:90"]);
+        let (inside, outside) = (web.inside.listen(90), world.client.listen(7001));
+        let client = world.client.connect(at(HOST, 8090));
+        let container = web.inside.connect(at(CLIENT, 7001));
+        let (server, remote) = (accept(&inside).0, accept(&outside).0);
+        let transfers = vec![Transfer::start(&server, &client), Transfer::start(&container, &remote)];
+        let busy = Self { web, transfers, _sockets: (vec![client, container, server, remote], vec![inside, outside]) };
+        busy.advance();
+        busy
+    }
+
+    fn advance(&self) {
+        self.transfers.iter().for_each(|transfer| transfer.advance(SOME));
+    }
+
+    fn finish(self) {
+        self.transfers.into_iter().for_each(|transfer| assert!(transfer.finish() > SOME));
+    }
+}
+
+/// New connections to port 8080, published for port 80 of `web`, and from `web` to the outside.
+fn talk_both_ways(world: &World, web: &Container) {
+    let (inside, outside) = (web.inside.listen(80), world.client.listen(7000));
+    let mut client = world.client.connect(at(HOST, 8080));
+    let (mut server, from) = accept(&inside);
+    assert_eq!(from, local(&client));
+    converse(&mut client, &mut server);
+    let mut client = web.inside.connect(at(CLIENT, 7000));
+    let (mut server, from) = accept(&outside);
+    assert_eq!(*from.ip(), HOST);
+    converse(&mut client, &mut server);
+}
