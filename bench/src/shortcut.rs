@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use netpath_agent::datapath::{self, Datapath, Sizes};
-use netpath_agent::reconcile::Change;
+use netpath_agent::reconcile::{Change, FamilyChange};
 use netpath_common::{
     Config, Endpoint, External, LAYOUT, Network, PortKey, PortRange, PortSource, PortTarget, Timeouts, config_flag,
     network_flag, proto,
@@ -111,6 +111,7 @@ fn load(pin_dir: &std::path::Path) -> Result<Datapath> {
     let config = Config {
         layout: LAYOUT,
         hash_key: 1,
+        netns_cookie: 0,
         flags: config_flag::SHORTCUTS,
         max_flows: sizes.max_flows,
         timeouts: Timeouts::default(),
@@ -127,7 +128,7 @@ fn load(pin_dir: &std::path::Path) -> Result<Datapath> {
 fn changes() -> Result<Vec<Change>> {
     let uplink = nix::net::if_::if_nametoindex("up0").context("find up0")?;
     let mut network = Network::EMPTY;
-    network.flags = network_flag::EXISTS | network_flag::ICC | network_flag::MASQUERADE;
+    network.flags = network_flag::EXISTS | network_flag::ICC | network_flag::MASQUERADE4;
     network.ifindex = uplink;
     network.mtu = 1500;
     network.counter = 1;
@@ -137,7 +138,7 @@ fn changes() -> Result<Vec<Change>> {
     let external = External { addr4: A.into(), addr6: Default::default() };
     let mut changes = vec![
         Change::PutNetwork(1, network),
-        Change::PutPrefix((network.prefix4, 16), 1),
+        Change::V4(FamilyChange::PutPrefix((network.prefix4, 16), 1)),
         Change::PutExternal(uplink, external),
     ];
     for (index, addr, mac) in [(1, A, MAC), (2, B, MAC), (3, NEIGHBOUR, NEIGHBOUR_MAC)] {
@@ -148,12 +149,13 @@ fn changes() -> Result<Vec<Change>> {
         endpoint.counter = 1 + 2 * index;
         endpoint.addr4 = addr.into();
         endpoint.mac = mac;
-        changes.extend([Change::PutEndpoint(index, endpoint), Change::PutAddress(addr.into(), index)]);
+        changes
+            .extend([Change::PutEndpoint(index, endpoint), Change::V4(FamilyChange::PutAddress(addr.into(), index))]);
     }
     for (from, to, index) in [((A, 8080), (B, 80), 2), ((B, 80), (A, 8080), 1)] {
         let key = PortKey::new(from.0.into(), from.1, proto::TCP);
-        changes.push(Change::PutPublished(key, PortTarget::new(index, index, to.1, 0, 10)));
-        changes.push(Change::PutSource(key, PortSource::new(to.0.into(), to.1, 0, 10)));
+        changes.push(Change::V4(FamilyChange::PutPublished(key, PortTarget::new(index, index, to.1, 0, 10))));
+        changes.push(Change::V4(FamilyChange::PutSource(key, PortSource::new(to.0.into(), to.1, 0, 10))));
     }
     Ok(changes)
 }

@@ -99,7 +99,7 @@ impl Agent {
         let part = |endpoint: &Endpoint| endpoint_image(index, endpoint, &self.host);
         let before = self.state.endpoints.get(&index).map(part).unwrap_or_default();
         let after = part(&endpoint);
-        let published = self.image.published.len() - before.published.len() + after.published.len();
+        let published = self.image.published_len() - before.published_len() + after.published_len();
         if published > self.options.max_ports as usize {
             let max = self.options.max_ports;
             let error = format!("the table of published ports is full: want {published} entries, --max-ports is {max}");

@@ -5,9 +5,9 @@
 
 mod flows;
 mod links;
+mod port_bits;
 mod tables;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,8 +19,9 @@ use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use netpath_common::{Config, Event, LAYOUT};
 use tokio::io::unix::AsyncFd;
 
-pub use flows::now_s;
+pub use flows::{FlowEntry, now_s};
 pub use links::Attachment;
+pub use tables::FamilyMaps;
 use tables::Tables;
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netpath-programs"));
@@ -30,17 +31,33 @@ const PINNED: &[&str] = &[
     "CONFIG",
     "NETWORKS",
     "ENDPOINTS",
+    "EXTERNALS",
+    "LINKS",
+    "TRUSTED",
+    "PORT_BITS",
     "ADDRESSES_V4",
     "PREFIXES_V4",
-    "EXTERNALS",
     "PUBLISHED_PORTS_V4",
     "PUBLISHED_SOURCES_V4",
+    "ALLOWED_V4",
     "FLOWS_V4",
     "MAPPINGS_V4",
     "REPLIES_V4",
     "FLOW_RING_V4",
-    "RING_HAND",
     "FRAGMENTS_V4",
+    "HOST_PEERS_V4",
+    "ADDRESSES_V6",
+    "PREFIXES_V6",
+    "PUBLISHED_PORTS_V6",
+    "PUBLISHED_SOURCES_V6",
+    "ALLOWED_V6",
+    "FLOWS_V6",
+    "MAPPINGS_V6",
+    "REPLIES_V6",
+    "FLOW_RING_V6",
+    "FRAGMENTS_V6",
+    "HOST_PEERS_V6",
+    "RING_HAND",
     "LOCKS",
     "COUNTERS",
     "DROPS",
@@ -314,20 +331,21 @@ fn pinned_layout(maps_dir: &Path, pin_dir: &Path) -> Result<Adoption> {
 }
 
 fn set_sizes(loader: &mut EbpfLoader<'_>, sizes: &Sizes) {
-    let sizes = BTreeMap::from([
-        ("ENDPOINTS", sizes.max_endpoints),
-        ("ADDRESSES_V4", sizes.max_endpoints),
-        ("PUBLISHED_PORTS_V4", sizes.max_ports),
-        ("PUBLISHED_SOURCES_V4", sizes.max_ports),
-        ("FLOWS_V4", sizes.max_flows),
-        ("FLOW_RING_V4", sizes.max_flows),
-        // One flow may leave a mapping behind that nobody has collected yet.
-        ("MAPPINGS_V4", sizes.max_flows.max(MIN_MAPPINGS)),
-        ("REPLIES_V4", (sizes.max_flows / 4).max(MIN_MAPPINGS)),
-        ("COUNTERS", sizes.max_counters),
-    ]);
-    for (name, size) in sizes {
+    for (name, size) in [("ENDPOINTS", sizes.max_endpoints), ("COUNTERS", sizes.max_counters)] {
         loader.map_max_entries(name, size);
+    }
+    for (name4, name6, size) in [
+        ("ADDRESSES_V4", "ADDRESSES_V6", 2 * sizes.max_endpoints),
+        ("PUBLISHED_PORTS_V4", "PUBLISHED_PORTS_V6", sizes.max_ports),
+        ("PUBLISHED_SOURCES_V4", "PUBLISHED_SOURCES_V6", sizes.max_ports),
+        ("FLOWS_V4", "FLOWS_V6", sizes.max_flows),
+        ("FLOW_RING_V4", "FLOW_RING_V6", sizes.max_flows),
+        // One flow may leave a mapping behind that nobody has collected yet.
+        ("MAPPINGS_V4", "MAPPINGS_V6", sizes.max_flows.max(MIN_MAPPINGS)),
+        ("REPLIES_V4", "REPLIES_V6", (sizes.max_flows / 4).max(MIN_MAPPINGS)),
+    ] {
+        loader.map_max_entries(name4, size);
+        loader.map_max_entries(name6, size);
     }
 }
 

@@ -10,7 +10,7 @@ use netpath_common::{
 
 use crate::counters;
 use crate::port_spec::Proto;
-use crate::reconcile::Image;
+use crate::reconcile::{FamilyImage, Image};
 use crate::state;
 
 /// Index of the one bridge network.
@@ -67,7 +67,7 @@ pub fn network_image(host: &HostFacts, policy: Policy) -> Image {
     let mut network = Network::EMPTY;
     network.flags = network_flag::EXISTS
         | if policy.icc { network_flag::ICC } else { 0 }
-        | if policy.masquerade { network_flag::MASQUERADE } else { 0 };
+        | if policy.masquerade { network_flag::MASQUERADE4 } else { 0 };
     network.ifindex = host.bridge.ifindex;
     network.mtu = host.bridge.mtu;
     network.counter = counters::NETWORK;
@@ -81,7 +81,10 @@ pub fn network_image(host: &HostFacts, policy: Policy) -> Image {
     };
     Image {
         networks: BTreeMap::from([(NETWORK, network)]),
-        prefixes: BTreeMap::from([((Addr4::from(subnet.network()), subnet.prefix_len()), NETWORK)]),
+        v4: FamilyImage {
+            prefixes: BTreeMap::from([((Addr4::from(subnet.network()), subnet.prefix_len()), NETWORK)]),
+            ..FamilyImage::default()
+        },
         externals: host.externals.iter().map(external).collect(),
         ..Image::default()
     }
@@ -99,7 +102,7 @@ pub fn endpoint_image(index: u32, endpoint: &state::Endpoint, host: &HostFacts) 
 
     let mut image = Image {
         endpoints: BTreeMap::from([(index, entry)]),
-        addresses: BTreeMap::from([(endpoint.addr.into(), index)]),
+        v4: FamilyImage { addresses: BTreeMap::from([(endpoint.addr.into(), index)]), ..FamilyImage::default() },
         ..Image::default()
     };
     for (inside, names) in names(endpoint, host) {
@@ -107,10 +110,13 @@ pub fn endpoint_image(index: u32, endpoint: &state::Endpoint, host: &HostFacts) 
         for name in names {
             let key = PortKey::new(name.addr.into(), name.port, inside.proto);
             let flags = name.flags(source.as_ref(), host);
-            image.published.insert(key, PortTarget::new(index, endpoint.generation, inside.port, flags, name.counter));
+            image
+                .v4
+                .published
+                .insert(key, PortTarget::new(index, endpoint.generation, inside.port, flags, name.counter));
         }
         if let Some(source) = source {
-            image.sources.insert(inside, source);
+            image.v4.sources.insert(inside, source);
         }
     }
     image
@@ -207,7 +213,7 @@ mod tests {
     #[test]
     fn a_wildcard_binding_is_every_local_address_and_no_other() {
         let image = endpoint_image(1, &endpoint(&[(Ipv4Addr::UNSPECIFIED, 8080, 80)]), &host(&[ETH0]));
-        let keys: Vec<_> = image.published.keys().map(|k| (Ipv4Addr::from(k.addr), k.port)).collect();
+        let keys: Vec<_> = image.v4.published.keys().map(|k| (Ipv4Addr::from(k.addr), k.port)).collect();
         assert_eq!(keys, [(BRIDGE, 8080), (ETH0, 8080)]);
     }
 
@@ -221,7 +227,7 @@ mod tests {
     fn two_outside_names_are_ambiguous() {
         let wildcard = endpoint_image(1, &endpoint(&[(Ipv4Addr::UNSPECIFIED, 8080, 80)]), &host(&[ETH0, ETH1]));
         assert_eq!(source_of(&wildcard, 80), (ETH0, 8080, source_flag::AMBIGUOUS));
-        let flags: Vec<_> = wildcard.published.iter().map(|(k, t)| (Ipv4Addr::from(k.addr), t.flags)).collect();
+        let flags: Vec<_> = wildcard.v4.published.iter().map(|(k, t)| (Ipv4Addr::from(k.addr), t.flags)).collect();
         let wanted =
             [(BRIDGE, target_flag::INSIDE_ONLY), (ETH0, target_flag::ENDS_FLOW), (ETH1, target_flag::NEEDS_FLOW)];
         assert_eq!(flags, wanted);
@@ -234,9 +240,9 @@ mod tests {
     #[test]
     fn a_specific_address_is_published_only_while_it_is_local() {
         let endpoint = endpoint(&[(ETH1, 8080, 80)]);
-        assert_eq!(endpoint_image(1, &endpoint, &host(&[ETH0])).published.len(), 0);
+        assert_eq!(endpoint_image(1, &endpoint, &host(&[ETH0])).v4.published.len(), 0);
         let image = endpoint_image(1, &endpoint, &host(&[ETH0, ETH1]));
-        assert_eq!((image.published.len(), source_of(&image, 80)), (1, (ETH1, 8080, 0)));
+        assert_eq!((image.v4.published.len(), source_of(&image, 80)), (1, (ETH1, 8080, 0)));
     }
 
     #[test]
@@ -244,15 +250,15 @@ mod tests {
         let mut endpoint = endpoint(&[(Ipv4Addr::LOCALHOST, 8080, 80), (ETH0, 8080, 80)]);
         endpoint.ports[1].proto = Proto::Sctp;
         let image = endpoint_image(1, &endpoint, &host(&[ETH0]));
-        assert_eq!((image.published.len(), image.sources.len()), (0, 0));
+        assert_eq!((image.v4.published.len(), image.v4.sources.len()), (0, 0));
     }
 
     #[test]
     fn without_externals_the_port_has_the_bridges_name_only() {
         let image = endpoint_image(1, &endpoint(&[(Ipv4Addr::UNSPECIFIED, 8080, 80)]), &host(&[]));
-        let flags: Vec<_> = image.published.values().map(|target| target.flags).collect();
+        let flags: Vec<_> = image.v4.published.values().map(|target| target.flags).collect();
         assert_eq!(flags, [target_flag::INSIDE_ONLY]);
-        assert!(image.sources.is_empty(), "a reply would leave with the bridge's address");
+        assert!(image.v4.sources.is_empty(), "a reply would leave with the bridge's address");
     }
 
     #[test]
@@ -260,7 +266,7 @@ mod tests {
         let flags = |icc, masquerade| network_image(&host(&[]), Policy { icc, masquerade }).networks[&NETWORK].flags;
         assert_eq!(flags(false, false), network_flag::EXISTS);
         assert_eq!(flags(true, false), network_flag::EXISTS | network_flag::ICC);
-        assert_eq!(flags(false, true), network_flag::EXISTS | network_flag::MASQUERADE);
+        assert_eq!(flags(false, true), network_flag::EXISTS | network_flag::MASQUERADE4);
     }
 
     proptest! {
@@ -282,7 +288,7 @@ mod tests {
     }
 
     fn source_of(image: &Image, port: u16) -> (Ipv4Addr, u16, u16) {
-        let source = image.sources[&PortKey::new(CONTAINER.into(), port, proto::TCP)];
+        let source = image.v4.sources[&PortKey::new(CONTAINER.into(), port, proto::TCP)];
         (source.addr.into(), source.port, source.flags)
     }
 

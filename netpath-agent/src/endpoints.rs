@@ -141,10 +141,7 @@ impl Agent {
     /// What of the endpoint's image is in the maps.
     fn in_maps(&self, index: u32, endpoint: &Endpoint) -> Image {
         let mut image = endpoint_image(index, endpoint, &self.host);
-        image.endpoints.retain(|key, _| self.image.endpoints.contains_key(key));
-        image.addresses.retain(|key, _| self.image.addresses.contains_key(key));
-        image.published.retain(|key, _| self.image.published.contains_key(key));
-        image.sources.retain(|key, _| self.image.sources.contains_key(key));
+        image.retain_keys_of(&self.image);
         image
     }
 

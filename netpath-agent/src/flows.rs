@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use anyhow::Result;
 use netpath_common::{Addr4, CtState, Flow, Tuple, proto};
 use netpath_ebpf::conntrack::timeout_s;
+use netpath_ebpf::family::V4;
 use serde::Deserialize;
 
 use crate::agent::Agent;
@@ -40,7 +41,7 @@ impl Agent {
     pub fn delete_flows(&mut self, filter: &FlowFilter) -> Result<api::Deleted> {
         let mut deleted = 0;
         for (tuple, _) in self.matching(filter)? {
-            deleted += usize::from(self.datapath.delete_flow(&tuple)?);
+            deleted += usize::from(self.datapath.delete_flow::<V4>(&tuple)?);
         }
         Ok(api::Deleted { deleted })
     }
@@ -49,7 +50,7 @@ impl Agent {
         let now_s = now_s()?;
         let config = self.datapath.config();
         let mut flows = Vec::new();
-        for (tuple, flow) in self.datapath.flows()? {
+        for (tuple, flow) in self.datapath.flows::<V4>()? {
             let Some(endpoint) = self.state.endpoints.get(&u32::from(flow.endpoint)) else { continue };
             if endpoint.generation != flow.generation {
                 continue;

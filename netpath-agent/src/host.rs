@@ -3,12 +3,15 @@
 use std::fs;
 use std::io::Read;
 use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use netpath_common::PortRange;
 use nix::errno::Errno;
+use nix::libc;
 use nix::mount::MsFlags;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
@@ -27,6 +30,24 @@ pub fn require_root() -> Result<()> {
 /// If /proc is not mounted.
 pub fn boot_id() -> Result<String> {
     read("/proc/sys/kernel/random/boot_id")
+}
+
+/// Identifies the calling thread's network namespace until the next boot; 0 where the kernel does not tell
+/// (before Linux 5.14).
+///
+/// # Errors
+/// If there is no socket to be had.
+pub fn netns_cookie() -> Result<u64> {
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
+        .context("open a socket to ask for the network namespace's cookie")?;
+    let mut cookie = 0u64;
+    let mut len = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the pointers are to live values of the sizes that `len` says.
+    let result = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, (&raw mut cookie).cast(), &raw mut len)
+    };
+    Ok(if result == 0 { cookie } else { 0 })
 }
 
 /// `N` bytes from the kernel's random number generator.

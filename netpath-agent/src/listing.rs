@@ -44,7 +44,7 @@ impl Agent {
         };
         Ok(api::Stats {
             endpoints: self.state.endpoints.len(),
-            published_ports: self.image.published.len(),
+            published_ports: self.image.published_len(),
             flows: self.flows(&FlowFilter::default())?.len(),
             max_flows: self.datapath.config().max_flows,
             max_ports: self.options.max_ports,

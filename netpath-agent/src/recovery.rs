@@ -49,7 +49,7 @@ pub fn recover(image: &Image, interfaces: &Interfaces, bridge: &str, boot_id: St
 /// The network that the maps know, if its bridge is the one.
 fn network(image: &Image, interfaces: &Interfaces, bridge: &str) -> Option<Network> {
     let ifindex = image.networks.get(&NETWORK)?.ifindex;
-    let ((prefix, len), _) = image.prefixes.iter().find(|(_, network)| **network == NETWORK)?;
+    let ((prefix, len), _) = image.v4.prefixes.iter().find(|(_, network)| **network == NETWORK)?;
     let subnet = Ipv4Net::new((*prefix).into(), *len).ok()?;
     let link = interfaces.links.iter().find(|link| link.ifindex == ifindex && link.ifname == bridge)?;
     let address = interfaces.addresses.iter().find(|a| a.ifindex == link.ifindex && a.net.trunc() == subnet)?;
@@ -64,7 +64,7 @@ fn name(link: &Link, bridge: &str) -> String {
 
 fn ports(image: &Image, index: u32, local_addrs: &[Ipv4Addr]) -> Vec<PortBinding> {
     let mut names: BTreeMap<(u8, u16, u16, u32), Vec<Ipv4Addr>> = BTreeMap::new();
-    for (key, target) in image.published.iter().filter(|(_, target)| target.endpoint == index) {
+    for (key, target) in image.v4.published.iter().filter(|(_, target)| target.endpoint == index) {
         names.entry((key.proto, key.port, target.port, target.counter)).or_default().push(key.addr.into());
     }
     let mut ports = Vec::new();

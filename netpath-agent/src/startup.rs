@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
 use netpath_common::{Config, External, LAYOUT, PortRange, config_flag};
+use netpath_ebpf::family::V4;
 
 use crate::agent::{Agent, bridge_facts, facts, read_interfaces};
 use crate::arp;
@@ -144,6 +145,7 @@ fn config(options: &Options) -> Result<Config> {
     Ok(Config {
         layout: LAYOUT,
         hash_key: u64::from_ne_bytes(host::random()?),
+        netns_cookie: host::netns_cookie()?,
         flags: if options.shortcuts { config_flag::SHORTCUTS } else { 0 },
         max_flows: options.max_flows,
         timeouts: options.timeouts,
@@ -178,7 +180,7 @@ fn load_state(store: &Store, datapath: &Datapath, interfaces: &Interfaces, bridg
             tracing::warn!("the state is corrupt ({error:#}); it is set aside as {}", moved_to.display());
         }
     }
-    let generation = datapath.flows()?.iter().map(|(_, flow)| flow.generation).max().unwrap_or(0);
+    let generation = datapath.flows::<V4>()?.iter().map(|(_, flow)| flow.generation).max().unwrap_or(0);
     let state = recovery::recover(&image, interfaces, bridge, host::boot_id()?, generation);
     tracing::warn!("rebuilt the state from the kernel: {} containers", state.endpoints.len());
     Ok(state)

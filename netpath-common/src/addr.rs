@@ -89,6 +89,18 @@ impl From<Ipv4Addr> for Addr4 {
     }
 }
 
+impl From<Ipv6Addr> for Addr6 {
+    fn from(addr: Ipv6Addr) -> Self {
+        Self::new(addr)
+    }
+}
+
+impl From<Addr6> for Ipv6Addr {
+    fn from(addr: Addr6) -> Self {
+        Self::from(addr.0)
+    }
+}
+
 impl From<Addr4> for Ipv4Addr {
     fn from(addr: Addr4) -> Self {
         Self::from(addr.0)
@@ -98,6 +110,14 @@ impl From<Addr4> for Ipv4Addr {
 impl Addr6 {
     pub const fn new(addr: Ipv6Addr) -> Self {
         Self(addr.octets())
+    }
+
+    /// From words as they lie in memory: the reverse of [`Address::words`].
+    #[inline(always)]
+    pub const fn from_words(words: [u32; 4]) -> Self {
+        let [a, b, c, d] =
+            [words[0].to_ne_bytes(), words[1].to_ne_bytes(), words[2].to_ne_bytes(), words[3].to_ne_bytes()];
+        Self([a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]])
     }
 }
 

@@ -4,7 +4,7 @@ use crate::{External, map_type};
 
 /// Marks the layout of all pinned maps. Changes whenever a shared type or the meaning of a field does;
 /// an agent refuses pins of another layout.
-pub const LAYOUT: u64 = 0x6e65_7470_6174_6801;
+pub const LAYOUT: u64 = 0x6e65_7470_6174_6802;
 
 /// Settings of the data plane. The one element of the array `CONFIG`, written by the agent, read by
 /// eBPF.
@@ -15,6 +15,9 @@ pub struct Config {
     pub layout: u64,
     /// Key of the hash that chooses masquerade ports: random per host, so that nobody can guess them.
     pub hash_key: u64,
+    /// Of the host's network namespace (`SO_NETNS_COOKIE`): the programs on the root cgroup look at its
+    /// sockets only.
+    pub netns_cookie: u64,
     /// Bits of [`config_flag`].
     pub flags: u32,
     /// Number of entries of `FLOW_RING_*`.
@@ -62,7 +65,7 @@ pub struct PortRange {
     pub last: u16,
 }
 
-map_type!(Config = 80, Timeouts = 24, PortRange = 4);
+map_type!(Config = 88, Timeouts = 24, PortRange = 4);
 
 impl Default for Timeouts {
     /// RFC 4787 REQ-5 (UDP, recommended value), RFC 5382 REQ-5 (TCP), RFC 5508 REQ-2 (ICMP).

@@ -1,6 +1,6 @@
 //! Flows that need state: masquerade, and published ports with more than one name.
 
-use crate::{Addr4, Addr6, Address, map_type};
+use crate::{Address, family_type};
 
 /// Where a flow stands. Decides its time-out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -172,16 +172,7 @@ pub struct Inside<A> {
     pub _pad: u16,
 }
 
-map_type!(
-    Flow<Addr4> = 32,
-    Flow<Addr6> = 44,
-    MappingKey<Addr4> = 8,
-    MappingKey<Addr6> = 20,
-    Mapping<Addr4> = 28,
-    Mapping<Addr6> = 40,
-    Inside<Addr4> = 8,
-    Inside<Addr6> = 20,
-);
+family_type!(Flow = 32, 44; MappingKey = 8, 20; Mapping = 28, 40; Inside = 8, 20);
 
 impl<A: Address> MappingKey<A> {
     #[inline(always)]

@@ -53,8 +53,21 @@ pub mod network_flag {
     pub const EXISTS: u32 = 1;
     /// Containers of the network may talk to each other.
     pub const ICC: u32 = 2;
-    /// Packets that leave by an external interface get its address.
-    pub const MASQUERADE: u32 = 4;
+    /// IPv4 packets that leave by an external interface get its address.
+    pub const MASQUERADE4: u32 = 4;
+    /// The same for IPv6.
+    pub const MASQUERADE6: u32 = 8;
+    /// Nothing leaves the network but to the bridge's own address, and nothing comes in.
+    pub const INTERNAL: u32 = 16;
+    /// Gateway mode `routed` for IPv4: containers are reached and known outside by their own addresses,
+    /// at their published ports and by ping.
+    pub const ROUTED4: u32 = 32;
+    /// The same for IPv6.
+    pub const ROUTED6: u32 = 64;
+    /// Gateway mode `nat-unprotected` for IPv4: every port of a container is reached at its own address.
+    pub const UNPROTECTED4: u32 = 128;
+    /// The same for IPv6.
+    pub const UNPROTECTED6: u32 = 256;
 }
 
 map_type!(Endpoint = 44, Network = 64);

@@ -13,4 +13,21 @@ pub struct External {
     pub addr6: Addr6,
 }
 
-map_type!(External = 20);
+/// An interface from which the containers of a network may be reached by their own addresses. Key of the
+/// hash map `TRUSTED` (value 1), written by the agent, read by eBPF.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(C)]
+pub struct TrustedKey {
+    pub ifindex: u32,
+    /// Index into `NETWORKS`.
+    pub network: u32,
+}
+
+map_type!(External = 20, TrustedKey = 8);
+
+impl TrustedKey {
+    #[inline(always)]
+    pub const fn new(ifindex: u32, network: u32) -> Self {
+        Self { ifindex, network }
+    }
+}

@@ -1,6 +1,6 @@
 //! Fragments: only the first one of a datagram carries the ports.
 
-use crate::{Addr4, Addr6, Address, map_type};
+use crate::{Address, family_type, map_type};
 
 /// What all fragments of a datagram have in common (RFC 791, 3.2). Key of `FRAGMENTS_*`, written and
 /// read by eBPF.
@@ -24,7 +24,8 @@ pub struct Ports {
     pub dst_port: u16,
 }
 
-map_type!(FragmentKey<Addr4> = 16, FragmentKey<Addr6> = 40, Ports = 4);
+map_type!(Ports = 4);
+family_type!(FragmentKey = 16, 40);
 
 impl<A: Address> FragmentKey<A> {
     #[inline(always)]

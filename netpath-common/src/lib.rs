@@ -16,6 +16,8 @@ mod endpoint;
 mod event;
 mod external;
 mod fragment;
+mod host_peer;
+mod link;
 mod published_port;
 mod reason;
 mod tuple;
@@ -27,9 +29,13 @@ pub use conntrack::{CtState, Flow, Inside, Mapping, MappingKey, TcpFlags, flow_f
 pub use counter::{Counter, DropKey};
 pub use endpoint::{Endpoint, Network, network_flag};
 pub use event::{Event, EventKind};
-pub use external::External;
+pub use external::{External, TrustedKey};
 pub use fragment::{FragmentKey, Ports};
-pub use published_port::{PortKey, PortSource, PortTarget, source_flag, target_flag};
+pub use host_peer::{HostPeer, HostPeerKey};
+pub use link::{Link, LinkKey};
+pub use published_port::{
+    AllowedSource, BLOCK_LEN, PORT_BITS_WORDS, PortKey, PortSource, PortTarget, port_bit, source_flag, target_flag,
+};
 pub use reason::Reason;
 pub use tuple::{Tuple, proto};
 
@@ -45,3 +51,18 @@ macro_rules! map_type {
     };
 }
 pub(crate) use map_type;
+
+/// The same for types that hold an address: their size with an IPv4 and with an IPv6 address.
+macro_rules! family_type {
+    ($($type:ident = $size4:literal, $size6:literal);+ $(;)?) => {
+        $(
+            const _: () = assert!(core::mem::size_of::<$type<crate::Addr4>>() == $size4);
+            const _: () = assert!(core::mem::size_of::<$type<crate::Addr6>>() == $size6);
+            #[cfg(feature = "user")]
+            // SAFETY: repr(C), Copy, no padding (the size assertions above, for the two types that
+            // implement `Address`) and no invalid bit patterns.
+            unsafe impl<A: crate::Address + aya::Pod> aya::Pod for $type<A> {}
+        )+
+    };
+}
+pub(crate) use family_type;

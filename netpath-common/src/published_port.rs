@@ -1,11 +1,15 @@
 //! Published ports: the two read-only maps that translate without state.
 
-use crate::{Addr4, Addr6, Address, map_type};
+use crate::{Address, family_type, map_type};
 
-/// One port of one address.
+/// One port of one address, or a block of 256 ports that are published together.
 ///
 /// Key of `PUBLISHED_PORTS_*` (host address and port) and of `PUBLISHED_SOURCES_*` (container address
-/// and port). The agent writes both maps, the eBPF programs read them.
+/// and port). The agent writes both maps, the eBPF programs read them. A look-up asks for the port first,
+/// then for its block; a range of ports is its whole blocks and its single ports at both ends.
+///
+/// The unspecified address stands for a binding to all host addresses; only the host's own sockets look
+/// there, for destinations in 127.0.0.0/8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct PortKey<A> {
@@ -13,8 +17,12 @@ pub struct PortKey<A> {
     /// Host byte order.
     pub port: u16,
     pub proto: u8,
-    _pad: u8,
+    /// 0: one port; 1: a block.
+    kind: u8,
 }
+
+/// Ports in a block.
+pub const BLOCK_LEN: u16 = 256;
 
 /// Where a published port leads. Value of `PUBLISHED_PORTS_*`.
 ///
@@ -27,7 +35,7 @@ pub struct PortTarget {
     pub generation: u32,
     /// Index into `COUNTERS` of the port binding.
     pub counter: u32,
-    /// Container port, host byte order.
+    /// Container port, host byte order; of a block the one that its first port leads to.
     pub port: u16,
     /// Bits of [`target_flag`].
     pub flags: u16,
@@ -41,8 +49,12 @@ pub mod target_flag {
     /// The container port has other names, but replies get this one: a flow of another name that the
     /// same client used before ends here.
     pub const ENDS_FLOW: u16 = 2;
-    /// The host address is a bridge's own: not reachable from outside.
+    /// The host address is a bridge's own, loopback or unspecified: not reachable from outside.
     pub const INSIDE_ONLY: u16 = 4;
+    /// Only sources in `ALLOWED_*` may use it.
+    pub const ALLOW_LIST: u16 = 8;
+    /// The port lies in the host's ephemeral range: a connection of the host's own may have it.
+    pub const EPHEMERAL: u16 = 16;
 }
 
 /// What a container's published port is called outside. Value of `PUBLISHED_SOURCES_*`.
@@ -52,7 +64,7 @@ pub struct PortSource<A> {
     pub addr: A,
     /// Index into `COUNTERS` of the port binding.
     pub counter: u32,
-    /// Host port, host byte order.
+    /// Host port, host byte order; of a block the one that its first port is called.
     pub port: u16,
     /// Bits of [`source_flag`].
     pub flags: u16,
@@ -65,18 +77,50 @@ pub mod source_flag {
     pub const AMBIGUOUS: u16 = 1;
 }
 
-map_type!(
-    PortKey<Addr4> = 8,
-    PortKey<Addr6> = 20,
-    PortTarget = 16,
-    PortSource<Addr4> = 12,
-    PortSource<Addr6> = 24,
-);
+/// A source that may use a published port: the data of a key of the LPM tries `ALLOWED_*`, whose prefix
+/// length is 32 plus that of the address. Written by the agent, read by eBPF.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(C)]
+pub struct AllowedSource<A> {
+    /// [`PortTarget::counter`] of the port binding.
+    pub binding: u32,
+    pub addr: A,
+}
+
+/// The word of the array `PORT_BITS` that a port's bit lies in, and the bit; `None` for a protocol without
+/// ports. A bit says that the port is published at some address. The agent writes the words, eBPF reads
+/// them before it looks further.
+#[inline(always)]
+pub const fn port_bit(proto: u8, port: u16) -> Option<(u32, u64)> {
+    let class = match proto {
+        crate::proto::TCP => 0,
+        crate::proto::UDP => 1,
+        crate::proto::SCTP => 2,
+        _ => return None,
+    };
+    Some((class * 1024 + port as u32 / 64, 1 << (port % 64)))
+}
+
+/// Number of words of `PORT_BITS`.
+pub const PORT_BITS_WORDS: u32 = 3 * 1024;
+
+map_type!(PortTarget = 16);
+family_type!(AllowedSource = 8, 20; PortKey = 8, 20; PortSource = 12, 24);
 
 impl<A: Address> PortKey<A> {
     #[inline(always)]
     pub const fn new(addr: A, port: u16, proto: u8) -> Self {
-        Self { addr, port, proto, _pad: 0 }
+        Self { addr, port, proto, kind: 0 }
+    }
+
+    /// The block of 256 ports that `port` lies in.
+    #[inline(always)]
+    pub const fn block(addr: A, port: u16, proto: u8) -> Self {
+        Self { addr, port: port & !(BLOCK_LEN - 1), proto, kind: 1 }
+    }
+
+    pub const fn is_block(&self) -> bool {
+        self.kind != 0
     }
 }
 

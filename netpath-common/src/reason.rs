@@ -47,6 +47,10 @@ reasons! {
     NoMasquerade = 18, "no-masquerade", "masquerade is off on this network, and the container's address must not leave the host";
     Leak = 19, "leak", "a packet with an address of a container network was about to leave untranslated";
     MartianSource = 20, "martian-source", "a packet from outside with a source that cannot be outside";
+    Internal = 21, "internal", "the network is internal: its containers reach each other and the bridge only";
+    SourceNotAllowed = 22, "source-not-allowed", "the published port is open to other sources only";
+    RouterAdvertisement = 23, "router-advertisement", "a container sent a router advertisement or a redirect";
+    TooBig = 24, "too-big", "larger than the other network's interfaces take, and no router is in between to say so";
 }
 
 #[cfg(test)]

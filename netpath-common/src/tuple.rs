@@ -1,12 +1,15 @@
 //! The 5-tuple of a flow.
 
-use crate::{Addr4, Addr6, Address, map_type};
+use crate::{Address, family_type};
 
 /// IP protocol numbers that netpath translates.
 pub mod proto {
     pub const ICMP: u8 = 1;
     pub const TCP: u8 = 6;
     pub const UDP: u8 = 17;
+    pub const ICMPV6: u8 = 58;
+    /// Addresses are translated, ports are not: the checksum covers the whole packet (RFC 9260, 6.8).
+    pub const SCTP: u8 = 132;
 }
 
 /// Addresses and ports of a flow as its packets carry them, seen from one direction.
@@ -29,7 +32,7 @@ pub struct Tuple<A> {
     _pad2: u16,
 }
 
-map_type!(Tuple<Addr4> = 16, Tuple<Addr6> = 40);
+family_type!(Tuple = 16, 40);
 
 impl<A: Address> Tuple<A> {
     #[inline(always)]
@@ -47,6 +50,7 @@ impl<A: Address> Tuple<A> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Addr4;
 
     #[test]
     fn reversing_twice_gives_the_tuple_back() {

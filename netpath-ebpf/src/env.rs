@@ -1,7 +1,8 @@
 //! The world around the decisions: maps, clock, routes, sockets.
 
 use netpath_common::{
-    Config, Endpoint, External, Flow, Inside, Mapping, MappingKey, Network, PortKey, PortSource, PortTarget, Tuple,
+    Config, Endpoint, External, Flow, Inside, Link, LinkKey, Mapping, MappingKey, Network, PortKey, PortSource,
+    PortTarget, TrustedKey, Tuple,
 };
 
 use crate::{family::Family, packet::Packet};
@@ -35,6 +36,12 @@ pub trait Env<F: Family> {
     fn in_any_network(&self, addr: &F::Addr) -> bool;
     fn external(&self, ifindex: u32) -> Option<&External>;
     fn published_port(&self, key: &PortKey<F::Addr>) -> Option<&PortTarget>;
+    /// Whether the port is published at any address; no more than a quick no before `published_port`.
+    fn is_port_published(&self, proto: u8, port: u16) -> bool;
+    /// Whether the binding with this counter is open to the source.
+    fn is_source_allowed(&self, binding: u32, addr: &F::Addr) -> bool;
+    fn link(&self, key: &LinkKey) -> Option<&Link>;
+    fn is_trusted(&self, key: &TrustedKey) -> bool;
     fn published_source(&self, key: &PortKey<F::Addr>) -> Option<&PortSource<F::Addr>>;
 
     fn flow(&self, tuple: &Tuple<F::Addr>) -> Option<*mut Flow<F::Addr>>;

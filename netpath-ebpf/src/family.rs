@@ -1,10 +1,11 @@
 //! The two address families behind one trait: what is different about them, and nothing else.
 
-use netpath_common::{Addr4, Address, Endpoint, External, Network, Reason, proto};
+use netpath_common::{Addr4, Address, Endpoint, External, Network, Reason, network_flag, proto};
 
+pub use crate::ipv6::V6;
 use crate::packet::{Bytes, L3};
 
-/// An address family. [`V4`] for now; everything that decides is generic over it.
+/// An address family: [`V4`] or [`V6`]. Everything that decides is generic over it.
 pub trait Family: Copy + 'static {
     type Addr: Address;
 
@@ -18,6 +19,12 @@ pub trait Family: Copy + 'static {
     const ICMP_ECHO_REPLY: u8;
     /// Whether the ICMP checksum covers the addresses.
     const ICMP_HAS_PSEUDO_HEADER: bool;
+    /// The family's bit among [`network_flag`](netpath_common::network_flag)'s `MASQUERADE*`.
+    const MASQUERADE: u32;
+    /// The same for `ROUTED*`.
+    const ROUTED: u32;
+    /// The same for `UNPROTECTED*`.
+    const UNPROTECTED: u32;
 
     /// Reads the network header at `l3_off`.
     ///
@@ -33,6 +40,8 @@ pub trait Family: Copy + 'static {
     fn is_loopback(addr: &Self::Addr) -> bool;
     /// Multicast or limited broadcast: for more than one receiver.
     fn is_group(addr: &Self::Addr) -> bool;
+    /// Valid on one link only, and never forwarded.
+    fn is_link_local(addr: &Self::Addr) -> bool;
 }
 
 /// IPv4.
@@ -64,6 +73,9 @@ impl Family for V4 {
     const ICMP_ECHO_REQUEST: u8 = 8;
     const ICMP_ECHO_REPLY: u8 = 0;
     const ICMP_HAS_PSEUDO_HEADER: bool = false;
+    const MASQUERADE: u32 = network_flag::MASQUERADE4;
+    const ROUTED: u32 = network_flag::ROUTED4;
+    const UNPROTECTED: u32 = network_flag::UNPROTECTED4;
 
     #[inline(always)]
     fn l3<B: Bytes>(bytes: &B, l3_off: usize) -> Result<L3<Addr4>, Reason> {
@@ -116,5 +128,11 @@ impl Family for V4 {
     #[inline(always)]
     fn is_group(addr: &Addr4) -> bool {
         addr.0[0] >= 224
+    }
+
+    /// IPv4's link-local addresses are ordinary ones to the kernel, which forwards them.
+    #[inline(always)]
+    fn is_link_local(_addr: &Addr4) -> bool {
+        false
     }
 }

@@ -15,6 +15,7 @@ pub mod family;
 pub mod flow_table;
 pub mod hash;
 pub mod icmp;
+pub mod ipv6;
 pub mod mapping;
 pub mod packet;
 pub mod policy;

@@ -58,6 +58,7 @@ mod tests {
         Config {
             layout: 0,
             hash_key: 0x1234_5678_9abc_def0,
+            netns_cookie: 0,
             flags: 0,
             max_flows: 0,
             timeouts: Timeouts::default(),

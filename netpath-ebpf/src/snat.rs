@@ -2,7 +2,7 @@
 
 use core::hint::cold_path;
 
-use netpath_common::{Address, Config, Endpoint, Network, PortKey, Reason, network_flag, source_flag};
+use netpath_common::{Address, Config, Endpoint, Network, PortKey, Reason, source_flag};
 
 use crate::{
     conntrack::{self, Owner},
@@ -53,7 +53,7 @@ pub fn source_outside<F: Family, E: Env<F>>(
         }
         return Ok(Source { addr: source.addr, port: source.port, counter: 0 });
     }
-    if !network.has(network_flag::MASQUERADE) {
+    if !network.has(F::MASQUERADE) {
         return Err(Reason::NoMasquerade);
     }
     if external == F::Addr::UNSPECIFIED {

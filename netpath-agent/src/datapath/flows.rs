@@ -5,15 +5,15 @@
 
 use anyhow::{Context as _, Result};
 use aya::maps::MapError;
-use netpath_common::{Addr4, Config, Flow, Mapping, MappingKey, Tuple, flow_flag, seconds};
+use netpath_common::{Config, Flow, Mapping, MappingKey, Tuple, flow_flag, seconds};
 use netpath_ebpf::conntrack::is_expired;
-use netpath_ebpf::family::V4;
+use netpath_ebpf::family::{Family, V4, V6};
 use netpath_ebpf::flow_table::{flow_lock, reply_tuple};
 use netpath_ebpf::mapping::mapping_lock;
 use nix::time::{ClockId, clock_gettime};
 
 use super::Datapath;
-use super::tables::{Tables, remove};
+use super::tables::{FamilyMaps, Tables, remove};
 
 /// `BPF_NOEXIST`: insert only what is not there.
 const NOEXIST: u64 = 1;
@@ -21,20 +21,23 @@ const NOEXIST: u64 = 1;
 /// search for their mapping would walk past it for have ended too, in most cases.
 const PASSED_S: i32 = 300;
 
+/// A flow under its tuple as the container knows it.
+pub type FlowEntry<F> = (Tuple<<F as Family>::Addr>, Flow<<F as Family>::Addr>);
+
 impl Datapath {
     /// All flows in the table, expired ones among them.
     ///
     /// # Errors
     ///
     /// If the table cannot be listed.
-    pub fn flows(&self) -> Result<Vec<(Tuple<Addr4>, Flow<Addr4>)>> {
+    pub fn flows<F: FamilyMaps>(&self) -> Result<Vec<FlowEntry<F>>> {
         let mut flows = Vec::new();
-        for entry in self.tables.flows.iter() {
+        for entry in F::tables(&self.tables).flows.iter() {
             match entry {
                 Ok(entry) => flows.push(entry),
                 // Removed while the list was read.
                 Err(MapError::KeyNotFound) => {}
-                Err(error) => return Err(error).context("list FLOWS_V4"),
+                Err(error) => return Err(error).context("list flows"),
             }
         }
         Ok(flows)
@@ -45,8 +48,8 @@ impl Datapath {
     /// # Errors
     ///
     /// If the table cannot be written.
-    pub fn delete_flow(&mut self, tuple: &Tuple<Addr4>) -> Result<bool> {
-        self.tables.remove_flow(tuple, |_| true)
+    pub fn delete_flow<F: FamilyMaps>(&mut self, tuple: &Tuple<F::Addr>) -> Result<bool> {
+        self.tables.remove_flow::<F>(tuple, |_| true)
     }
 
     /// Removes expired flows, and masquerade ports that nobody uses; returns how many flows.
@@ -55,75 +58,92 @@ impl Datapath {
     ///
     /// If a table cannot be read or written.
     pub fn sweep(&mut self) -> Result<usize> {
+        Ok(self.sweep_family::<V4>()? + self.sweep_family::<V6>()?)
+    }
+
+    fn sweep_family<F: FamilyMaps>(&mut self) -> Result<usize> {
         let config = self.config();
         let now_s = now_s()?;
         let mut removed = 0;
-        for (tuple, flow) in self.flows()? {
-            if self.is_dead(&config, &tuple, &flow, now_s) {
-                let same =
-                    |other: &Flow<Addr4>| other.last_seen_s == flow.last_seen_s && other.generation == flow.generation;
-                removed += usize::from(self.tables.remove_flow(&tuple, same)?);
+        for (tuple, flow) in self.flows::<F>()? {
+            if self.is_dead::<F>(&config, &tuple, &flow, now_s) {
+                let same = |other: &Flow<F::Addr>| {
+                    other.last_seen_s == flow.last_seen_s && other.generation == flow.generation
+                };
+                removed += usize::from(self.tables.remove_flow::<F>(&tuple, same)?);
             }
         }
-        self.sweep_mappings(now_s)?;
+        self.sweep_mappings::<F>(now_s)?;
         Ok(removed)
     }
 
-    fn is_dead(&self, config: &Config, tuple: &Tuple<Addr4>, flow: &Flow<Addr4>, now_s: u32) -> bool {
+    fn is_dead<F: FamilyMaps>(
+        &self,
+        config: &Config,
+        tuple: &Tuple<F::Addr>,
+        flow: &Flow<F::Addr>,
+        now_s: u32,
+    ) -> bool {
         is_expired(config, flow, tuple.proto, now_s)
             || self.generation(u32::from(flow.endpoint)) != Some(flow.generation)
     }
 
-    fn sweep_mappings(&mut self, now_s: u32) -> Result<()> {
+    fn sweep_mappings<F: FamilyMaps>(&mut self, now_s: u32) -> Result<()> {
         let mut dead = Vec::new();
-        for entry in self.tables.mappings.iter() {
+        for entry in F::tables(&self.tables).mappings.iter() {
             match entry {
                 Ok((key, mapping)) if self.is_mapping_dead(&mapping, now_s) => dead.push(key),
                 Ok(_) | Err(MapError::KeyNotFound) => {}
-                Err(error) => return Err(error).context("list MAPPINGS_V4"),
+                Err(error) => return Err(error).context("list mappings"),
             }
         }
         for key in dead {
-            self.sweep_mapping(&key, now_s)?;
+            self.sweep_mapping::<F>(&key, now_s)?;
         }
         Ok(())
     }
 
-    fn is_mapping_dead(&self, mapping: &Mapping<Addr4>, now_s: u32) -> bool {
+    fn is_mapping_dead<A>(&self, mapping: &Mapping<A>, now_s: u32) -> bool {
         let silent_s = now_s.wrapping_sub(mapping.deadline_s).cast_signed();
         let is_over = silent_s > if mapping.passed != 0 || mapping.shared != 0 { PASSED_S } else { 0 };
         is_over || (mapping.passed == 0 && self.generation(mapping.endpoint) != Some(mapping.generation))
     }
 
-    fn sweep_mapping(&mut self, key: &MappingKey<Addr4>, now_s: u32) -> Result<()> {
-        let lock = mapping_lock::<V4>(key);
+    fn sweep_mapping<F: FamilyMaps>(&mut self, key: &MappingKey<F::Addr>, now_s: u32) -> Result<()> {
+        let lock = mapping_lock::<F>(key);
         if !self.tables.try_lock(lock)? {
             return Ok(());
         }
-        let dead = self.tables.mappings.get(key, 0).is_ok_and(|mapping| self.is_mapping_dead(&mapping, now_s));
-        let removed = if dead { remove(&mut self.tables.mappings, key) } else { Ok(()) };
+        let mapping = F::tables(&self.tables).mappings.get(key, 0);
+        let dead = mapping.is_ok_and(|mapping| self.is_mapping_dead(&mapping, now_s));
+        let removed = if dead { remove(&mut F::tables_mut(&mut self.tables).mappings, key) } else { Ok(()) };
         self.tables.unlock(lock)?;
-        removed.context("sweep MAPPINGS_V4")
+        removed.context("sweep mappings")
     }
 }
 
 impl Tables {
-    fn remove_flow(&mut self, tuple: &Tuple<Addr4>, condition: impl Fn(&Flow<Addr4>) -> bool) -> Result<bool> {
-        let lock = flow_lock::<V4>(tuple);
+    fn remove_flow<F: FamilyMaps>(
+        &mut self,
+        tuple: &Tuple<F::Addr>,
+        condition: impl Fn(&Flow<F::Addr>) -> bool,
+    ) -> Result<bool> {
+        let lock = flow_lock::<F>(tuple);
         if !self.try_lock(lock)? {
             return Ok(false);
         }
-        let removed = self.remove_flow_locked(tuple, condition);
+        let removed = self.remove_flow_locked::<F>(tuple, condition);
         self.unlock(lock)?;
-        removed.context("remove from FLOWS_V4")
+        removed.context("remove a flow")
     }
 
-    fn remove_flow_locked(
+    fn remove_flow_locked<F: FamilyMaps>(
         &mut self,
-        tuple: &Tuple<Addr4>,
-        condition: impl Fn(&Flow<Addr4>) -> bool,
+        tuple: &Tuple<F::Addr>,
+        condition: impl Fn(&Flow<F::Addr>) -> bool,
     ) -> Result<bool, MapError> {
-        let flow = match self.flows.get(tuple, 0) {
+        let family = F::tables_mut(self);
+        let flow = match family.flows.get(tuple, 0) {
             Ok(flow) => flow,
             Err(MapError::KeyNotFound) => return Ok(false),
             Err(error) => return Err(error),
@@ -132,9 +152,9 @@ impl Tables {
             return Ok(false);
         }
         if flow.flags & flow_flag::SHARED != 0 {
-            remove(&mut self.replies, &reply_tuple::<V4>(tuple, flow.nat_addr, flow.nat_port))?;
+            remove(&mut family.replies, &reply_tuple::<F>(tuple, flow.nat_addr, flow.nat_port))?;
         }
-        remove(&mut self.flows, tuple)?;
+        remove(&mut family.flows, tuple)?;
         Ok(true)
     }
 

@@ -1,16 +1,20 @@
 //! The maps, typed.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, Result};
-use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues};
+use aya::{Ebpf, Pod};
 use netpath_common::{
-    Addr4, Config, Counter, DropKey, Endpoint, External, Flow, Inside, Mapping, MappingKey, Network, PortKey,
-    PortSource, PortTarget, Tuple,
+    Addr4, Addr6, Address, AllowedSource, Config, Counter, DropKey, Endpoint, External, Flow, Inside, Link, LinkKey,
+    Mapping, MappingKey, Network, PortKey, PortSource, PortTarget, TrustedKey, Tuple,
 };
+use netpath_ebpf::family::{Family, V4, V6};
 
 use super::Datapath;
-use crate::reconcile::{Change, Image};
+use super::port_bits::PortBits;
+use crate::reconcile::{Change, FamilyChange, FamilyImage, Image};
 
 type Table<K, V> = HashMap<MapData, K, V>;
 
@@ -20,17 +24,57 @@ pub(super) struct Tables {
     config_map: Array<MapData, Config>,
     networks: Array<MapData, Network>,
     endpoints: Array<MapData, Endpoint>,
-    addresses: Table<Addr4, u32>,
-    prefixes: LpmTrie<MapData, Addr4, u32>,
     externals: Table<u32, External>,
-    published: Table<PortKey<Addr4>, PortTarget>,
-    sources: Table<PortKey<Addr4>, PortSource<Addr4>>,
-    pub(super) flows: Table<Tuple<Addr4>, Flow<Addr4>>,
-    pub(super) mappings: Table<MappingKey<Addr4>, Mapping<Addr4>>,
-    pub(super) replies: Table<Tuple<Addr4>, Inside<Addr4>>,
+    links: Table<LinkKey, Link>,
+    trusted: Table<TrustedKey, u32>,
+    port_bits: PortBits,
+    pub(super) v4: FamilyTables<Addr4>,
+    pub(super) v6: FamilyTables<Addr6>,
     pub(super) locks: Table<u64, u32>,
     counters: PerCpuArray<MapData, Counter>,
     drops: PerCpuHashMap<MapData, DropKey, Counter>,
+}
+
+/// The maps of one family.
+pub(super) struct FamilyTables<A> {
+    addresses: Table<A, u32>,
+    prefixes: LpmTrie<MapData, A, u32>,
+    published: Table<PortKey<A>, PortTarget>,
+    sources: Table<PortKey<A>, PortSource<A>>,
+    allowed: LpmTrie<MapData, AllowedSource<A>, u32>,
+    pub(super) flows: Table<Tuple<A>, Flow<A>>,
+    pub(super) mappings: Table<MappingKey<A>, Mapping<A>>,
+    pub(super) replies: Table<Tuple<A>, Inside<A>>,
+}
+
+/// A family, and where its maps are.
+pub trait FamilyMaps: Family<Addr: Pod + Ord> {
+    #[expect(private_interfaces, reason = "only this module calls it")]
+    fn tables(tables: &Tables) -> &FamilyTables<Self::Addr>;
+    #[expect(private_interfaces, reason = "only this module calls it")]
+    fn tables_mut(tables: &mut Tables) -> &mut FamilyTables<Self::Addr>;
+}
+
+impl FamilyMaps for V4 {
+    #[expect(private_interfaces, reason = "only this module calls it")]
+    fn tables(tables: &Tables) -> &FamilyTables<Addr4> {
+        &tables.v4
+    }
+    #[expect(private_interfaces, reason = "only this module calls it")]
+    fn tables_mut(tables: &mut Tables) -> &mut FamilyTables<Addr4> {
+        &mut tables.v4
+    }
+}
+
+impl FamilyMaps for V6 {
+    #[expect(private_interfaces, reason = "only this module calls it")]
+    fn tables(tables: &Tables) -> &FamilyTables<Addr6> {
+        &tables.v6
+    }
+    #[expect(private_interfaces, reason = "only this module calls it")]
+    fn tables_mut(tables: &mut Tables) -> &mut FamilyTables<Addr6> {
+        &mut tables.v6
+    }
 }
 
 fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<T> {
@@ -60,23 +104,24 @@ impl Tables {
     }
 
     fn with_config(ebpf: &mut Ebpf, config: Config, config_map: Array<MapData, Config>) -> Result<Self> {
-        Ok(Self {
+        let mut tables = Self {
             config,
             config_map,
             networks: take(ebpf, "NETWORKS")?,
             endpoints: take(ebpf, "ENDPOINTS")?,
-            addresses: take(ebpf, "ADDRESSES_V4")?,
-            prefixes: take(ebpf, "PREFIXES_V4")?,
             externals: take(ebpf, "EXTERNALS")?,
-            published: take(ebpf, "PUBLISHED_PORTS_V4")?,
-            sources: take(ebpf, "PUBLISHED_SOURCES_V4")?,
-            flows: take(ebpf, "FLOWS_V4")?,
-            mappings: take(ebpf, "MAPPINGS_V4")?,
-            replies: take(ebpf, "REPLIES_V4")?,
+            links: take(ebpf, "LINKS")?,
+            trusted: take(ebpf, "TRUSTED")?,
+            port_bits: PortBits::new(take(ebpf, "PORT_BITS")?),
+            v4: FamilyTables::open(ebpf, "V4")?,
+            v6: FamilyTables::open(ebpf, "V6")?,
             locks: take(ebpf, "LOCKS")?,
             counters: take(ebpf, "COUNTERS")?,
             drops: take(ebpf, "DROPS")?,
-        })
+        };
+        tables.v4.hold_ports(&mut tables.port_bits).context("read PUBLISHED_PORTS_V4")?;
+        tables.v6.hold_ports(&mut tables.port_bits).context("read PUBLISHED_PORTS_V6")?;
+        Ok(tables)
     }
 
     pub(super) fn set_config(&mut self, config: Config) -> Result<()> {
@@ -106,17 +151,102 @@ impl Tables {
     }
 }
 
+impl<A: Address + Pod + Ord> FamilyTables<A> {
+    fn open(ebpf: &mut Ebpf, family: &str) -> Result<Self> {
+        Ok(Self {
+            addresses: take(ebpf, &format!("ADDRESSES_{family}"))?,
+            prefixes: take(ebpf, &format!("PREFIXES_{family}"))?,
+            published: take(ebpf, &format!("PUBLISHED_PORTS_{family}"))?,
+            sources: take(ebpf, &format!("PUBLISHED_SOURCES_{family}"))?,
+            allowed: take(ebpf, &format!("ALLOWED_{family}"))?,
+            flows: take(ebpf, &format!("FLOWS_{family}"))?,
+            mappings: take(ebpf, &format!("MAPPINGS_{family}"))?,
+            replies: take(ebpf, &format!("REPLIES_{family}"))?,
+        })
+    }
+
+    fn hold_ports(&self, bits: &mut PortBits) -> Result<(), MapError> {
+        self.published.keys().try_for_each(|key| bits.hold(&key?))
+    }
+
+    fn image(&self, family: &str) -> Result<FamilyImage<A>> {
+        Ok(FamilyImage {
+            addresses: entries(&self.addresses, &format!("ADDRESSES_{family}"))?,
+            prefixes: prefixes(&self.prefixes, &format!("PREFIXES_{family}"))?,
+            published: entries(&self.published, &format!("PUBLISHED_PORTS_{family}"))?,
+            sources: entries(&self.sources, &format!("PUBLISHED_SOURCES_{family}"))?,
+            allowed: prefixes(&self.allowed, &format!("ALLOWED_{family}"))?,
+        })
+    }
+
+    fn apply(&mut self, bits: &mut PortBits, change: FamilyChange<A>) -> Result<(), MapError> {
+        match change {
+            FamilyChange::PutAddress(addr, index) => self.addresses.insert(addr, index, 0),
+            FamilyChange::DeleteAddress(addr) => remove(&mut self.addresses, &addr),
+            FamilyChange::PutPrefix((addr, len), network) => {
+                self.prefixes.insert(&Key::new(u32::from(len), addr), network, 0)
+            }
+            FamilyChange::DeletePrefix((addr, len)) => self.prefixes.remove(&Key::new(u32::from(len), addr)),
+            FamilyChange::PutPublished(key, target) => self.put_published(bits, key, target),
+            FamilyChange::DeletePublished(key) => self.delete_published(bits, key),
+            FamilyChange::PutSource(key, source) => self.sources.insert(key, source, 0),
+            FamilyChange::DeleteSource(key) => remove(&mut self.sources, &key),
+            FamilyChange::PutAllowed((source, len), value) => {
+                self.allowed.insert(&Key::new(u32::from(len), source), value, 0)
+            }
+            FamilyChange::DeleteAllowed((source, len)) => self.allowed.remove(&Key::new(u32::from(len), source)),
+        }
+    }
+
+    fn put_published(&mut self, bits: &mut PortBits, key: PortKey<A>, target: PortTarget) -> Result<(), MapError> {
+        if self.published.get(&key, 0).is_ok() {
+            return self.published.insert(key, target, 0);
+        }
+        bits.hold(&key)?;
+        let inserted = self.published.insert(key, target, 0);
+        if inserted.is_err() {
+            bits.release(&key)?;
+        }
+        inserted
+    }
+
+    fn delete_published(&mut self, bits: &mut PortBits, key: PortKey<A>) -> Result<(), MapError> {
+        match self.published.remove(&key) {
+            Ok(()) => bits.release(&key),
+            Err(error) if is_missing(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
 /// Removes an entry that may be gone already.
-pub(super) fn remove<K: aya::Pod, V: aya::Pod>(table: &mut Table<K, V>, key: &K) -> Result<(), MapError> {
+pub(super) fn remove<K: Pod, V: Pod>(table: &mut Table<K, V>, key: &K) -> Result<(), MapError> {
     match table.remove(key) {
-        Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) if is_missing(&error) => Ok(()),
         result => result,
     }
 }
 
-fn entries<K: aya::Pod + Ord, V: aya::Pod, B: FromIterator<(K, V)>>(table: &Table<K, V>, name: &str) -> Result<B> {
+fn is_missing(error: &MapError) -> bool {
+    match error {
+        MapError::KeyNotFound => true,
+        MapError::SyscallError(error) => error.io_error.kind() == std::io::ErrorKind::NotFound,
+        _ => false,
+    }
+}
+
+fn entries<K: Pod + Ord, V: Pod, B: FromIterator<(K, V)>>(table: &Table<K, V>, name: &str) -> Result<B> {
     table.iter().collect::<Result<_, _>>().with_context(|| format!("list {name}"))
+}
+
+fn prefixes<K: Pod + Ord>(trie: &LpmTrie<MapData, K, u32>, name: &str) -> Result<BTreeMap<(K, u8), u32>> {
+    let mut prefixes = BTreeMap::new();
+    for entry in trie.iter() {
+        let (key, value) = entry.with_context(|| format!("list {name}"))?;
+        let prefix_len = u8::try_from(key.prefix_len()).context("a prefix longer than its key")?;
+        prefixes.insert((key.data(), prefix_len), value);
+    }
+    Ok(prefixes)
 }
 
 fn total(values: &PerCpuValues<Counter>) -> Counter {
@@ -135,10 +265,11 @@ impl Datapath {
     pub fn image(&self) -> Result<Image> {
         let tables = &self.tables;
         let mut image = Image {
-            addresses: entries(&tables.addresses, "ADDRESSES_V4")?,
             externals: entries(&tables.externals, "EXTERNALS")?,
-            published: entries(&tables.published, "PUBLISHED_PORTS_V4")?,
-            sources: entries(&tables.sources, "PUBLISHED_SOURCES_V4")?,
+            links: entries(&tables.links, "LINKS")?,
+            trusted: entries(&tables.trusted, "TRUSTED")?,
+            v4: tables.v4.image("V4")?,
+            v6: tables.v6.image("V6")?,
             ..Image::default()
         };
         for (index, network) in (0..).zip(tables.networks.iter()) {
@@ -152,11 +283,6 @@ impl Datapath {
             if endpoint.generation != 0 {
                 image.endpoints.insert(index, endpoint);
             }
-        }
-        for entry in tables.prefixes.iter() {
-            let (key, network) = entry.context("list PREFIXES_V4")?;
-            let prefix_len = u8::try_from(key.prefix_len()).context("a prefix longer than an address")?;
-            image.prefixes.insert((key.data(), prefix_len), network);
         }
         Ok(image)
     }
@@ -180,18 +306,14 @@ impl Datapath {
             Change::DeleteNetwork(index) => tables.networks.set(index, Network::EMPTY, 0),
             Change::PutEndpoint(index, endpoint) => tables.endpoints.set(index, endpoint, 0),
             Change::DeleteEndpoint(index) => tables.endpoints.set(index, Endpoint::EMPTY, 0),
-            Change::PutAddress(addr, index) => tables.addresses.insert(addr, index, 0),
-            Change::DeleteAddress(addr) => remove(&mut tables.addresses, &addr),
-            Change::PutPrefix((addr, len), network) => {
-                tables.prefixes.insert(&Key::new(u32::from(len), addr), network, 0)
-            }
-            Change::DeletePrefix((addr, len)) => tables.prefixes.remove(&Key::new(u32::from(len), addr)),
             Change::PutExternal(ifindex, external) => tables.put_external(ifindex, external),
             Change::DeleteExternal(ifindex) => tables.delete_external(ifindex),
-            Change::PutPublished(key, target) => tables.published.insert(key, target, 0),
-            Change::DeletePublished(key) => remove(&mut tables.published, &key),
-            Change::PutSource(key, source) => tables.sources.insert(key, source, 0),
-            Change::DeleteSource(key) => remove(&mut tables.sources, &key),
+            Change::PutLink(key, link) => tables.links.insert(key, link, 0),
+            Change::DeleteLink(key) => remove(&mut tables.links, &key),
+            Change::PutTrusted(key, value) => tables.trusted.insert(key, value, 0),
+            Change::DeleteTrusted(key) => remove(&mut tables.trusted, &key),
+            Change::V4(change) => tables.v4.apply(&mut tables.port_bits, change),
+            Change::V6(change) => tables.v6.apply(&mut tables.port_bits, change),
         }
     }
 

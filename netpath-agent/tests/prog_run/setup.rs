@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use netpath_agent::datapath::{self, Datapath, Sizes, TestRun};
-use netpath_agent::reconcile::Change;
+use netpath_agent::reconcile::{Change, FamilyChange};
 use netpath_common::{
     Addr4, Config, Endpoint, External, LAYOUT, Network, PortKey, PortRange, PortSource, PortTarget, Reason, Timeouts,
     config_flag, network_flag,
@@ -45,6 +45,7 @@ impl Plane {
         let config = Config {
             layout: LAYOUT,
             hash_key: 42,
+            netns_cookie: 0,
             flags: config_flag::SHORTCUTS,
             max_flows: sizes.max_flows,
             timeouts: Timeouts::default(),
@@ -62,7 +63,7 @@ impl Plane {
     fn fill(&mut self) {
         let uplink = nix::net::if_::if_nametoindex("up0").unwrap();
         let mut network = Network::EMPTY;
-        network.flags = network_flag::EXISTS | network_flag::ICC | network_flag::MASQUERADE;
+        network.flags = network_flag::EXISTS | network_flag::ICC | network_flag::MASQUERADE4;
         network.ifindex = uplink;
         network.mtu = 1500;
         network.counter = 1;
@@ -72,7 +73,7 @@ impl Plane {
         let external = External { addr4: HOST.into(), addr6: Default::default() };
         let mut changes = vec![
             Change::PutNetwork(1, network),
-            Change::PutPrefix((network.prefix4, 16), 1),
+            Change::V4(FamilyChange::PutPrefix((network.prefix4, 16), 1)),
             Change::PutExternal(LOOPBACK, external),
             Change::PutExternal(uplink, external),
         ];
@@ -84,7 +85,10 @@ impl Plane {
             endpoint.counter = 1 + 2 * index;
             endpoint.addr4 = addr.into();
             endpoint.mac = mac;
-            changes.extend([Change::PutEndpoint(index, endpoint), Change::PutAddress(addr.into(), index)]);
+            changes.extend([
+                Change::PutEndpoint(index, endpoint),
+                Change::V4(FamilyChange::PutAddress(addr.into(), index)),
+            ]);
         }
         self.datapath.apply(&changes).unwrap();
     }
@@ -94,8 +98,14 @@ impl Plane {
         let host: Addr4 = HOST.into();
         self.datapath
             .apply(&[
-                Change::PutPublished(PortKey::new(host, host_port, proto), PortTarget::new(1, 1, port, 0, 10)),
-                Change::PutSource(PortKey::new(C1.into(), port, proto), PortSource::new(host, host_port, 0, 10)),
+                Change::V4(FamilyChange::PutPublished(
+                    PortKey::new(host, host_port, proto),
+                    PortTarget::new(1, 1, port, 0, 10),
+                )),
+                Change::V4(FamilyChange::PutSource(
+                    PortKey::new(C1.into(), port, proto),
+                    PortSource::new(host, host_port, 0, 10),
+                )),
             ])
             .unwrap();
     }

@@ -17,9 +17,10 @@ use network_types::eth::EthHdr;
 
 use super::{
     arp, event,
+    family_maps::FamilyMaps,
     forward::{NextHop, PASS, carry_out, redirect_peer},
     icmp::rewrite_error,
-    kernel::{FamilyMaps, Kernel},
+    kernel::Kernel,
     rewrite::StoreL3,
     skb::{self, Skb},
 };

@@ -16,7 +16,8 @@ use netpath_ebpf::{
 
 use super::{
     event,
-    kernel::{FamilyMaps, Kernel},
+    family_maps::FamilyMaps,
+    kernel::Kernel,
     rewrite::{StoreL3, rewrite},
 };
 

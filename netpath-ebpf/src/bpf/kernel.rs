@@ -2,26 +2,26 @@
 
 use core::{
     hint::{black_box, cold_path},
-    mem, ptr,
+    ptr,
 };
 
 use aya_ebpf::{
-    bindings::{BPF_F_CURRENT_NETNS, BPF_NOEXIST, bpf_fib_lookup, bpf_sock_tuple},
+    bindings::{BPF_F_CURRENT_NETNS, BPF_NOEXIST, bpf_fib_lookup},
     helpers,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, lpm_trie},
+    maps::lpm_trie,
     programs::TcContext,
 };
 use netpath_common::{
-    Addr4, Address, Config, Endpoint, Event, EventKind, External, Flow, FragmentKey, Inside, Mapping, MappingKey,
-    Network, PortKey, PortSource, PortTarget, Ports, Tuple, config_flag, proto, seconds,
+    Address, AllowedSource, Config, Endpoint, Event, EventKind, External, Flow, FragmentKey, Inside, Link, LinkKey,
+    Mapping, MappingKey, Network, PortKey, PortSource, PortTarget, Ports, TrustedKey, Tuple, config_flag, port_bit,
+    proto, seconds,
 };
 use netpath_ebpf::{
     env::{Env, Refused, Route},
-    family::{Family, V4},
     packet::Packet,
 };
 
-use super::{event, maps, skb};
+use super::{event, family_maps::FamilyMaps, maps, skb};
 
 /// Set by the agent to 0 where the kernel lacks `bpf_ktime_get_coarse_ns` (before 5.11).
 #[unsafe(no_mangle)]
@@ -30,97 +30,6 @@ static COARSE_CLOCK: u8 = 1;
 /// The running kernel, while it handles one packet.
 pub(super) struct Kernel<'a> {
     pub(super) ctx: &'a TcContext,
-}
-
-/// The maps of one family, and what its addresses look like to helpers.
-pub(super) trait FamilyMaps: Family {
-    fn addresses() -> &'static HashMap<Self::Addr, u32>;
-    fn prefixes() -> &'static LpmTrie<Self::Addr, u32>;
-    fn published_ports() -> &'static HashMap<PortKey<Self::Addr>, PortTarget>;
-    fn published_sources() -> &'static HashMap<PortKey<Self::Addr>, PortSource<Self::Addr>>;
-    fn flows() -> &'static HashMap<Tuple<Self::Addr>, Flow<Self::Addr>>;
-    fn mappings() -> &'static HashMap<MappingKey<Self::Addr>, Mapping<Self::Addr>>;
-    fn replies() -> &'static HashMap<Tuple<Self::Addr>, Inside<Self::Addr>>;
-    fn flow_ring() -> &'static Array<Tuple<Self::Addr>>;
-    fn fragments() -> &'static LruHashMap<FragmentKey<Self::Addr>, Ports>;
-
-    /// Where the packet in hand is kept.
-    fn scratch() -> Option<*mut Packet<Self>>;
-
-    /// Fills in family and addresses of a route look-up.
-    fn set_route(params: &mut bpf_fib_lookup, src_addr: &Self::Addr, dst_addr: &Self::Addr);
-    fn next_hop(params: &bpf_fib_lookup) -> Self::Addr;
-    /// A socket look-up's tuple and the length that tells the family.
-    fn socket_tuple(tuple: &Tuple<Self::Addr>) -> (bpf_sock_tuple, u32);
-}
-
-impl FamilyMaps for V4 {
-    #[inline(always)]
-    fn addresses() -> &'static HashMap<Addr4, u32> {
-        &maps::ADDRESSES_V4
-    }
-    #[inline(always)]
-    fn prefixes() -> &'static LpmTrie<Addr4, u32> {
-        &maps::PREFIXES_V4
-    }
-    #[inline(always)]
-    fn published_ports() -> &'static HashMap<PortKey<Addr4>, PortTarget> {
-        &maps::PUBLISHED_PORTS_V4
-    }
-    #[inline(always)]
-    fn published_sources() -> &'static HashMap<PortKey<Addr4>, PortSource<Addr4>> {
-        &maps::PUBLISHED_SOURCES_V4
-    }
-    #[inline(always)]
-    fn flows() -> &'static HashMap<Tuple<Addr4>, Flow<Addr4>> {
-        &maps::FLOWS_V4
-    }
-    #[inline(always)]
-    fn mappings() -> &'static HashMap<MappingKey<Addr4>, Mapping<Addr4>> {
-        &maps::MAPPINGS_V4
-    }
-    #[inline(always)]
-    fn replies() -> &'static HashMap<Tuple<Addr4>, Inside<Addr4>> {
-        &maps::REPLIES_V4
-    }
-    #[inline(always)]
-    fn flow_ring() -> &'static Array<Tuple<Addr4>> {
-        &maps::FLOW_RING_V4
-    }
-    #[inline(always)]
-    fn fragments() -> &'static LruHashMap<FragmentKey<Addr4>, Ports> {
-        &maps::FRAGMENTS_V4
-    }
-
-    #[inline(always)]
-    fn scratch() -> Option<*mut Packet<Self>> {
-        maps::PACKET_V4.get_ptr_mut(0)
-    }
-
-    #[inline(always)]
-    fn set_route(params: &mut bpf_fib_lookup, src_addr: &Addr4, dst_addr: &Addr4) {
-        const AF_INET: u8 = 2;
-        params.family = AF_INET;
-        params.__bindgen_anon_3.ipv4_src = src_addr.words()[0];
-        params.__bindgen_anon_4.ipv4_dst = dst_addr.words()[0];
-    }
-
-    #[inline(always)]
-    fn next_hop(params: &bpf_fib_lookup) -> Addr4 {
-        // SAFETY: the family is AF_INET, so the kernel wrote this member.
-        Addr4(unsafe { params.__bindgen_anon_4.ipv4_dst }.to_ne_bytes())
-    }
-
-    #[inline(always)]
-    fn socket_tuple(tuple: &Tuple<Addr4>) -> (bpf_sock_tuple, u32) {
-        // SAFETY: plain integers, for which zero is valid.
-        let mut params: bpf_sock_tuple = unsafe { mem::zeroed() };
-        params.__bindgen_anon_1.ipv4.saddr = tuple.src_addr.words()[0];
-        params.__bindgen_anon_1.ipv4.daddr = tuple.dst_addr.words()[0];
-        params.__bindgen_anon_1.ipv4.sport = tuple.src_port.to_be();
-        params.__bindgen_anon_1.ipv4.dport = tuple.dst_port.to_be();
-        (params, 12)
-    }
 }
 
 impl Kernel<'_> {
@@ -192,6 +101,29 @@ impl<F: FamilyMaps> Env<F> for Kernel<'_> {
         // SAFETY: removed only together with the endpoint or by unpublish; a recycled value is the source
         // of another port for the packets of that instant.
         unsafe { F::published_sources().get(key) }
+    }
+
+    #[inline(always)]
+    fn is_port_published(&self, proto: u8, port: u16) -> bool {
+        port_bit(proto, port).is_some_and(|(word, bit)| maps::PORT_BITS.get(word).is_some_and(|bits| bits & bit != 0))
+    }
+
+    #[inline(always)]
+    fn is_source_allowed(&self, binding: u32, addr: &F::Addr) -> bool {
+        let key = AllowedSource { binding, addr: *addr };
+        F::allowed().get(lpm_trie::Key::new(32 + F::Addr::LEN as u32 * 8, key)).is_some()
+    }
+
+    #[inline(always)]
+    fn link(&self, key: &LinkKey) -> Option<&Link> {
+        // SAFETY: an index into COUNTERS; a recycled one counts for another link for an instant.
+        unsafe { maps::LINKS.get(key) }
+    }
+
+    #[inline(always)]
+    fn is_trusted(&self, key: &TrustedKey) -> bool {
+        // SAFETY: only whether it is there matters.
+        unsafe { maps::TRUSTED.get(key) }.is_some()
     }
 
     #[inline(always)]

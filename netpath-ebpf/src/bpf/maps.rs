@@ -1,4 +1,7 @@
 //! All maps. Sizes here are defaults; the agent sets them when it loads the programs.
+//!
+//! Each map that has addresses in it is there once per family. Those of IPv6 that traffic fills take memory
+//! when they are used only: many hosts have no IPv6.
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
@@ -6,10 +9,14 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 use netpath_common::{
-    Addr4, Config, Counter, DropKey, Endpoint, External, Flow, FragmentKey, Inside, Mapping, MappingKey, Network,
-    PortKey, PortSource, PortTarget, Ports, Tuple,
+    Addr4, Addr6, AllowedSource, Config, Counter, DropKey, Endpoint, External, Flow, FragmentKey, HostPeer,
+    HostPeerKey, Inside, Link, LinkKey, Mapping, MappingKey, Network, PORT_BITS_WORDS, PortKey, PortSource, PortTarget,
+    Ports, TrustedKey, Tuple,
 };
-use netpath_ebpf::{family::V4, packet::Packet};
+use netpath_ebpf::{
+    family::{V4, V6},
+    packet::Packet,
+};
 
 /// Settings: one element. Written by the agent.
 #[map]
@@ -23,6 +30,39 @@ pub(super) static NETWORKS: Array<Network> = Array::with_max_entries(256, 0);
 #[map]
 pub(super) static ENDPOINTS: Array<Endpoint> = Array::with_max_entries(4096, 0);
 
+/// External interfaces by ifindex. Written by the agent.
+#[map]
+pub(super) static EXTERNALS: HashMap<u32, External> = HashMap::with_max_entries(256, 0);
+
+/// Locks that are held at this moment. Written here and by the agent.
+#[map]
+pub(super) static LOCKS: HashMap<u64, u32> = HashMap::with_max_entries(1024, 0);
+
+/// Traffic of endpoints and port bindings. Written here.
+#[map]
+pub(super) static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(16384, 0);
+
+/// Drops by interface and reason. Written here.
+#[map]
+pub(super) static DROPS: PerCpuHashMap<DropKey, Counter> = PerCpuHashMap::with_max_entries(16384, BPF_F_NO_PREALLOC);
+
+/// Drops and new flows for who watches. Written here, read by the agent.
+#[map]
+pub(super) static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
+
+/// Which ports are published at all: see `port_bit`. Written by the agent.
+#[map]
+pub(super) static PORT_BITS: Array<u64> = Array::with_max_entries(PORT_BITS_WORDS, 0);
+
+/// Exposed ports that linked containers may use though inter-container communication is off. Written by
+/// the agent.
+#[map]
+pub(super) static LINKS: HashMap<LinkKey, Link> = HashMap::with_max_entries(16384, BPF_F_NO_PREALLOC);
+
+/// Interfaces from which a network's containers may be reached directly. Written by the agent.
+#[map]
+pub(super) static TRUSTED: HashMap<TrustedKey, u32> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
+
 /// Container address to endpoint index. Written by the agent.
 #[map]
 pub(super) static ADDRESSES_V4: HashMap<Addr4, u32> = HashMap::with_max_entries(4096, 0);
@@ -30,10 +70,6 @@ pub(super) static ADDRESSES_V4: HashMap<Addr4, u32> = HashMap::with_max_entries(
 /// Subnets of the networks. Written by the agent.
 #[map]
 pub(super) static PREFIXES_V4: LpmTrie<Addr4, u32> = LpmTrie::with_max_entries(256, BPF_F_NO_PREALLOC);
-
-/// External interfaces by ifindex. Written by the agent.
-#[map]
-pub(super) static EXTERNALS: HashMap<u32, External> = HashMap::with_max_entries(256, 0);
 
 /// Published ports by host address and port. Written by the agent.
 #[map]
@@ -60,7 +96,7 @@ pub(super) static REPLIES_V4: HashMap<Tuple<Addr4>, Inside<Addr4>> = HashMap::wi
 #[map]
 pub(super) static FLOW_RING_V4: Array<Tuple<Addr4>> = Array::with_max_entries(131_072, 0);
 
-/// Each CPU's hand on `FLOW_RING_V4`, plus one; 0: not set yet. Written here.
+/// Each CPU's hand on the rings of flows, plus one; 0: not set yet. Written here.
 #[map]
 pub(super) static RING_HAND: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
 
@@ -68,22 +104,69 @@ pub(super) static RING_HAND: PerCpuArray<u32> = PerCpuArray::with_max_entries(1,
 #[map]
 pub(super) static FRAGMENTS_V4: LruHashMap<FragmentKey<Addr4>, Ports> = LruHashMap::with_max_entries(4096, 0);
 
-/// Locks that are held at this moment. Written here and by the agent.
-#[map]
-pub(super) static LOCKS: HashMap<u64, u32> = HashMap::with_max_entries(1024, 0);
-
-/// Traffic of endpoints and port bindings. Written here.
-#[map]
-pub(super) static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(16384, 0);
-
-/// Drops by interface and reason. Written here.
-#[map]
-pub(super) static DROPS: PerCpuHashMap<DropKey, Counter> = PerCpuHashMap::with_max_entries(16384, BPF_F_NO_PREALLOC);
-
-/// Drops and new flows for who watches. Written here, read by the agent.
-#[map]
-pub(super) static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
-
 /// The packet in hand, per CPU. Written here.
 #[map]
 pub(super) static PACKET_V4: PerCpuArray<Packet<V4>> = PerCpuArray::with_max_entries(1, 0);
+
+/// Sources that may use a published port that has such a list. Written by the agent.
+#[map]
+pub(super) static ALLOWED_V4: LpmTrie<AllowedSource<Addr4>, u32> = LpmTrie::with_max_entries(65536, BPF_F_NO_PREALLOC);
+
+/// What the host's own sockets call the published ports they talk to. Written here; the longest unused goes
+/// when it is full.
+#[map]
+pub(super) static HOST_PEERS_V4: LruHashMap<HostPeerKey<Addr4>, HostPeer<Addr4>> =
+    LruHashMap::with_max_entries(16384, 0);
+
+/// Container address to endpoint index. Written by the agent.
+#[map]
+pub(super) static ADDRESSES_V6: HashMap<Addr6, u32> = HashMap::with_max_entries(4096, 0);
+
+/// Subnets of the networks. Written by the agent.
+#[map]
+pub(super) static PREFIXES_V6: LpmTrie<Addr6, u32> = LpmTrie::with_max_entries(256, BPF_F_NO_PREALLOC);
+
+/// Published ports by host address and port. Written by the agent.
+#[map]
+pub(super) static PUBLISHED_PORTS_V6: HashMap<PortKey<Addr6>, PortTarget> = HashMap::with_max_entries(65536, 0);
+
+/// What published ports are called outside, by container address and port. Written by the agent.
+#[map]
+pub(super) static PUBLISHED_SOURCES_V6: HashMap<PortKey<Addr6>, PortSource<Addr6>> =
+    HashMap::with_max_entries(65536, 0);
+
+/// Flows by the tuple the container knows. Written here, swept by the agent. Full: new flows are refused.
+#[map]
+pub(super) static FLOWS_V6: HashMap<Tuple<Addr6>, Flow<Addr6>> = HashMap::with_max_entries(131_072, BPF_F_NO_PREALLOC);
+
+/// Masquerade ports in use. Written here, swept by the agent.
+#[map]
+pub(super) static MAPPINGS_V6: HashMap<MappingKey<Addr6>, Mapping<Addr6>> =
+    HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
+
+/// Flows through shared masquerade ports, by the tuple of their replies. Written here.
+#[map]
+pub(super) static REPLIES_V6: HashMap<Tuple<Addr6>, Inside<Addr6>> =
+    HashMap::with_max_entries(32768, BPF_F_NO_PREALLOC);
+
+/// Every flow's tuple again, in a ring that collection walks. Written here. A lost place is harmless.
+#[map]
+pub(super) static FLOW_RING_V6: Array<Tuple<Addr6>> = Array::with_max_entries(131_072, 0);
+
+/// Ports of datagrams whose first fragment was seen. Written here; the oldest goes when it is full.
+#[map]
+pub(super) static FRAGMENTS_V6: LruHashMap<FragmentKey<Addr6>, Ports> = LruHashMap::with_max_entries(4096, 0);
+
+/// The packet in hand, per CPU. Written here.
+#[map]
+pub(super) static PACKET_V6: PerCpuArray<Packet<V6>> = PerCpuArray::with_max_entries(1, 0);
+
+/// Sources that may use a published port that has such a list. Written by the agent.
+#[map]
+pub(super) static ALLOWED_V6: LpmTrie<AllowedSource<Addr6>, u32> = LpmTrie::with_max_entries(65536, BPF_F_NO_PREALLOC);
+
+/// What the host's own sockets call the published ports they talk to. Written here; the longest unused goes
+/// when it is full.
+#[map]
+pub(super) static HOST_PEERS_V6: LruHashMap<HostPeerKey<Addr6>, HostPeer<Addr6>> =
+    LruHashMap::with_max_entries(16384, 0);

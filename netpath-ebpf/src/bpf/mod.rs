@@ -3,6 +3,7 @@
 mod arp;
 mod entry;
 mod event;
+mod family_maps;
 mod forward;
 mod icmp;
 mod kernel;

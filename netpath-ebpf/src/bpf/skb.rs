@@ -10,7 +10,7 @@ use netpath_ebpf::{
 };
 use network_types::eth::EthHdr;
 
-use super::kernel::{FamilyMaps, Kernel};
+use super::{family_maps::FamilyMaps, kernel::Kernel};
 
 /// Headers up to TCP without options.
 const MIN_HEADERS: usize = EthHdr::LEN + 20 + 20;

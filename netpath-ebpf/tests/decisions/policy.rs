@@ -74,7 +74,7 @@ fn nothing_leaves_with_an_address_of_a_container_network() {
     assert_eq!(world.leave(&udp((container(9), 1), (CLIENT, 53))).unwrap_err(), Reason::Leak);
     assert_eq!(world.leave(&udp((GATEWAY, 1), (CLIENT, 53))).unwrap_err(), Reason::Leak);
     assert_eq!(world.leave(&udp((HOST, 1), (CLIENT, 53))).unwrap().tuple.src_addr, HOST);
-    world.network.flags &= !network_flag::MASQUERADE;
+    world.network.flags &= !network_flag::MASQUERADE4;
     assert_eq!(world.leave(&udp((container(1), 1), (CLIENT, 53))).unwrap_err(), Reason::NoMasquerade);
     assert_eq!(world.send(1, &udp((container(1), 1), (CLIENT, 53))).unwrap_err(), Reason::NoMasquerade);
 }

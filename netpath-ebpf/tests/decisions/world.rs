@@ -4,8 +4,8 @@ use std::cell::{Cell, RefCell, UnsafeCell};
 use std::collections::{HashMap, HashSet};
 
 use netpath_common::{
-    Addr4, Config, Endpoint, External, Flow, Inside, LAYOUT, Mapping, MappingKey, Network, PortKey, PortRange,
-    PortSource, PortTarget, Reason, Timeouts, Tuple, config_flag, network_flag, proto,
+    Addr4, Config, Endpoint, External, Flow, Inside, LAYOUT, Link, LinkKey, Mapping, MappingKey, Network, PortKey,
+    PortRange, PortSource, PortTarget, Reason, Timeouts, TrustedKey, Tuple, config_flag, network_flag, proto,
 };
 use netpath_ebpf::decision::Decision;
 use netpath_ebpf::env::{Env, Refused, Route};
@@ -67,7 +67,7 @@ impl World {
 
     pub(crate) fn with_flows(max_flows: u32) -> Self {
         let mut network = Network::EMPTY;
-        network.flags = network_flag::EXISTS | network_flag::ICC | network_flag::MASQUERADE;
+        network.flags = network_flag::EXISTS | network_flag::ICC | network_flag::MASQUERADE4;
         network.ifindex = BRIDGE;
         network.mtu = 1500;
         network.prefix4 = Addr4([172, 17, 0, 0]);
@@ -78,6 +78,7 @@ impl World {
             config: Config {
                 layout: LAYOUT,
                 hash_key: 0x0123_4567_89ab_cdef,
+                netns_cookie: 0,
                 flags: config_flag::SHORTCUTS,
                 max_flows,
                 timeouts: Timeouts::default(),
@@ -213,6 +214,18 @@ impl Env<V4> for World {
     }
     fn published_source(&self, key: &PortKey<Addr4>) -> Option<&PortSource<Addr4>> {
         self.sources.get(key)
+    }
+    fn is_port_published(&self, proto: u8, port: u16) -> bool {
+        self.published.keys().any(|key| (key.proto, key.port) == (proto, port) || key.is_block())
+    }
+    fn is_source_allowed(&self, _binding: u32, _addr: &Addr4) -> bool {
+        true
+    }
+    fn link(&self, _key: &LinkKey) -> Option<&Link> {
+        None
+    }
+    fn is_trusted(&self, _key: &TrustedKey) -> bool {
+        false
     }
     fn flow(&self, tuple: &Tuple<Addr4>) -> Option<*mut Flow<Addr4>> {
         get(&self.flows, tuple)

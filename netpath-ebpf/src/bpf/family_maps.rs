@@ -1,0 +1,174 @@
+//! The two families as maps and helpers have them.
+
+use core::mem;
+
+use aya_ebpf::{
+    bindings::{bpf_fib_lookup, bpf_sock_tuple},
+    maps::{Array, HashMap, LpmTrie, LruHashMap},
+};
+use netpath_common::{
+    Addr4, Addr6, Address, AllowedSource, Flow, FragmentKey, Inside, Mapping, MappingKey, PortKey, PortSource,
+    PortTarget, Ports, Tuple,
+};
+use netpath_ebpf::{
+    family::{Family, V4, V6},
+    packet::Packet,
+};
+
+use super::maps;
+
+/// The maps of one family, and what its addresses look like to helpers.
+pub(super) trait FamilyMaps: Family {
+    fn addresses() -> &'static HashMap<Self::Addr, u32>;
+    fn prefixes() -> &'static LpmTrie<Self::Addr, u32>;
+    fn published_ports() -> &'static HashMap<PortKey<Self::Addr>, PortTarget>;
+    fn published_sources() -> &'static HashMap<PortKey<Self::Addr>, PortSource<Self::Addr>>;
+    fn flows() -> &'static HashMap<Tuple<Self::Addr>, Flow<Self::Addr>>;
+    fn mappings() -> &'static HashMap<MappingKey<Self::Addr>, Mapping<Self::Addr>>;
+    fn replies() -> &'static HashMap<Tuple<Self::Addr>, Inside<Self::Addr>>;
+    fn flow_ring() -> &'static Array<Tuple<Self::Addr>>;
+    fn fragments() -> &'static LruHashMap<FragmentKey<Self::Addr>, Ports>;
+    fn allowed() -> &'static LpmTrie<AllowedSource<Self::Addr>, u32>;
+
+    /// Where the packet in hand is kept.
+    fn scratch() -> Option<*mut Packet<Self>>;
+
+    /// Fills in family and addresses of a route look-up.
+    fn set_route(params: &mut bpf_fib_lookup, src_addr: &Self::Addr, dst_addr: &Self::Addr);
+    fn next_hop(params: &bpf_fib_lookup) -> Self::Addr;
+    /// A socket look-up's tuple and the length that tells the family.
+    fn socket_tuple(tuple: &Tuple<Self::Addr>) -> (bpf_sock_tuple, u32);
+}
+
+/// The maps of a family, by the names they have with its suffix.
+macro_rules! family_maps {
+    ($addresses:ident, $prefixes:ident, $published_ports:ident, $published_sources:ident, $allowed:ident, $flows:ident,
+     $mappings:ident, $replies:ident, $flow_ring:ident, $fragments:ident, $packet:ident) => {
+        #[inline(always)]
+        fn addresses() -> &'static HashMap<Self::Addr, u32> {
+            &maps::$addresses
+        }
+        #[inline(always)]
+        fn prefixes() -> &'static LpmTrie<Self::Addr, u32> {
+            &maps::$prefixes
+        }
+        #[inline(always)]
+        fn published_ports() -> &'static HashMap<PortKey<Self::Addr>, PortTarget> {
+            &maps::$published_ports
+        }
+        #[inline(always)]
+        fn published_sources() -> &'static HashMap<PortKey<Self::Addr>, PortSource<Self::Addr>> {
+            &maps::$published_sources
+        }
+        #[inline(always)]
+        fn allowed() -> &'static LpmTrie<AllowedSource<Self::Addr>, u32> {
+            &maps::$allowed
+        }
+        #[inline(always)]
+        fn flows() -> &'static HashMap<Tuple<Self::Addr>, Flow<Self::Addr>> {
+            &maps::$flows
+        }
+        #[inline(always)]
+        fn mappings() -> &'static HashMap<MappingKey<Self::Addr>, Mapping<Self::Addr>> {
+            &maps::$mappings
+        }
+        #[inline(always)]
+        fn replies() -> &'static HashMap<Tuple<Self::Addr>, Inside<Self::Addr>> {
+            &maps::$replies
+        }
+        #[inline(always)]
+        fn flow_ring() -> &'static Array<Tuple<Self::Addr>> {
+            &maps::$flow_ring
+        }
+        #[inline(always)]
+        fn fragments() -> &'static LruHashMap<FragmentKey<Self::Addr>, Ports> {
+            &maps::$fragments
+        }
+        #[inline(always)]
+        fn scratch() -> Option<*mut Packet<Self>> {
+            maps::$packet.get_ptr_mut(0)
+        }
+    };
+}
+
+impl FamilyMaps for V4 {
+    family_maps!(
+        ADDRESSES_V4,
+        PREFIXES_V4,
+        PUBLISHED_PORTS_V4,
+        PUBLISHED_SOURCES_V4,
+        ALLOWED_V4,
+        FLOWS_V4,
+        MAPPINGS_V4,
+        REPLIES_V4,
+        FLOW_RING_V4,
+        FRAGMENTS_V4,
+        PACKET_V4
+    );
+
+    #[inline(always)]
+    fn set_route(params: &mut bpf_fib_lookup, src_addr: &Addr4, dst_addr: &Addr4) {
+        const AF_INET: u8 = 2;
+        params.family = AF_INET;
+        params.__bindgen_anon_3.ipv4_src = src_addr.words()[0];
+        params.__bindgen_anon_4.ipv4_dst = dst_addr.words()[0];
+    }
+
+    #[inline(always)]
+    fn next_hop(params: &bpf_fib_lookup) -> Addr4 {
+        // SAFETY: the family is AF_INET, so the kernel wrote this member.
+        Addr4(unsafe { params.__bindgen_anon_4.ipv4_dst }.to_ne_bytes())
+    }
+
+    #[inline(always)]
+    fn socket_tuple(tuple: &Tuple<Addr4>) -> (bpf_sock_tuple, u32) {
+        // SAFETY: plain integers, for which zero is valid.
+        let mut params: bpf_sock_tuple = unsafe { mem::zeroed() };
+        params.__bindgen_anon_1.ipv4.saddr = tuple.src_addr.words()[0];
+        params.__bindgen_anon_1.ipv4.daddr = tuple.dst_addr.words()[0];
+        params.__bindgen_anon_1.ipv4.sport = tuple.src_port.to_be();
+        params.__bindgen_anon_1.ipv4.dport = tuple.dst_port.to_be();
+        (params, 12)
+    }
+}
+
+impl FamilyMaps for V6 {
+    family_maps!(
+        ADDRESSES_V6,
+        PREFIXES_V6,
+        PUBLISHED_PORTS_V6,
+        PUBLISHED_SOURCES_V6,
+        ALLOWED_V6,
+        FLOWS_V6,
+        MAPPINGS_V6,
+        REPLIES_V6,
+        FLOW_RING_V6,
+        FRAGMENTS_V6,
+        PACKET_V6
+    );
+
+    #[inline(always)]
+    fn set_route(params: &mut bpf_fib_lookup, src_addr: &Addr6, dst_addr: &Addr6) {
+        const AF_INET6: u8 = 10;
+        params.family = AF_INET6;
+        params.__bindgen_anon_3.ipv6_src = src_addr.words();
+        params.__bindgen_anon_4.ipv6_dst = dst_addr.words();
+    }
+
+    #[inline(always)]
+    fn next_hop(params: &bpf_fib_lookup) -> Addr6 {
+        // SAFETY: the family is AF_INET6, so the kernel wrote this member.
+        Addr6::from_words(unsafe { params.__bindgen_anon_4.ipv6_dst })
+    }
+
+    #[inline(always)]
+    fn socket_tuple(tuple: &Tuple<Addr6>) -> (bpf_sock_tuple, u32) {
+        // SAFETY: plain integers, for which zero is valid.
+        let mut params: bpf_sock_tuple = unsafe { mem::zeroed() };
+        params.__bindgen_anon_1.ipv6.saddr = tuple.src_addr.words();
+        params.__bindgen_anon_1.ipv6.daddr = tuple.dst_addr.words();
+        params.__bindgen_anon_1.ipv6.sport = tuple.src_port.to_be();
+        params.__bindgen_anon_1.ipv6.dport = tuple.dst_port.to_be();
+        (params, 36)
+    }
+}
