@@ -252,7 +252,7 @@ pub(crate) async fn read_interfaces(netlink: &Netlink) -> Result<Interfaces> {
 pub(crate) fn facts(interfaces: &Interfaces, options: &Options, state: &State, bridge: BridgeFacts) -> HostFacts {
     let own = state.endpoints.values().map(|endpoint| endpoint.ifindex).collect();
     let externals = interfaces.externals(&options.externals, &options.bridge, &own);
-    HostFacts { bridge, externals, local_addrs: interfaces.local_addrs() }
+    HostFacts { bridge, externals, local_addrs: interfaces.local_addrs(), local_addrs6: interfaces.local_addrs6() }
 }
 
 pub(crate) fn bridge_facts(bridge: &Bridge, mtu: u32, state: &State) -> BridgeFacts {

@@ -1,7 +1,7 @@
 //! The bridge: found or created, with an address that nothing on the host overlaps.
 
 use anyhow::{Context, Result, bail, ensure};
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::externals::Interfaces;
 use crate::host;
@@ -47,7 +47,7 @@ pub async fn ensure(
         Some(addr) => addr,
         None if options.bip.is_some() || created => {
             let addr = choose(options, interfaces, known)?;
-            netlink.add_address(link.ifindex, addr).await?;
+            netlink.add_address(link.ifindex, addr.into()).await?;
             addr
         }
         None => bail!("bridge {} has no IPv4 address; give it one, or choose one with --bip", link.ifname),
@@ -63,13 +63,14 @@ pub async fn ensure(
 fn address_of(link: &Link, options: &Options, interfaces: &Interfaces) -> Result<Option<Ipv4Net>> {
     let mut addrs: Vec<_> = interfaces.addresses.iter().filter(|a| a.ifindex == link.ifindex).collect();
     addrs.sort_by_key(|address| (!address.universe, address.secondary));
+    let addrs: Vec<Ipv4Net> = addrs.into_iter().filter_map(|address| v4(address.net)).collect();
     let Some(bip) = options.bip else {
-        return Ok(addrs.first().map(|address| address.net));
+        return Ok(addrs.first().copied());
     };
     match addrs.first() {
-        Some(_) if addrs.iter().any(|address| address.net == bip) => Ok(Some(bip)),
+        Some(_) if addrs.contains(&bip) => Ok(Some(bip)),
         Some(other) => {
-            bail!("bridge {} has address {}, not --bip {bip}; remove one or the other", link.ifname, other.net)
+            bail!("bridge {} has address {other}, not --bip {bip}; remove one or the other", link.ifname)
         }
         None => Ok(None),
     }
@@ -90,7 +91,7 @@ async fn create(
         netlink.set_alias(link.ifindex, ALIAS).await?;
         // Given at creation it would not stay: the bridge would go on taking its ports' smallest MTU.
         netlink.set_mtu(link.ifindex, mtu).await?;
-        netlink.add_address(link.ifindex, addr).await?;
+        netlink.add_address(link.ifindex, addr.into()).await?;
         netlink.set_up(link.ifindex).await
     };
     if let Err(error) = configured.await {
@@ -129,16 +130,23 @@ fn in_use(interfaces: &Interfaces, bridge: &str) -> Vec<InUse> {
         let link = interfaces.links.iter().find(|link| link.ifindex == ifindex);
         link.map_or_else(|| format!("interface {ifindex}"), |link| link.ifname.clone())
     };
-    let routes = interfaces.routes.iter().filter(|route| route.dst.prefix_len() > 0).map(|route| {
+    let routes = interfaces.routes.iter().filter(|route| route.dst.prefix_len() > 0).filter_map(|route| {
         let ifname = route.ifindex.map_or_else(|| "none".to_owned(), name);
-        (ifname.clone(), InUse { subnet: route.dst, by: format!("route {} dev {ifname}", route.dst) })
+        Some((ifname.clone(), InUse { subnet: v4(route.dst)?, by: format!("route {} dev {ifname}", route.dst) }))
     });
-    let addresses = interfaces.addresses.iter().map(|address| {
+    let addresses = interfaces.addresses.iter().filter_map(|address| {
         let ifname = name(address.ifindex);
         let by = format!("address {} of {ifname}", address.net);
-        (ifname, InUse { subnet: address.net, by })
+        Some((ifname, InUse { subnet: v4(address.net)?, by }))
     });
     routes.chain(addresses).filter(|(ifname, _)| ifname != bridge).map(|(_, in_use)| in_use).collect()
+}
+
+fn v4(net: IpNet) -> Option<Ipv4Net> {
+    match net {
+        IpNet::V4(net) => Some(net),
+        IpNet::V6(_) => None,
+    }
 }
 
 #[cfg(test)]
@@ -192,8 +200,9 @@ mod tests {
             alias: None,
             master: None,
         };
-        let net = |text: &str| text.parse::<Ipv4Net>().unwrap();
-        let address = |ifindex, text| Address { ifindex, net: net(text), universe: true, secondary: false };
+        let net = |text: &str| text.parse::<IpNet>().unwrap();
+        let address =
+            |ifindex, text| Address { ifindex, net: net(text), universe: true, secondary: false, usable: true };
         let route = |ifindex, text| Route { dst: net(text), gateway: None, ifindex: Some(ifindex) };
         Interfaces {
             links: vec![link(2, "netpath0"), link(3, "eth0")],

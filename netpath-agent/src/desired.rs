@@ -1,7 +1,7 @@
 //! What the maps should hold, given the agent's state and the facts of the host. Pure: no I/O.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::Ipv4Net;
 use netpath_common::{
@@ -22,8 +22,10 @@ pub struct HostFacts {
     pub bridge: BridgeFacts,
     /// The one with the default route first.
     pub externals: Vec<ExternalFacts>,
-    /// Every address of the host but 127.0.0.0/8, the bridge's included.
+    /// Every address of the host but 127.0.0.0/8, the bridges' included.
     pub local_addrs: Vec<Ipv4Addr>,
+    /// The same of IPv6, without ::1 and link-local ones.
+    pub local_addrs6: Vec<Ipv6Addr>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +46,8 @@ pub struct ExternalFacts {
     pub mtu: u32,
     /// The address that masquerade uses comes first.
     pub addrs: Vec<Ipv4Addr>,
+    /// As `addrs`.
+    pub addrs6: Vec<Ipv6Addr>,
 }
 
 /// What the network allows.
@@ -77,7 +81,8 @@ pub fn network_image(host: &HostFacts, policy: Policy) -> Image {
     network.mask4 = subnet.netmask().into();
     let external = |facts: &ExternalFacts| {
         let addr4 = facts.addrs.first().copied().unwrap_or(Ipv4Addr::UNSPECIFIED).into();
-        (facts.ifindex, External { addr4, addr6: Default::default() })
+        let addr6 = facts.addrs6.first().copied().unwrap_or(Ipv6Addr::UNSPECIFIED).into();
+        (facts.ifindex, External { addr4, addr6 })
     };
     Image {
         networks: BTreeMap::from([(NETWORK, network)]),
@@ -298,11 +303,13 @@ mod tests {
             ifname: format!("eth{i}"),
             mtu: 1500,
             addrs: vec![*addr],
+            addrs6: vec![],
         };
         HostFacts {
             bridge: BridgeFacts { ifindex: 2, mac: [2; 6], addr: Ipv4Net::new_assert(BRIDGE, 16), mtu: 1500 },
             externals: externals.iter().enumerate().map(external).collect(),
             local_addrs: externals.iter().copied().chain([BRIDGE, Ipv4Addr::LOCALHOST]).collect(),
+            local_addrs6: vec![],
         }
     }
 

@@ -288,7 +288,7 @@ impl Agent {
     /// Tells host and containers who has the address from now on.
     async fn announce(&self, endpoint: &Endpoint) {
         let bridge = self.host.bridge.ifindex;
-        let learned = self.netlink.learn_neighbour(bridge, endpoint.addr, endpoint.mac.0).await;
+        let learned = self.netlink.learn_neighbour(bridge, endpoint.addr.into(), endpoint.mac.0).await;
         self.warn("tell the host the container's address", learned);
         self.warn("tell the containers the container's address", arp::announce(bridge, endpoint.addr, endpoint.mac.0));
     }

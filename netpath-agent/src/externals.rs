@@ -1,7 +1,7 @@
 //! Which interfaces lead to the outside, and which addresses the host has. Pure.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::desired::ExternalFacts;
 use crate::netlink::{Address, Link, Route};
@@ -33,38 +33,65 @@ impl Interfaces {
             ifindex: link.ifindex,
             ifname: link.ifname.clone(),
             mtu: link.mtu,
-            addrs: self.addrs_of(link.ifindex),
+            addrs: self.addrs_of(link.ifindex, v4),
+            addrs6: self.addrs_of(link.ifindex, v6),
         };
         let mut externals: Vec<_> = self.links.iter().filter(qualifies).map(facts).collect();
         externals.sort_by_key(|external| (!self.has_default_route(external.ifindex), external.ifindex));
         externals
     }
 
-    /// Every address of the host but those of 127.0.0.0/8.
+    /// Every IPv4 address of the host but those of 127.0.0.0/8.
     pub fn local_addrs(&self) -> Vec<Ipv4Addr> {
-        let addrs = self.addresses.iter().map(|address| address.net.addr());
-        addrs.filter(|addr| !addr.is_loopback()).collect::<BTreeSet<_>>().into_iter().collect()
+        self.locals(v4).into_iter().filter(|addr| !addr.is_loopback()).collect()
+    }
+
+    /// Every IPv6 address of the host but ::1 and those that are valid on one link only.
+    pub fn local_addrs6(&self) -> Vec<Ipv6Addr> {
+        let is_wanted = |addr: &Ipv6Addr| !addr.is_loopback() && !addr.is_unicast_link_local();
+        self.locals(v6).into_iter().filter(is_wanted).collect()
+    }
+
+    fn locals<A: Ord>(&self, family: fn(IpAddr) -> Option<A>) -> BTreeSet<A> {
+        self.addresses.iter().filter_map(|address| family(address.net.addr())).collect()
     }
 
     fn has_address(&self, link: &Link) -> bool {
-        self.addresses.iter().any(|address| address.ifindex == link.ifindex)
+        let is_global = |addr: IpAddr| !matches!(addr, IpAddr::V6(addr) if addr.is_unicast_link_local());
+        self.addresses.iter().any(|address| address.ifindex == link.ifindex && is_global(address.net.addr()))
     }
 
     /// The addresses of an interface, the one that masquerade uses first. As the kernel selects it for
-    /// the default route: valid beyond the link, in the gateway's subnet, not secondary.
-    fn addrs_of(&self, ifindex: u32) -> Vec<Ipv4Addr> {
-        let default_route = self.routes.iter().find(|r| r.dst.prefix_len() == 0 && r.ifindex == Some(ifindex));
-        let gateway = default_route.and_then(|route| route.gateway);
+    /// the default route: usable, valid beyond the link, in the gateway's subnet, not secondary.
+    fn addrs_of<A>(&self, ifindex: u32, family: fn(IpAddr) -> Option<A>) -> Vec<A> {
+        let is_default =
+            |r: &&Route| r.dst.prefix_len() == 0 && r.ifindex == Some(ifindex) && family(r.dst.addr()).is_some();
+        let gateway = self.routes.iter().find(is_default).and_then(|route| route.gateway);
         let mut addresses: Vec<_> = self.addresses.iter().filter(|a| a.ifindex == ifindex).collect();
         addresses.sort_by_key(|address| {
             let beside_gateway = gateway.is_some_and(|gateway| address.net.contains(&gateway));
-            (!address.universe, !beside_gateway, address.secondary)
+            (!address.usable, !address.universe, !beside_gateway, address.secondary)
         });
-        addresses.into_iter().map(|address| address.net.addr()).collect()
+        let is_link_local = |addr: IpAddr| matches!(addr, IpAddr::V6(addr) if addr.is_unicast_link_local());
+        addresses.into_iter().map(|a| a.net.addr()).filter(|addr| !is_link_local(*addr)).filter_map(family).collect()
     }
 
     fn has_default_route(&self, ifindex: u32) -> bool {
         self.routes.iter().any(|route| route.dst.prefix_len() == 0 && route.ifindex == Some(ifindex))
+    }
+}
+
+fn v4(addr: IpAddr) -> Option<Ipv4Addr> {
+    match addr {
+        IpAddr::V4(addr) => Some(addr),
+        IpAddr::V6(_) => None,
+    }
+}
+
+fn v6(addr: IpAddr) -> Option<Ipv6Addr> {
+    match addr {
+        IpAddr::V6(addr) => Some(addr),
+        IpAddr::V4(_) => None,
     }
 }
 
@@ -155,6 +182,7 @@ mod tests {
             net: net.parse().unwrap(),
             universe,
             secondary,
+            usable: true,
         };
         let addresses = [
             (1, "127.0.0.1/8", false, false),
@@ -169,7 +197,7 @@ mod tests {
         ];
         let default = Route {
             dst: "0.0.0.0/0".parse().unwrap(),
-            gateway: Some(Ipv4Addr::new(198, 51, 100, 254)),
+            gateway: Some("198.51.100.254".parse().unwrap()),
             ifindex: Some(4),
         };
         Interfaces { links, addresses: addresses.into_iter().map(address).collect(), routes: vec![default] }

@@ -1,21 +1,21 @@
 //! Interfaces, addresses, routes and neighbours over rtnetlink. The only file that names rtnetlink;
 //! what it hands out are this file's own types.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use anyhow::{Context, Result, anyhow};
 use futures::channel::mpsc::UnboundedReceiver;
 use futures::{StreamExt, TryStreamExt};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use nix::errno::Errno;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
-use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressScope};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
 use rtnetlink::packet_route::neighbour::NeighbourState;
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::SocketAddr;
 use rtnetlink::{
@@ -62,17 +62,19 @@ pub struct Link {
 pub struct Address {
     pub ifindex: u32,
     /// The address and its prefix length.
-    pub net: Ipv4Net,
+    pub net: IpNet,
     /// Valid beyond the link.
     pub universe: bool,
     pub secondary: bool,
+    /// It may be used as a source: IPv6 knows addresses that are not sure yet, or on their way out.
+    pub usable: bool,
 }
 
 /// A route of the main table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
-    pub dst: Ipv4Net,
-    pub gateway: Option<Ipv4Addr>,
+    pub dst: IpNet,
+    pub gateway: Option<IpAddr>,
     pub ifindex: Option<u32>,
 }
 
@@ -97,12 +99,18 @@ impl Netlink {
         Ok(Self { handle })
     }
 
-    /// Connects and subscribes to changes of links, IPv4 addresses and IPv4 routes.
+    /// Connects and subscribes to changes of links, addresses and routes.
     ///
     /// # Errors
     /// If there is no netlink socket to be had.
     pub fn subscribe() -> Result<(Self, Notices)> {
-        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route];
+        let groups = [
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Ifaddr,
+            MulticastGroup::Ipv6Route,
+        ];
         let (connection, handle, messages) = new_multicast_connection(&groups).context("open a netlink socket")?;
         tokio::spawn(connection);
         Ok((Self { handle }, Notices(messages)))
@@ -131,27 +139,24 @@ impl Netlink {
     /// # Errors
     /// If the kernel refuses.
     pub async fn addresses(&self) -> Result<Vec<Address>> {
-        let mut request = self.handle.address().get();
-        request.message_mut().header.family = AddressFamily::Inet;
-        let messages = request.execute().try_collect::<Vec<_>>().await.map_err(refusal).context("list addresses")?;
+        let messages = self.handle.address().get().execute().try_collect::<Vec<_>>().await;
+        let messages = messages.map_err(refusal).context("list addresses")?;
         Ok(messages.iter().filter_map(address).collect())
     }
 
-    /// The IPv4 routes of the main table.
+    /// The routes of the main table, of both families.
     ///
     /// # Errors
     /// If the kernel refuses.
     pub async fn routes(&self) -> Result<Vec<Route>> {
-        let query = RouteMessageBuilder::<Ipv4Addr>::new().build();
-        let messages = self
-            .handle
-            .route()
-            .get(query)
-            .execute()
-            .try_collect::<Vec<_>>()
-            .await
-            .map_err(refusal)
-            .context("list routes")?;
+        let mut routes = self.routes_of(RouteMessageBuilder::<Ipv4Addr>::new().build()).await?;
+        routes.extend(self.routes_of(RouteMessageBuilder::<Ipv6Addr>::new().build()).await?);
+        Ok(routes)
+    }
+
+    async fn routes_of(&self, query: RouteMessage) -> Result<Vec<Route>> {
+        let messages = self.handle.route().get(query).execute().try_collect::<Vec<_>>().await;
+        let messages = messages.map_err(refusal).context("list routes")?;
         let main = messages.iter().filter(|m| m.header.table == RouteHeader::RT_TABLE_MAIN);
         Ok(main.filter_map(route).collect())
     }
@@ -216,17 +221,41 @@ impl Netlink {
 
     /// # Errors
     /// If the kernel refuses.
-    pub async fn add_address(&self, ifindex: u32, net: Ipv4Net) -> Result<()> {
-        let request = self.handle.address().add(ifindex, IpAddr::V4(net.addr()), net.prefix_len());
+    pub async fn add_address(&self, ifindex: u32, net: IpNet) -> Result<()> {
+        let mut request = self.handle.address().add(ifindex, net.addr(), net.prefix_len());
+        if net.addr().is_ipv6() {
+            // Nobody else can have it: usable at once, not after a second of duplicate address detection.
+            request.message_mut().header.flags.insert(AddressHeaderFlags::Nodad);
+        }
         request.execute().await.map_err(refusal).with_context(|| format!("add address {net} to interface {ifindex}"))
     }
 
     /// # Errors
     /// If the kernel refuses, for instance because there is a default route.
-    pub async fn add_default_route(&self, gateway: Ipv4Addr) -> Result<()> {
-        let message = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).build();
+    pub async fn add_default_route(&self, gateway: IpAddr) -> Result<()> {
+        let message = match gateway {
+            IpAddr::V4(gateway) => RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).build(),
+            IpAddr::V6(gateway) => RouteMessageBuilder::<Ipv6Addr>::new().gateway(gateway).build(),
+        };
         let request = self.handle.route().add(message);
         request.execute().await.map_err(refusal).with_context(|| format!("add default route via {gateway}"))
+    }
+
+    /// Removes the default route of `gateway`'s family that leads there; no error if it is gone.
+    ///
+    /// # Errors
+    /// If the kernel refuses for another reason.
+    pub async fn delete_default_route(&self, gateway: IpAddr) -> Result<()> {
+        let message = match gateway {
+            IpAddr::V4(gateway) => RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).build(),
+            IpAddr::V6(gateway) => RouteMessageBuilder::<Ipv6Addr>::new().gateway(gateway).build(),
+        };
+        match self.handle.route().del(message).execute().await {
+            Err(error) if errno(&error) != Some(Errno::ESRCH) => {
+                Err(refusal(error)).with_context(|| format!("remove default route via {gateway}"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Deletes an interface; no error if it is gone.
@@ -246,8 +275,8 @@ impl Netlink {
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub async fn learn_neighbour(&self, ifindex: u32, addr: Ipv4Addr, mac: [u8; 6]) -> Result<()> {
-        let request = self.handle.neighbours().add(ifindex, IpAddr::V4(addr)).replace();
+    pub async fn learn_neighbour(&self, ifindex: u32, addr: IpAddr, mac: [u8; 6]) -> Result<()> {
+        let request = self.handle.neighbours().add(ifindex, addr).replace();
         let request = request.state(NeighbourState::Stale).link_layer_address(&mac);
         request.execute().await.map_err(refusal).with_context(|| format!("set the neighbour entry of {addr}"))
     }
@@ -323,38 +352,53 @@ impl From<&LinkMessage> for Link {
     }
 }
 
-fn address(message: &rtnetlink::packet_route::address::AddressMessage) -> Option<Address> {
+fn address(message: &AddressMessage) -> Option<Address> {
     // IFA_LOCAL is the interface's own address; IFA_ADDRESS is the peer's on point-to-point links.
     let own = |attribute: &AddressAttribute| match attribute {
-        AddressAttribute::Local(IpAddr::V4(addr)) => Some(*addr),
+        AddressAttribute::Local(addr) => Some(*addr),
         _ => None,
     };
     let any = |attribute: &AddressAttribute| match attribute {
-        AddressAttribute::Address(IpAddr::V4(addr)) => Some(*addr),
+        AddressAttribute::Address(addr) => Some(*addr),
         _ => None,
     };
     let attributes = &message.attributes;
     let addr = attributes.iter().find_map(own).or_else(|| attributes.iter().find_map(any))?;
+    let flags = message.header.flags;
+    // In IPv6 the bit of `Secondary` says that an address is a temporary one.
+    let unsure = AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed | AddressHeaderFlags::Deprecated;
     Some(Address {
         ifindex: message.header.index,
-        net: Ipv4Net::new(addr, message.header.prefix_len).ok()?,
+        net: IpNet::new(addr, message.header.prefix_len).ok()?,
         universe: message.header.scope == AddressScope::Universe,
-        secondary: message.header.flags.contains(AddressHeaderFlags::Secondary),
+        secondary: flags.contains(AddressHeaderFlags::Secondary),
+        usable: !flags.intersects(unsure) || flags.contains(AddressHeaderFlags::Optimistic),
     })
 }
 
-fn route(message: &rtnetlink::packet_route::route::RouteMessage) -> Option<Route> {
-    let mut dst = Ipv4Addr::UNSPECIFIED;
+fn route(message: &RouteMessage) -> Option<Route> {
+    let mut dst: Option<IpAddr> = None;
     let (mut gateway, mut ifindex) = (None, None);
+    let ip = |address: &RouteAddress| match address {
+        RouteAddress::Inet(addr) => Some(IpAddr::V4(*addr)),
+        RouteAddress::Inet6(addr) => Some(IpAddr::V6(*addr)),
+        _ => None,
+    };
     for attribute in &message.attributes {
         match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(addr)) => dst = *addr,
-            RouteAttribute::Gateway(RouteAddress::Inet(addr)) => gateway = Some(*addr),
+            RouteAttribute::Destination(address) => dst = ip(address),
+            RouteAttribute::Gateway(address) => gateway = ip(address),
             RouteAttribute::Oif(index) => ifindex = Some(*index),
             _ => {}
         }
     }
-    Some(Route { dst: Ipv4Net::new(dst, message.header.destination_prefix_length).ok()?, gateway, ifindex })
+    let any = match message.header.address_family {
+        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        _ => return None,
+    };
+    let dst = IpNet::new(dst.unwrap_or(any), message.header.destination_prefix_length).ok()?;
+    Some(Route { dst, gateway, ifindex })
 }
 
 fn errno(error: &rtnetlink::Error) -> Option<Errno> {

@@ -83,9 +83,9 @@ impl Netns {
             netlink.set_up(lo.ifindex).await?;
             let eth0 = netlink.link(CONTAINER_IFNAME).await?.context("the veth's end is gone")?;
             host::disable_ipv6(CONTAINER_IFNAME)?;
-            netlink.add_address(eth0.ifindex, net).await?;
+            netlink.add_address(eth0.ifindex, net.into()).await?;
             netlink.set_up(eth0.ifindex).await?;
-            netlink.add_default_route(gateway).await
+            netlink.add_default_route(gateway.into()).await
         })
         .await
         .with_context(|| format!("configure {CONTAINER_IFNAME} in {}", self.path.display()))

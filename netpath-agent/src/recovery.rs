@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use netpath_common::proto;
 
 use crate::api::Netns;
@@ -52,9 +52,21 @@ fn network(image: &Image, interfaces: &Interfaces, bridge: &str) -> Option<Netwo
     let ((prefix, len), _) = image.v4.prefixes.iter().find(|(_, network)| **network == NETWORK)?;
     let subnet = Ipv4Net::new((*prefix).into(), *len).ok()?;
     let link = interfaces.links.iter().find(|link| link.ifindex == ifindex && link.ifname == bridge)?;
-    let address = interfaces.addresses.iter().find(|a| a.ifindex == link.ifindex && a.net.trunc() == subnet)?;
+    let address =
+        interfaces.addresses.iter().find(|a| a.ifindex == link.ifindex && a.net.trunc() == IpNet::V4(subnet))?;
     let created = link.alias.as_deref() == Some(crate::bridge::ALIAS);
-    Some(Network { bridge: bridge.to_owned(), created, bridge_addr: address.net })
+    Some(Network {
+        bridge: bridge.to_owned(),
+        created,
+        bridge_addr: Ipv4Net::new(v4(address.net.addr())?, address.net.prefix_len()).ok()?,
+    })
+}
+
+fn v4(addr: std::net::IpAddr) -> Option<Ipv4Addr> {
+    match addr {
+        std::net::IpAddr::V4(addr) => Some(addr),
+        std::net::IpAddr::V6(_) => None,
+    }
 }
 
 fn name(link: &Link, bridge: &str) -> String {
@@ -141,8 +153,15 @@ mod tests {
     fn host() -> HostFacts {
         HostFacts {
             bridge: BridgeFacts { ifindex: 2, mac: [2; 6], addr: Ipv4Net::new_assert(BRIDGE, 16), mtu: 1500 },
-            externals: vec![ExternalFacts { ifindex: 3, ifname: "eth0".to_owned(), mtu: 1500, addrs: vec![ETH0] }],
+            externals: vec![ExternalFacts {
+                ifindex: 3,
+                ifname: "eth0".to_owned(),
+                mtu: 1500,
+                addrs: vec![ETH0],
+                addrs6: vec![],
+            }],
             local_addrs: vec![BRIDGE, ETH0],
+            local_addrs6: vec![],
         }
     }
 
@@ -159,8 +178,13 @@ mod tests {
             alias,
             master: None,
         };
-        let address =
-            |ifindex, text: &str| Address { ifindex, net: text.parse().unwrap(), universe: true, secondary: false };
+        let address = |ifindex, text: &str| Address {
+            ifindex,
+            net: text.parse().unwrap(),
+            universe: true,
+            secondary: false,
+            usable: true,
+        };
         Interfaces {
             links: vec![
                 link(2, "netpath0", 1500, Some(crate::bridge::ALIAS.to_owned())),
