@@ -1,30 +1,32 @@
 //! ICMP errors.
 
-use netpath_common::{Addr4, Reason, proto};
+use netpath_common::{Reason, proto};
 use netpath_ebpf::decision::Out;
-use netpath_ebpf::family::V4;
+use netpath_ebpf::family::Family as _;
 use netpath_ebpf::icmp::{self, Inner, Translation};
 use netpath_ebpf::packet::Packet;
 
+use super::{CLIENT, Family, HOST, ICMP, OTHER_CLIENT, ROUTER, World, container};
 use crate::frame::{Frame, SYN, SYN_ACK, echo_request, tcp, udp, unreachable};
-use crate::world::{CLIENT, HOST, OTHER_CLIENT, World, container, veth};
+use crate::world::veth;
 
-const ROUTER: Addr4 = Addr4([203, 0, 113, 9]);
+/// The shortest quotation: a network header and eight bytes.
+const SHORTEST: usize = Family::HEADER_LEN + 8;
 
-fn parse(frame: &Frame) -> Result<(Packet<V4>, Inner<V4>), Reason> {
+fn parse(frame: &Frame) -> Result<(Packet<Family>, Inner<Family>), Reason> {
     let packet = Packet::parse(frame, 14)?;
     let inner = Inner::parse(frame, &packet)?;
     Ok((packet, inner))
 }
 
-fn arrive(world: &World, frame: &Frame) -> Option<Translation<V4>> {
+fn arrive(world: &World, frame: &Frame) -> Option<Translation<Family>> {
     let (packet, inner) = parse(frame).unwrap();
     icmp::from_external(world, &world.config, &packet, &inner)
 }
 
-fn leave(world: &World, frame: &Frame) -> Option<Translation<V4>> {
+fn leave(world: &World, frame: &Frame) -> Option<Translation<Family>> {
     let (packet, inner) = parse(frame).unwrap();
-    icmp::to_external::<V4, _>(world, &packet, &inner)
+    icmp::to_external::<Family, _>(world, &packet, &inner)
 }
 
 #[test]
@@ -41,10 +43,10 @@ fn error_about_a_masqueraded_packet_reaches_the_container_in_its_own_terms() {
             proto::UDP => udp((out.src_addr, out.src_port), (CLIENT, 53)),
             _ => echo_request(out.src_addr, CLIENT, out.src_port),
         };
-        let translation = arrive(&world, &unreachable(ROUTER, HOST, &sent, 28)).unwrap();
+        let translation = arrive(&world, &unreachable(ROUTER, HOST, &sent, SHORTEST)).unwrap();
         assert_eq!((translation.src_addr, translation.dst_addr), (ROUTER, container(1)));
         assert_eq!(translation.inner.src_addr, container(1));
-        assert_eq!(translation.inner.src_port, if out.proto == proto::ICMP { 77 } else { 40000 });
+        assert_eq!(translation.inner.src_port, if out.proto == ICMP { 77 } else { 40000 });
         assert_eq!(translation.out, Out::Container(veth(1)));
     }
 }
@@ -54,7 +56,7 @@ fn error_about_a_published_ports_reply_reaches_the_container() {
     let mut world = World::new();
     world.publish(proto::TCP, 8080, 1, 80);
     let reply = tcp((HOST, 8080), (CLIENT, 40000), SYN_ACK);
-    let translation = arrive(&world, &unreachable(ROUTER, HOST, &reply, 28)).unwrap();
+    let translation = arrive(&world, &unreachable(ROUTER, HOST, &reply, SHORTEST)).unwrap();
     assert_eq!(translation.dst_addr, container(1));
     assert_eq!((translation.inner.src_addr, translation.inner.src_port), (container(1), 80));
 }
@@ -66,7 +68,7 @@ fn error_about_somebody_elses_packet_is_the_hosts() {
     for foreign in
         [udp((HOST, 22), (CLIENT, 53)), udp((HOST, 5000), (OTHER_CLIENT, 53)), udp((HOST, 5000), (CLIENT, 54))]
     {
-        assert!(arrive(&world, &unreachable(ROUTER, HOST, &foreign, 28)).is_none());
+        assert!(arrive(&world, &unreachable(ROUTER, HOST, &foreign, SHORTEST)).is_none());
     }
 }
 
@@ -75,7 +77,7 @@ fn containers_error_about_a_published_port_shows_the_published_name_only() {
     let mut world = World::new();
     world.publish(proto::UDP, 5353, 1, 53);
     let received = udp((CLIENT, 40000), (container(1), 53));
-    let translation = leave(&world, &unreachable(container(1), CLIENT, &received, 28)).unwrap();
+    let translation = leave(&world, &unreachable(container(1), CLIENT, &received, SHORTEST)).unwrap();
     assert_eq!(translation.src_addr, HOST);
     assert_eq!((translation.inner.dst_addr, translation.inner.dst_port), (HOST, 5353));
     assert_eq!((translation.inner.src_addr, translation.inner.src_port), (CLIENT, 40000));
@@ -86,7 +88,7 @@ fn hosts_error_about_a_packet_on_its_road_to_a_container_shows_the_published_nam
     let mut world = World::new();
     world.publish(proto::TCP, 8080, 1, 80);
     let forwarded = tcp((CLIENT, 40000), (container(1), 80), SYN);
-    let translation = leave(&world, &unreachable(HOST, CLIENT, &forwarded, 28)).unwrap();
+    let translation = leave(&world, &unreachable(HOST, CLIENT, &forwarded, SHORTEST)).unwrap();
     assert_eq!(translation.src_addr, HOST);
     assert_eq!((translation.inner.dst_addr, translation.inner.dst_port), (HOST, 8080));
 }
@@ -94,10 +96,10 @@ fn hosts_error_about_a_packet_on_its_road_to_a_container_shows_the_published_nam
 #[test]
 fn quotation_of_fewer_than_eight_transport_bytes_is_malformed() {
     let quoted = udp((HOST, 5000), (CLIENT, 53));
-    for len in 0..28 {
+    for len in 0..SHORTEST {
         assert!(parse(&unreachable(ROUTER, HOST, &quoted, len)).is_err(), "{len} bytes");
     }
-    assert!(parse(&unreachable(ROUTER, HOST, &quoted, 28)).is_ok());
+    assert!(parse(&unreachable(ROUTER, HOST, &quoted, SHORTEST)).is_ok());
 }
 
 #[test]
@@ -105,10 +107,10 @@ fn a_container_sends_no_error_about_a_packet_it_never_got() {
     let world = World::new();
     let out = world.send(1, &udp((container(1), 40000), (CLIENT, 53))).unwrap().tuple;
     let answer = udp((CLIENT, 53), (container(1), 40000));
-    assert!(leave(&world, &unreachable(container(1), CLIENT, &answer, 28)).is_some());
+    assert!(leave(&world, &unreachable(container(1), CLIENT, &answer, SHORTEST)).is_some());
     // Another container, and another receiver.
-    assert!(leave(&world, &unreachable(container(2), CLIENT, &answer, 28)).is_none());
-    assert!(leave(&world, &unreachable(container(1), OTHER_CLIENT, &answer, 28)).is_none());
+    assert!(leave(&world, &unreachable(container(2), CLIENT, &answer, SHORTEST)).is_none());
+    assert!(leave(&world, &unreachable(container(1), OTHER_CLIENT, &answer, SHORTEST)).is_none());
     assert_eq!(out.src_addr, HOST);
 }
 
@@ -117,10 +119,10 @@ fn an_error_in_a_container_networks_name_or_about_it_does_not_come_from_outside(
     let mut world = World::new();
     world.publish(proto::TCP, 8080, 1, 80);
     let reply = tcp((HOST, 8080), (CLIENT, 40000), SYN_ACK);
-    assert!(arrive(&world, &unreachable(container(2), HOST, &reply, 28)).is_none());
-    assert!(arrive(&world, &unreachable(ROUTER, OTHER_CLIENT, &reply, 28)).is_none());
+    assert!(arrive(&world, &unreachable(container(2), HOST, &reply, SHORTEST)).is_none());
+    assert!(arrive(&world, &unreachable(ROUTER, OTHER_CLIENT, &reply, SHORTEST)).is_none());
     let inside = tcp((HOST, 8080), (container(2), 40000), SYN_ACK);
-    assert!(arrive(&world, &unreachable(ROUTER, HOST, &inside, 28)).is_none());
+    assert!(arrive(&world, &unreachable(ROUTER, HOST, &inside, SHORTEST)).is_none());
 }
 
 #[test]
@@ -128,6 +130,6 @@ fn a_ping_with_identifier_zero_opens_nothing_for_other_icmp() {
     let world = World::new();
     world.send(1, &echo_request(container(1), CLIENT, 0)).unwrap();
     let foreign = tcp((HOST, 22), (CLIENT, 40000), SYN);
-    let forged = unreachable(container(1), CLIENT, &foreign, 28);
+    let forged = unreachable(container(1), CLIENT, &foreign, SHORTEST);
     assert_eq!(world.leave(&forged).unwrap_err(), Reason::NoFlow);
 }

@@ -2,17 +2,18 @@
 
 use std::collections::HashMap;
 
-use netpath_common::{Addr4, CtState, PortRange, Tuple, proto};
+use netpath_common::{CtState, PortRange, Tuple, proto};
 use netpath_ebpf::decision::Out;
 use proptest::prelude::*;
 
+use super::{Addr, CLIENT, HOST, ICMP, OTHER_CLIENT, World, container};
 use crate::frame::{answer, echo_request, tcp, udp};
-use crate::world::{CLIENT, HOST, OTHER_CLIENT, World, container, veth};
+use crate::world::veth;
 
 #[derive(Clone, Debug)]
 enum Step {
     /// Container, inside port, destination, protocol, TCP flags.
-    Send(u8, u16, Addr4, u8, u8),
+    Send(u8, u16, Addr, u8, u8),
     /// The answer to the packet sent that many steps ago.
     Answer(usize, u8),
     Wait(u32),
@@ -22,7 +23,7 @@ enum Step {
 /// Small ranges on purpose, so that things collide.
 fn step() -> impl Strategy<Value = Step> {
     let dst = prop_oneof![Just(CLIENT), Just(OTHER_CLIENT)];
-    let protocol = prop_oneof![3 => Just(proto::UDP), 3 => Just(proto::TCP), 1 => Just(proto::ICMP)];
+    let protocol = prop_oneof![3 => Just(proto::UDP), 3 => Just(proto::TCP), 1 => Just(ICMP)];
     let flags = prop_oneof![4 => Just(2u8), 2 => Just(0x10), 1 => Just(0x11), 1 => Just(4)];
     prop_oneof![
         8 => (1u8..=3, 5000u16..5003, dst, protocol, flags.clone()).prop_map(|(n, p, d, t, f)| Step::Send(n, p, d, t, f)),
@@ -40,8 +41,8 @@ fn run(steps: &[Step], ports: PortRange, max_flows: u32) {
     world.config.ports = ports;
     world.publish(proto::TCP, 2000, 1, 80);
     // What went out last under which outside tuple.
-    let mut sent: Vec<Tuple<Addr4>> = Vec::new();
-    let mut senders: HashMap<Tuple<Addr4>, Sender> = HashMap::new();
+    let mut sent: Vec<Tuple<Addr>> = Vec::new();
+    let mut senders: HashMap<Tuple<Addr>, Sender> = HashMap::new();
     for step in steps {
         match *step {
             Step::Send(n, port, dst, protocol, flags) => {

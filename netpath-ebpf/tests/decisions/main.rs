@@ -1,5 +1,7 @@
 //! The deciding functions on real packet bytes, against maps, clock, routes and sockets of a test's own.
 //!
+//! `ipv4` and `ipv6` hold the same tests, each with its own addresses.
+//!
 //! | file | promises |
 //! |---|---|
 //! | `published_port` | a published port is two look-ups: in, and its reverse |
@@ -11,9 +13,7 @@
 #![expect(clippy::unwrap_used, reason = "a test panics when something is not as it should be")]
 
 mod frame;
-mod icmp_error;
-mod invariants;
-mod masquerade;
-mod policy;
-mod published_port;
+mod ipv4;
+#[expect(clippy::duplicate_mod, reason = "the same promises for both families")]
+mod ipv6;
 mod world;

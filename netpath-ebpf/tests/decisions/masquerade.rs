@@ -1,13 +1,14 @@
 //! Masquerade: ports, flows and their ends.
 
-use netpath_common::{Addr4, CtState, PortRange, Reason, Tuple, proto};
+use netpath_common::{Address as _, CtState, PortRange, Reason, Tuple, proto};
 use netpath_ebpf::decision::Out;
 
+use super::{Addr, CLIENT, HOST, ICMP, OTHER_CLIENT, OTHER_HOST, World, container};
 use crate::frame::{ACK, FIN_ACK, RST, SYN, SYN_ACK, answer, echo_request, tcp, tcp_at, udp};
-use crate::world::{CLIENT, HOST, OTHER_CLIENT, UPLINK, World, container, veth};
+use crate::world::{UPLINK, veth};
 
 /// The host port that a UDP packet of container `n` gets.
-fn port(world: &World, n: u8, src_port: u16, dst: (Addr4, u16)) -> Result<u16, Reason> {
+fn port(world: &World, n: u8, src_port: u16, dst: (Addr, u16)) -> Result<u16, Reason> {
     world.send(n, &udp((container(n), src_port), dst)).map(|decision| decision.tuple.src_port)
 }
 
@@ -33,7 +34,7 @@ fn reply_comes_back_to_the_container_and_its_port() {
         let back = world.arrive(&answer(&out, SYN_ACK)).unwrap();
         assert_eq!(back.tuple.dst_addr, container(1));
         assert_eq!(back.out, Out::Container(veth(1)));
-        assert_eq!(back.tuple.dst_port, if out.proto == proto::ICMP { 77 } else { 40000 });
+        assert_eq!(back.tuple.dst_port, if out.proto == ICMP { 77 } else { 40000 });
     }
 }
 
@@ -239,10 +240,10 @@ fn port_of_a_closed_connection_is_taken_when_ports_run_out_after_a_rest() {
 fn flow_ends_when_the_external_address_changes() {
     let mut world = World::new();
     port(&world, 1, 5000, (CLIENT, 53)).unwrap();
-    world.external.addr4 = Addr4([198, 18, 0, 9]);
+    world.set_external(OTHER_HOST);
     let decision = world.send(1, &udp((container(1), 5000), (CLIENT, 53))).unwrap();
-    assert_eq!(decision.tuple.src_addr, Addr4([198, 18, 0, 9]));
-    world.external.addr4 = Addr4([0; 4]);
+    assert_eq!(decision.tuple.src_addr, OTHER_HOST);
+    world.set_external(Addr::UNSPECIFIED);
     assert_eq!(port(&world, 1, 5000, (CLIENT, 53)), Err(Reason::NoExternalAddress));
 }
 

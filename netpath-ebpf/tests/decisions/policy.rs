@@ -1,11 +1,13 @@
 //! Who may talk to whom.
 
-use netpath_common::{Addr4, Reason, config_flag, network_flag, proto};
+use netpath_common::{Reason, config_flag, network_flag, proto};
 use netpath_ebpf::decision::Out;
 use netpath_ebpf::env::Route;
+use netpath_ebpf::family::Family as _;
 
+use super::{CLIENT, ELSEWHERE, Family, GATEWAY, GROUPS, HOST, LOOPBACK, NOBODY, PROTO_OFF, World, container};
 use crate::frame::{SYN, tcp, udp};
-use crate::world::{BRIDGE_MAC, CLIENT, GATEWAY, HOST, World, container, mac, veth};
+use crate::world::{BRIDGE_MAC, mac, veth};
 
 fn without_icc() -> World {
     let mut world = World::new();
@@ -30,7 +32,7 @@ fn without_icc_neighbours_do_not_talk_by_any_road() {
     // A foreign IP address to the neighbour's hardware address, and groups.
     assert_eq!(world.send_to(1, mac(2), &udp((container(1), 1), (CLIENT, 53))).unwrap_err(), Reason::Icc);
     assert_eq!(world.send_to(1, mac(2), &udp((container(1), 1), (GATEWAY, 53))).unwrap_err(), Reason::Icc);
-    for group in [Addr4([255; 4]), Addr4([224, 0, 0, 251])] {
+    for group in GROUPS {
         assert_eq!(world.send_to(1, [0xff; 6], &udp((container(1), 1), (group, 5353))).unwrap_err(), Reason::Icc);
     }
 }
@@ -47,7 +49,7 @@ fn without_icc_host_outside_and_published_ports_are_reached() {
 #[test]
 fn spoofed_addresses_are_dropped() {
     let world = World::new();
-    for spoofed in [container(2), CLIENT, Addr4([172, 17, 0, 99]), GATEWAY] {
+    for spoofed in [container(2), CLIENT, NOBODY, GATEWAY] {
         let frame = udp((spoofed, 1000), (CLIENT, 53));
         assert_eq!(world.send(1, &frame).unwrap_err(), Reason::SpoofedSource);
     }
@@ -63,9 +65,8 @@ fn containers_are_not_reached_from_outside_but_by_published_ports() {
 #[test]
 fn loopback_addresses_do_not_come_from_outside() {
     let world = World::new();
-    let loopback = Addr4([127, 0, 0, 1]);
-    assert_eq!(world.arrive(&udp((CLIENT, 1), (loopback, 53))).unwrap_err(), Reason::LoopbackAddress);
-    assert_eq!(world.arrive(&udp((loopback, 1), (HOST, 53))).unwrap_err(), Reason::LoopbackAddress);
+    assert_eq!(world.arrive(&udp((CLIENT, 1), (LOOPBACK, 53))).unwrap_err(), Reason::LoopbackAddress);
+    assert_eq!(world.arrive(&udp((LOOPBACK, 1), (HOST, 53))).unwrap_err(), Reason::LoopbackAddress);
 }
 
 #[test]
@@ -74,7 +75,7 @@ fn nothing_leaves_with_an_address_of_a_container_network() {
     assert_eq!(world.leave(&udp((container(9), 1), (CLIENT, 53))).unwrap_err(), Reason::Leak);
     assert_eq!(world.leave(&udp((GATEWAY, 1), (CLIENT, 53))).unwrap_err(), Reason::Leak);
     assert_eq!(world.leave(&udp((HOST, 1), (CLIENT, 53))).unwrap().tuple.src_addr, HOST);
-    world.network.flags &= !network_flag::MASQUERADE4;
+    world.network.flags &= !Family::MASQUERADE;
     assert_eq!(world.leave(&udp((container(1), 1), (CLIENT, 53))).unwrap_err(), Reason::NoMasquerade);
     assert_eq!(world.send(1, &udp((container(1), 1), (CLIENT, 53))).unwrap_err(), Reason::NoMasquerade);
 }
@@ -83,7 +84,7 @@ fn nothing_leaves_with_an_address_of_a_container_network() {
 fn protocols_without_ports_do_not_leave() {
     let world = World::new();
     let mut frame = udp((container(1), 1), (CLIENT, 53));
-    frame.0[23] = 50;
+    frame.0[PROTO_OFF] = 50;
     assert_eq!(world.send(1, &frame).unwrap_err(), Reason::Untranslatable);
 }
 
@@ -92,9 +93,7 @@ fn routes_by_interfaces_that_are_not_served_are_refused() {
     let mut world = World::new();
     world.route = Route::To { ifindex: 77, next_hop: CLIENT };
     assert_eq!(world.send(1, &udp((container(1), 1), (CLIENT, 53))).unwrap_err(), Reason::NotExternal);
-    let other_network = Addr4([172, 17, 255, 1]);
-    world.network.mask4 = Addr4([255, 255, 255, 0]);
-    assert_eq!(world.send(1, &udp((container(1), 1), (other_network, 53))).unwrap_err(), Reason::Isolated);
+    assert_eq!(world.send(1, &udp((container(1), 1), (ELSEWHERE, 53))).unwrap_err(), Reason::Isolated);
 }
 
 #[test]

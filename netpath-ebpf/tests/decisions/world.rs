@@ -2,53 +2,61 @@
 
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::collections::{HashMap, HashSet};
+use std::fmt::Debug;
+use std::hash::Hash;
 
 use netpath_common::{
-    Addr4, Config, Endpoint, External, Flow, Inside, LAYOUT, Link, LinkKey, Mapping, MappingKey, Network, PortKey,
-    PortRange, PortSource, PortTarget, Reason, Timeouts, TrustedKey, Tuple, config_flag, network_flag, proto,
+    Address as _, Config, Endpoint, External, Flow, Inside, LAYOUT, Link, LinkKey, Mapping, MappingKey, Network,
+    PortKey, PortRange, PortSource, PortTarget, Reason, Timeouts, TrustedKey, Tuple, config_flag, network_flag,
 };
 use netpath_ebpf::decision::Decision;
 use netpath_ebpf::env::{Env, Refused, Route};
 use netpath_ebpf::external;
-use netpath_ebpf::family::V4;
+use netpath_ebpf::family::Family;
 use netpath_ebpf::packet::Packet;
 use netpath_ebpf::policy::{self, Arrival};
 
 use crate::frame::Frame;
 
-pub(crate) const HOST: Addr4 = Addr4([198, 18, 0, 1]);
-pub(crate) const CLIENT: Addr4 = Addr4([198, 18, 0, 2]);
-pub(crate) const OTHER_CLIENT: Addr4 = Addr4([198, 18, 0, 3]);
-pub(crate) const GATEWAY: Addr4 = Addr4([172, 17, 0, 1]);
 pub(crate) const BRIDGE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0];
 pub(crate) const UPLINK: u32 = 2;
 const BRIDGE: u32 = 3;
 
 type Cells<K, V> = RefCell<HashMap<K, Box<UnsafeCell<V>>>>;
 
+/// A family, and where everybody is in it.
+pub(crate) trait Place: Family<Addr: Hash + Debug> {
+    /// The host's address at the external interface, and who else is there.
+    const HOST: Self::Addr;
+    const CLIENT: Self::Addr;
+
+    /// Address of container number `n`, from 1.
+    fn container(n: u8) -> Self::Addr;
+    /// Whether the address lies in a container network, be it one that the world does not have.
+    fn is_inside(addr: &Self::Addr) -> bool;
+    fn set_subnet(network: &mut Network);
+    fn set_addr(endpoint: &mut Endpoint, addr: Self::Addr);
+    fn set_external(external: &mut External, addr: Self::Addr);
+}
+
 /// The world around the decisions.
-pub(crate) struct World {
+pub(crate) struct World<F: Place> {
     pub(crate) config: Config,
     pub(crate) network: Network,
     pub(crate) endpoints: Vec<Endpoint>,
     pub(crate) external: External,
-    pub(crate) published: HashMap<PortKey<Addr4>, PortTarget>,
-    pub(crate) sources: HashMap<PortKey<Addr4>, PortSource<Addr4>>,
-    pub(crate) flows: Cells<Tuple<Addr4>, Flow<Addr4>>,
-    pub(crate) mappings: Cells<MappingKey<Addr4>, Mapping<Addr4>>,
-    pub(crate) replies: Cells<Tuple<Addr4>, Inside<Addr4>>,
-    ring: Vec<UnsafeCell<Tuple<Addr4>>>,
+    pub(crate) published: HashMap<PortKey<F::Addr>, PortTarget>,
+    pub(crate) sources: HashMap<PortKey<F::Addr>, PortSource<F::Addr>>,
+    pub(crate) flows: Cells<Tuple<F::Addr>, Flow<F::Addr>>,
+    pub(crate) mappings: Cells<MappingKey<F::Addr>, Mapping<F::Addr>>,
+    pub(crate) replies: Cells<Tuple<F::Addr>, Inside<F::Addr>>,
+    ring: Vec<UnsafeCell<Tuple<F::Addr>>>,
     hand: Cell<u32>,
     locks: RefCell<HashSet<u64>>,
     pub(crate) now_s: Cell<u32>,
-    pub(crate) route: Route<Addr4>,
+    pub(crate) route: Route<F::Addr>,
     /// Protocol and port of the host's own sockets.
     pub(crate) sockets: HashSet<(u8, u16)>,
-}
-
-/// Address of container number `n`, from 1.
-pub(crate) fn container(n: u8) -> Addr4 {
-    Addr4([172, 17, 0, n + 1])
 }
 
 pub(crate) fn mac(n: u8) -> [u8; 6] {
@@ -60,20 +68,21 @@ pub(crate) fn veth(n: u8) -> u32 {
     10 + u32::from(n)
 }
 
-impl World {
+impl<F: Place> World<F> {
     pub(crate) fn new() -> Self {
         Self::with_flows(64)
     }
 
     pub(crate) fn with_flows(max_flows: u32) -> Self {
         let mut network = Network::EMPTY;
-        network.flags = network_flag::EXISTS | network_flag::ICC | network_flag::MASQUERADE4;
+        network.flags = network_flag::EXISTS | network_flag::ICC | F::MASQUERADE;
         network.ifindex = BRIDGE;
         network.mtu = 1500;
-        network.prefix4 = Addr4([172, 17, 0, 0]);
-        network.mask4 = Addr4([255, 255, 0, 0]);
+        F::set_subnet(&mut network);
         network.mac = BRIDGE_MAC;
-        let endpoints = (0..=3).map(|n| if n == 0 { Endpoint::EMPTY } else { endpoint(n) }).collect();
+        let endpoints = (0..=3).map(|n| if n == 0 { Endpoint::EMPTY } else { endpoint::<F>(n) }).collect();
+        let mut external = External::default();
+        F::set_external(&mut external, F::HOST);
         Self {
             config: Config {
                 layout: LAYOUT,
@@ -89,17 +98,17 @@ impl World {
             },
             network,
             endpoints,
-            external: External { addr4: HOST, addr6: Default::default() },
+            external,
             published: HashMap::new(),
             sources: HashMap::new(),
             flows: RefCell::default(),
             mappings: RefCell::default(),
             replies: RefCell::default(),
-            ring: (0..max_flows).map(|_| UnsafeCell::new(nobody())).collect(),
+            ring: (0..max_flows).map(|_| UnsafeCell::new(nobody::<F>())).collect(),
             hand: Cell::new(0),
             locks: RefCell::default(),
             now_s: Cell::new(1000),
-            route: Route::To { ifindex: UPLINK, next_hop: CLIENT },
+            route: Route::To { ifindex: UPLINK, next_hop: F::CLIENT },
             sockets: HashSet::new(),
         }
     }
@@ -107,8 +116,8 @@ impl World {
     /// Publishes `port` of container `n` at the host's `host_port`.
     pub(crate) fn publish(&mut self, protocol: u8, host_port: u16, n: u8, port: u16) {
         let target = PortTarget::new(u32::from(n), self.endpoints[usize::from(n)].generation, port, 0, 0);
-        self.published.insert(PortKey::new(HOST, host_port, protocol), target);
-        self.sources.insert(PortKey::new(container(n), port, protocol), PortSource::new(HOST, host_port, 0, 0));
+        self.published.insert(PortKey::new(F::HOST, host_port, protocol), target);
+        self.sources.insert(PortKey::new(F::container(n), port, protocol), PortSource::new(F::HOST, host_port, 0, 0));
     }
 
     /// Another container takes the place and the address of container `n`.
@@ -121,31 +130,36 @@ impl World {
     }
 
     /// A frame from container `n`, addressed to the bridge.
-    pub(crate) fn send(&self, n: u8, frame: &Frame) -> Result<Decision<V4>, Reason> {
+    pub(crate) fn send(&self, n: u8, frame: &Frame) -> Result<Decision<F>, Reason> {
         self.send_to(n, BRIDGE_MAC, frame)
     }
 
-    pub(crate) fn send_to(&self, n: u8, dst_mac: [u8; 6], frame: &Frame) -> Result<Decision<V4>, Reason> {
+    pub(crate) fn send_to(&self, n: u8, dst_mac: [u8; 6], frame: &Frame) -> Result<Decision<F>, Reason> {
         let arrival = Arrival { ifindex: veth(n), src_mac: mac(n), dst_mac };
         let packet = Packet::parse(frame, 14)?;
-        let sender = policy::sender::<V4, _>(self, &packet.tuple.src_addr, &arrival)?;
+        let sender = policy::sender::<F, _>(self, &packet.tuple.src_addr, &arrival)?;
         policy::from_container(self, &self.config, &packet, &arrival, &sender)
     }
 
     /// A frame that arrives from outside.
-    pub(crate) fn arrive(&self, frame: &Frame) -> Result<Decision<V4>, Reason> {
+    pub(crate) fn arrive(&self, frame: &Frame) -> Result<Decision<F>, Reason> {
         external::from_external(self, &self.config, &Packet::parse(frame, 14)?)
     }
 
     /// A frame that the kernel sends out.
-    pub(crate) fn leave(&self, frame: &Frame) -> Result<Decision<V4>, Reason> {
+    pub(crate) fn leave(&self, frame: &Frame) -> Result<Decision<F>, Reason> {
         external::to_external(self, &self.config, &Packet::parse(frame, 14)?, UPLINK)
     }
 
+    /// The external interface gets another address.
+    pub(crate) fn set_external(&mut self, addr: F::Addr) {
+        F::set_external(&mut self.external, addr);
+    }
+
     /// The flow under `tuple`.
-    pub(crate) fn flow_of(&self, tuple: &Tuple<Addr4>) -> Option<Flow<Addr4>> {
+    pub(crate) fn flow_of(&self, tuple: &Tuple<F::Addr>) -> Option<Flow<F::Addr>> {
         // SAFETY: one thread, and the pointer is used at once.
-        Env::<V4>::flow(self, tuple).map(|flow| unsafe { *flow })
+        Env::<F>::flow(self, tuple).map(|flow| unsafe { *flow })
     }
 
     pub(crate) fn assert_unlocked(&self) {
@@ -157,24 +171,24 @@ impl World {
     }
 }
 
-fn nobody() -> Tuple<Addr4> {
-    Tuple::new(Addr4([0; 4]), 0, Addr4([0; 4]), 0, 0)
+fn nobody<F: Place>() -> Tuple<F::Addr> {
+    Tuple::new(F::Addr::UNSPECIFIED, 0, F::Addr::UNSPECIFIED, 0, 0)
 }
 
-fn endpoint(n: u8) -> Endpoint {
+fn endpoint<F: Place>(n: u8) -> Endpoint {
     let mut endpoint = Endpoint::EMPTY;
     endpoint.generation = u32::from(n);
     endpoint.ifindex = veth(n);
-    endpoint.addr4 = container(n);
+    F::set_addr(&mut endpoint, F::container(n));
     endpoint.mac = mac(n);
     endpoint
 }
 
-fn get<K: std::hash::Hash + Eq, V>(cells: &Cells<K, V>, key: &K) -> Option<*mut V> {
+fn get<K: Hash + Eq, V>(cells: &Cells<K, V>, key: &K) -> Option<*mut V> {
     cells.borrow().get(key).map(|cell| cell.get())
 }
 
-fn insert<K: std::hash::Hash + Eq + Copy, V: Copy>(
+fn insert<K: Hash + Eq + Copy, V: Copy>(
     cells: &Cells<K, V>,
     key: &K,
     value: &V,
@@ -190,7 +204,7 @@ fn insert<K: std::hash::Hash + Eq + Copy, V: Copy>(
     Ok(())
 }
 
-impl Env<V4> for World {
+impl<F: Place> Env<F> for World<F> {
     fn config(&self) -> Option<&Config> {
         Some(&self.config)
     }
@@ -200,25 +214,28 @@ impl Env<V4> for World {
     fn endpoint(&self, index: u32) -> Option<&Endpoint> {
         self.endpoints.get(index as usize)
     }
-    fn endpoint_index(&self, addr: &Addr4) -> Option<u32> {
-        (1..).zip(&self.endpoints[1..]).find(|(_, endpoint)| endpoint.addr4 == *addr).map(|(index, _)| index)
+    fn endpoint_index(&self, addr: &F::Addr) -> Option<u32> {
+        (1..)
+            .zip(&self.endpoints[1..])
+            .find(|(_, endpoint)| F::endpoint_addr(endpoint) == *addr)
+            .map(|(index, _)| index)
     }
-    fn in_any_network(&self, addr: &Addr4) -> bool {
-        addr.0[..2] == [172, 17]
+    fn in_any_network(&self, addr: &F::Addr) -> bool {
+        F::is_inside(addr)
     }
     fn external(&self, ifindex: u32) -> Option<&External> {
         (ifindex == UPLINK).then_some(&self.external)
     }
-    fn published_port(&self, key: &PortKey<Addr4>) -> Option<&PortTarget> {
+    fn published_port(&self, key: &PortKey<F::Addr>) -> Option<&PortTarget> {
         self.published.get(key)
     }
-    fn published_source(&self, key: &PortKey<Addr4>) -> Option<&PortSource<Addr4>> {
+    fn published_source(&self, key: &PortKey<F::Addr>) -> Option<&PortSource<F::Addr>> {
         self.sources.get(key)
     }
     fn is_port_published(&self, proto: u8, port: u16) -> bool {
         self.published.keys().any(|key| (key.proto, key.port) == (proto, port) || key.is_block())
     }
-    fn is_source_allowed(&self, _binding: u32, _addr: &Addr4) -> bool {
+    fn is_source_allowed(&self, _binding: u32, _addr: &F::Addr) -> bool {
         true
     }
     fn link(&self, _key: &LinkKey) -> Option<&Link> {
@@ -227,32 +244,32 @@ impl Env<V4> for World {
     fn is_trusted(&self, _key: &TrustedKey) -> bool {
         false
     }
-    fn flow(&self, tuple: &Tuple<Addr4>) -> Option<*mut Flow<Addr4>> {
+    fn flow(&self, tuple: &Tuple<F::Addr>) -> Option<*mut Flow<F::Addr>> {
         get(&self.flows, tuple)
     }
-    fn insert_flow(&self, tuple: &Tuple<Addr4>, flow: &Flow<Addr4>) -> Result<(), Refused> {
+    fn insert_flow(&self, tuple: &Tuple<F::Addr>, flow: &Flow<F::Addr>) -> Result<(), Refused> {
         insert(&self.flows, tuple, flow, self.config.max_flows as usize, true)
     }
-    fn remove_flow(&self, tuple: &Tuple<Addr4>) {
+    fn remove_flow(&self, tuple: &Tuple<F::Addr>) {
         self.flows.borrow_mut().remove(tuple);
     }
-    fn mapping(&self, key: &MappingKey<Addr4>) -> Option<*mut Mapping<Addr4>> {
+    fn mapping(&self, key: &MappingKey<F::Addr>) -> Option<*mut Mapping<F::Addr>> {
         get(&self.mappings, key)
     }
-    fn insert_mapping(&self, key: &MappingKey<Addr4>, mapping: &Mapping<Addr4>) -> Result<(), Refused> {
+    fn insert_mapping(&self, key: &MappingKey<F::Addr>, mapping: &Mapping<F::Addr>) -> Result<(), Refused> {
         insert(&self.mappings, key, mapping, usize::MAX, false)
     }
-    fn reply(&self, tuple: &Tuple<Addr4>) -> Option<&Inside<Addr4>> {
+    fn reply(&self, tuple: &Tuple<F::Addr>) -> Option<&Inside<F::Addr>> {
         // SAFETY: entries are not changed while a decision holds one.
         get(&self.replies, tuple).map(|inside| unsafe { &*inside })
     }
-    fn insert_reply(&self, tuple: &Tuple<Addr4>, inside: &Inside<Addr4>) -> Result<(), Refused> {
+    fn insert_reply(&self, tuple: &Tuple<F::Addr>, inside: &Inside<F::Addr>) -> Result<(), Refused> {
         insert(&self.replies, tuple, inside, usize::MAX, false)
     }
-    fn remove_reply(&self, tuple: &Tuple<Addr4>) {
+    fn remove_reply(&self, tuple: &Tuple<F::Addr>) {
         self.replies.borrow_mut().remove(tuple);
     }
-    fn ring(&self, position: u32) -> Option<*mut Tuple<Addr4>> {
+    fn ring(&self, position: u32) -> Option<*mut Tuple<F::Addr>> {
         self.ring.get(position as usize).map(UnsafeCell::get)
     }
     fn advance_ring(&self, len: u32) -> u32 {
@@ -267,13 +284,13 @@ impl Env<V4> for World {
     fn now_s(&self) -> u32 {
         self.now_s.get()
     }
-    fn route(&self, _packet: &Packet<V4>, network: &Network) -> Route<Addr4> {
+    fn route(&self, _packet: &Packet<F>, network: &Network) -> Route<F::Addr> {
         assert_eq!(network.ifindex, BRIDGE);
         self.route
     }
-    fn host_socket(&self, tuple: &Tuple<Addr4>) -> bool {
-        assert_ne!(tuple.proto, proto::ICMP, "there are no ICMP sockets to look up");
+    fn host_socket(&self, tuple: &Tuple<F::Addr>) -> bool {
+        assert_ne!(tuple.proto, F::ICMP, "there are no ICMP sockets to look up");
         self.sockets.contains(&(tuple.proto, tuple.dst_port))
     }
-    fn announce(&self, _tuple: &Tuple<Addr4>, _nat_port: u16) {}
+    fn announce(&self, _tuple: &Tuple<F::Addr>, _nat_port: u16) {}
 }

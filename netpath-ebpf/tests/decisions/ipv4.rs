@@ -1,0 +1,70 @@
+//! Every promise for IPv4, and where everybody is in it.
+
+use netpath_common::{Addr4, Endpoint, External, Network, proto};
+pub(crate) use netpath_ebpf::family::V4 as Family;
+
+use crate::world::{self, Place};
+
+#[path = "icmp_error.rs"]
+mod icmp_error;
+#[path = "invariants.rs"]
+mod invariants;
+#[path = "masquerade.rs"]
+mod masquerade;
+#[path = "policy.rs"]
+mod policy;
+#[path = "published_port.rs"]
+mod published_port;
+
+pub(crate) type Addr = Addr4;
+pub(crate) type World = world::World<Family>;
+
+/// The host at its external interface.
+pub(crate) const HOST: Addr = Addr4([198, 18, 0, 1]);
+pub(crate) const CLIENT: Addr = Addr4([198, 18, 0, 2]);
+pub(crate) const OTHER_CLIENT: Addr = Addr4([198, 18, 0, 3]);
+/// Another address of the host.
+pub(crate) const OTHER_HOST: Addr = Addr4([198, 18, 0, 9]);
+/// A router on the way to nowhere in particular.
+pub(crate) const ROUTER: Addr = Addr4([203, 0, 113, 9]);
+/// The bridge.
+pub(crate) const GATEWAY: Addr = Addr4([172, 17, 0, 1]);
+/// In the containers' subnet, but of no container.
+pub(crate) const NOBODY: Addr = Addr4([172, 17, 0, 99]);
+/// In another container network.
+pub(crate) const ELSEWHERE: Addr = Addr4([172, 18, 0, 1]);
+pub(crate) const LOOPBACK: Addr = Addr4([127, 0, 0, 1]);
+/// For more than one receiver.
+pub(crate) const GROUPS: [Addr; 2] = [Addr4([255; 4]), Addr4([224, 0, 0, 251])];
+
+pub(crate) const ICMP: u8 = proto::ICMP;
+/// Where a frame has its hop count and its protocol.
+pub(crate) const HOPS_OFF: usize = 14 + 8;
+pub(crate) const PROTO_OFF: usize = 14 + 9;
+
+/// Address of container number `n`, from 1.
+pub(crate) const fn container(n: u8) -> Addr {
+    Addr4([172, 17, 0, n + 1])
+}
+
+impl Place for Family {
+    const HOST: Addr = HOST;
+    const CLIENT: Addr = CLIENT;
+
+    fn container(n: u8) -> Addr {
+        container(n)
+    }
+    fn is_inside(addr: &Addr) -> bool {
+        addr.0[0] == 172 && (16..32).contains(&addr.0[1])
+    }
+    fn set_subnet(network: &mut Network) {
+        network.prefix4 = Addr4([172, 17, 0, 0]);
+        network.mask4 = Addr4([255, 255, 0, 0]);
+    }
+    fn set_addr(endpoint: &mut Endpoint, addr: Addr) {
+        endpoint.addr4 = addr;
+    }
+    fn set_external(external: &mut External, addr: Addr) {
+        external.addr4 = addr;
+    }
+}
