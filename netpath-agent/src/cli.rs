@@ -1,10 +1,13 @@
 //! The command line: clap types only. What a subcommand does is in `commands/`.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use crate::names::hosts::ExtraHost;
+use crate::names::resolv_conf;
 use crate::options::{AgentFlags, DEFAULT_SOCKET};
 
 /// Container networking without netfilter: bridge, published ports, masquerade and policy in eBPF
@@ -89,6 +92,13 @@ pub struct RunArgs {
     #[arg(short = 'h', long, value_name = "HOST")]
     pub hostname: Option<String>,
 
+    #[command(flatten)]
+    pub names: NamesArgs,
+
+    /// Sets an environment variable, repeatable; without a value it is the caller's. The caller's others are there too
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub env: Vec<Variable>,
+
     /// Print help
     #[arg(long, action = ArgAction::Help)]
     pub help: Option<bool>,
@@ -96,6 +106,54 @@ pub struct RunArgs {
     /// Command and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     pub command: Vec<String>,
+}
+
+/// What goes into a container's `/etc/hosts` and `/etc/resolv.conf`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct NamesArgs {
+    /// Adds a line to /etc/hosts, repeatable; `host-gateway` as ADDR is the host
+    #[arg(long, value_name = "NAME:ADDR")]
+    pub add_host: Vec<ExtraHost>,
+
+    /// Name server in place of the host's, repeatable
+    #[arg(long, value_name = "ADDR")]
+    pub dns: Vec<IpAddr>,
+
+    /// Search domain in place of the host's, repeatable; `.` is none
+    #[arg(long, value_name = "DOMAIN", value_parser = resolv_conf::parse_search)]
+    pub dns_search: Vec<String>,
+
+    /// Resolver option in place of the host's, repeatable
+    #[arg(long, visible_alias = "dns-opt", value_name = "OPTION")]
+    pub dns_option: Vec<String>,
+}
+
+/// An environment variable as `run -e` takes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Variable {
+    pub name: String,
+    /// `None` is the caller's.
+    pub value: Option<String>,
+}
+
+impl Variable {
+    /// Name and value; `None` where the caller has none either.
+    pub fn value(self) -> Option<(String, String)> {
+        let value = self.value.or_else(|| std::env::var(&self.name).ok())?;
+        Some((self.name, value))
+    }
+}
+
+impl FromStr for Variable {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, value) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value)));
+        if name.is_empty() {
+            return Err(format!("invalid environment variable: {text}"));
+        }
+        Ok(Self { name: name.to_owned(), value: value.map(str::to_owned) })
+    }
 }
 
 /// What `run` and `attach` may ask for.
@@ -305,6 +363,26 @@ mod tests {
         let Command::Run(args) = parse("run -- sh -c true").unwrap() else { panic!("not run") };
         assert_eq!(args.command, ["sh", "-c", "true"]);
         assert!(parse("run -d").is_err());
+    }
+
+    #[test]
+    fn files_and_environment_of_a_container_can_be_chosen() {
+        let line = "run --add-host a:192.0.2.1 --add-host up:host-gateway --dns 192.0.2.53 --dns ::1 --dns-search . \
+                    --dns-opt ndots:1 -e A=b=c -e HOME x";
+        let Command::Run(args) = parse(line).unwrap() else { panic!("not run") };
+        assert_eq!((args.names.add_host.len(), args.names.dns.len()), (2, 2));
+        let variables: Vec<_> = args.env.iter().map(|variable| (&*variable.name, variable.value.as_deref())).collect();
+        assert_eq!(variables, [("A", Some("b=c")), ("HOME", None)]);
+        for (bad, expected) in [
+            ("--add-host a", r#"bad format for add-host: "a""#),
+            ("--add-host a:b", r#"invalid IP address in add-host: "b""#),
+            ("--dns-search 1.2", "1.2 is not a valid domain"),
+            ("-e =x", "invalid environment variable: =x"),
+            ("--dns host", "invalid IP address syntax"),
+        ] {
+            let error = parse(&format!("run {bad} true")).unwrap_err().to_string();
+            assert!(error.contains(expected), "{bad}: {error}");
+        }
     }
 
     #[test]

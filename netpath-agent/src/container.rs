@@ -5,19 +5,21 @@
 //! on the host's file system but a detached container's log.
 
 mod child;
-mod files;
 pub mod process;
 
 use std::fs;
 use std::io::Read;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use nix::unistd::Pid;
 
 use crate::api::{Attach, Endpoint, Netns};
-use crate::cli::RunArgs;
+use crate::cli::{NamesArgs, RunArgs, Variable};
 use crate::client::{Client, encode};
 use crate::commands::block_on;
+use crate::names::hosts::Hosts;
+use crate::names::resolv_conf::{self, Dns, Reach};
 use child::{Child, Order};
 
 /// How `netpath run` ended.
@@ -41,6 +43,8 @@ pub fn run(client: &Client, args: RunArgs) -> Result<Outcome> {
         "host name `{hostname}` is {} bytes long, want 1 to 64; choose one with `-h`",
         hostname.len()
     );
+    let files = FilesArgs { hostname: &hostname, names: args.names };
+    let env = args.env.into_iter().filter_map(Variable::value).collect();
     let mut child = Child::spawn(&hostname, &args.command, args.detach)?;
     let request = Attach {
         name: name.clone(),
@@ -52,7 +56,11 @@ pub fn run(client: &Client, args: RunArgs) -> Result<Outcome> {
         command: args.command,
     };
     let endpoint: Endpoint = block_on(client.post("/v1/endpoints", &request))??;
-    let order = order(&endpoint, &hostname, child.pid(), args.detach);
+    let order = files.contents(&endpoint, child.pid()).map(|files| Order {
+        files,
+        env,
+        log: args.detach.then(|| endpoint.log_dir.join(format!("{}.log", endpoint.name))),
+    });
     match order.and_then(|order| child.release(&order)) {
         Ok(None) if args.detach => {
             child.leave();
@@ -71,17 +79,31 @@ pub fn run(client: &Client, args: RunArgs) -> Result<Outcome> {
     }
 }
 
-/// What the child has to know to become the command.
-fn order(endpoint: &Endpoint, hostname: &str, pid: Pid, detach: bool) -> Result<Order> {
-    let has_ipv6 = fs::read_to_string(format!("/proc/{pid}/net/if_inet6")).is_ok_and(|text| !text.is_empty());
-    Ok(Order {
-        files: vec![
-            ("/etc/hosts".into(), files::hosts(hostname, endpoint.address, has_ipv6)),
-            ("/etc/hostname".into(), format!("{hostname}\n")),
-            ("/etc/resolv.conf".into(), files::resolv_conf(&files::host_resolv_conf()?)),
-        ],
-        log: detach.then(|| endpoint.log_dir.join(format!("{}.log", endpoint.name))),
-    })
+/// What the files in the container are made of.
+struct FilesArgs<'a> {
+    hostname: &'a str,
+    names: NamesArgs,
+}
+
+impl FilesArgs<'_> {
+    fn contents(self, endpoint: &Endpoint, pid: Pid) -> Result<Vec<(PathBuf, String)>> {
+        let has_ipv6 = fs::read_to_string(format!("/proc/{pid}/net/if_inet6")).is_ok_and(|text| !text.is_empty());
+        let hosts = Hosts {
+            has_ipv6,
+            extra: &self.names.add_host,
+            gateways: &[endpoint.gateway.into()],
+            links: &[],
+            hostname: self.hostname,
+            addrs: &[endpoint.address.into()],
+        };
+        let dns = Dns { servers: self.names.dns, search: self.names.dns_search, options: self.names.dns_option };
+        let resolv_conf = resolv_conf::text(&resolv_conf::of_host()?, &dns, Reach::Network { has_ipv6: false });
+        Ok(vec![
+            ("/etc/hosts".into(), hosts.text()),
+            ("/etc/hostname".into(), format!("{}\n", self.hostname)),
+            ("/etc/resolv.conf".into(), resolv_conf),
+        ])
+    }
 }
 
 /// Ends a child that did not become the command, and its endpoint. The agent would notice by itself, but

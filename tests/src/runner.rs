@@ -11,6 +11,7 @@ use netpath_tests::{CLIENT, Plane, World, program};
 on_netpath! {
     a_web_server_in_a_container_serves_the_page,
     the_command_sees_its_own_name_and_files,
+    the_user_chooses_names_and_environment,
     the_exit_status_is_the_commands,
     a_container_ends_with_its_command,
     rm_stops_a_container_and_frees_its_port,
@@ -37,6 +38,20 @@ fn the_command_sees_its_own_name_and_files(plane: Plane) {
     assert!(lines.iter().any(|line| line.starts_with("172.17.0.") && line.contains("somebody")), "{seen}");
     assert!(lines.contains(&"eth0") && lines.contains(&"lo") && !lines.contains(&"up0"), "{seen}");
     assert_ne!(fs::read_to_string("/proc/sys/kernel/hostname").unwrap().trim(), "somebody");
+}
+
+fn the_user_chooses_names_and_environment(plane: Plane) {
+    let world = World::new(plane);
+    let options = "--add-host repo:192.0.2.7 --add-host up:host-gateway --dns 192.0.2.53 --dns-search corp.example \
+                   --dns-option ndots:2 -e COLOUR=red -h web.example.org";
+    let mut args = vec!["run", "--name", "app"];
+    args.extend(options.split_whitespace());
+    let script = "cat /etc/hosts; echo =; grep -v '^#' /etc/resolv.conf; echo =; echo $COLOUR $HOSTNAME";
+    args.extend(["--", "sh", "-c", script]);
+    let seen = world.netpath_ok(&args);
+    let expected = "192.0.2.7\trepo\n172.17.0.1\tup\n172.17.0.2\tweb.example.org web\n=\nnameserver 192.0.2.53\n\
+                    search corp.example\noptions ndots:2\n=\nred web.example.org\n";
+    assert!(seen.starts_with("127.0.0.1\tlocalhost\n") && seen.ends_with(expected), "{seen}");
 }
 
 fn the_exit_status_is_the_commands(plane: Plane) {

@@ -32,6 +32,8 @@ const READY: u8 = b'R';
 pub(super) struct Order {
     /// Files to cover, and with what.
     pub(super) files: Vec<(PathBuf, String)>,
+    /// Variables that the command gets besides those of the runner.
+    pub(super) env: Vec<(String, String)>,
     /// Where a detached command's output goes.
     pub(super) log: Option<PathBuf>,
 }
@@ -159,7 +161,7 @@ fn exec(hostname: &str, command: &[String], order: &Order) -> Failure {
         return Failure { message: "no command given".to_owned(), status: 125 };
     };
     let mut child = Command::new(program);
-    child.args(arguments).env("HOSTNAME", hostname);
+    child.args(arguments).env("HOSTNAME", hostname).envs(order.env.iter().map(|(name, value)| (name, value)));
     if let Some(path) = &order.log {
         close_on_exec();
         let outputs = open_log(path).and_then(|log| Ok((log.try_clone()?, log)));
