@@ -20,9 +20,9 @@ fn containers_reach_each_other_under_their_own_addresses(plane: Plane) {
     let listener = two.inside.listen(80);
     let mut client = one.inside.connect(at(two.address, 80));
     let (mut server, from) = accept(&listener);
-    assert_eq!((from, *from.ip()), (local(&client), one.address));
+    assert_eq!((from, from.ip()), (local(&client), one.address));
     converse(&mut client, &mut server);
-    assert_eq!(*ask(&one.inside.udp(0), &two.inside.udp(53), at(two.address, 53)).ip(), one.address);
+    assert_eq!(ask(&one.inside.udp(0), &two.inside.udp(53), at(two.address, 53)).ip(), one.address);
     assert_eq!(icmp::echo(&one.inside, &two.inside, two.address, 5, b"hello"), one.address);
 }
 
@@ -42,11 +42,11 @@ fn icc_off_leaves_published_ports_and_the_outside_alone(plane: Plane) {
     let (inside, outside) = (web.inside.listen(80), world.client.listen(7000));
     let mut client = world.client.connect(at(HOST, 8080));
     let (mut server, from) = accept(&inside);
-    assert_eq!(*from.ip(), CLIENT);
+    assert_eq!(from.ip(), CLIENT);
     converse(&mut client, &mut server);
     let mut client = web.inside.connect(at(CLIENT, 7000));
     let (mut server, from) = accept(&outside);
-    assert_eq!(*from.ip(), HOST);
+    assert_eq!(from.ip(), HOST);
     converse(&mut client, &mut server);
 }
 

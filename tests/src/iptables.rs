@@ -1,7 +1,7 @@
 //! Docker's default bridge as Docker Engine 29 sets it up with iptables and without its user-land proxy: a plain
 //! bridge, veths, and the rules that `iptables-save` shows there.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::{Namespace, program};
 
@@ -57,7 +57,7 @@ pub fn setup(host: &Namespace, icc: bool) {
 }
 
 /// Connects `inside` as container number `number`, counted from 1, and returns its address.
-pub fn connect(host: &Namespace, inside: &Namespace, number: u8) -> Ipv4Addr {
+pub fn connect(host: &Namespace, inside: &Namespace, number: u8) -> IpAddr {
     let address = Ipv4Addr::new(172, 17, 0, number + 1);
     let veth = format!("veth{number}");
     host.ip(&format!("link add {veth} type veth peer name eth0 netns {}", inside.path().display()));
@@ -66,20 +66,20 @@ pub fn connect(host: &Namespace, inside: &Namespace, number: u8) -> Ipv4Addr {
     inside.ip("link set eth0 up");
     inside.ip(&format!("route add default via {GATEWAY}"));
     restore(host, &format!("*raw\n-A PREROUTING -d {address}/32 ! -i docker0 -j DROP\nCOMMIT\n"));
-    address
+    address.into()
 }
 
 /// Publishes `[HOST_ADDR:]HOST_PORT:PORT[/PROTO]` for the container at `address`.
-pub fn publish(host: &Namespace, address: Ipv4Addr, spec: &str) {
+pub fn publish(host: &Namespace, address: IpAddr, spec: &str) {
     change_port(host, address, spec, "-A", "-I");
 }
 
 /// Takes back what [`publish`] did.
-pub fn unpublish(host: &Namespace, address: Ipv4Addr, spec: &str) {
+pub fn unpublish(host: &Namespace, address: IpAddr, spec: &str) {
     change_port(host, address, spec, "-D", "-D");
 }
 
-fn change_port(host: &Namespace, address: Ipv4Addr, spec: &str, append: &str, insert: &str) {
+fn change_port(host: &Namespace, address: IpAddr, spec: &str, append: &str, insert: &str) {
     let (ports, proto) = spec.split_once('/').unwrap_or((spec, "tcp"));
     let parts: Vec<&str> = ports.split(':').collect();
     let (host_addr, host_port, port) = match parts[..] {

@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod cleanup;
+pub mod family;
 pub mod icmp;
 pub mod iptables;
 pub mod namespace;
@@ -19,6 +20,7 @@ pub mod transfer;
 pub mod watcher;
 pub mod web;
 
+pub use family::Family;
 pub use namespace::Namespace;
 pub use plane::{Options, Plane};
 pub use topology::{CLIENT, Container, HOST, SECOND_CLIENT, World};

@@ -1,5 +1,6 @@
 //! Ports and policies change while traffic flows; a container's namespace vanishes.
 
+use std::net::IpAddr;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -95,7 +96,7 @@ fn a_new_host_address_serves_published_ports(plane: Plane) {
     let web = world.container("web", &["8080:80"]);
     let listener = web.inside.listen(80);
     world.host.ip("addr add 198.18.0.11/24 dev up0");
-    let address = at("198.18.0.11".parse().unwrap(), 8080);
+    let address = "198.18.0.11:8080".parse().unwrap();
     eventually("the port opens at the new address", || {
         world.client.try_connect(0, address, Duration::from_millis(200)).is_ok()
     });
@@ -118,7 +119,7 @@ fn a_new_external_interface_is_served(plane: Plane) {
         namespace.ip(&format!("addr add {address}/24 dev {ifname}"));
         namespace.ip(&format!("link set {ifname} up"));
     }
-    let (host, remote) = ("198.19.0.1".parse().unwrap(), "198.19.0.2".parse().unwrap());
+    let (host, remote): (IpAddr, IpAddr) = ("198.19.0.1".parse().unwrap(), "198.19.0.2".parse().unwrap());
     eventually("the port opens at the new interface", || {
         world.client.try_connect(0, at(host, 8080), Duration::from_millis(200)).is_ok()
     });
@@ -126,7 +127,7 @@ fn a_new_external_interface_is_served(plane: Plane) {
     let mut stream = world.client.connect(at(host, 8080));
     converse(&mut stream, &mut accept(&listener).0);
     let seen = ask(&web.inside.udp(0), &world.client.udp_at(at(remote, 7000)), at(remote, 7000));
-    assert_eq!(*seen.ip(), host, "masqueraded with the address of the interface it leaves by");
+    assert_eq!(seen.ip(), host, "masqueraded with the address of the interface it leaves by");
 }
 
 /// `PATCH /v1/network`, as a user with curl would.

@@ -25,8 +25,8 @@ fn tcp_server_outside_sees_the_hosts_address(plane: Plane) {
     let listener = world.client.listen(7000);
     let mut client = app.inside.connect(at(CLIENT, 7000));
     let (mut server, from) = accept(&listener);
-    assert_eq!(*from.ip(), HOST);
-    assert_eq!((local(&client).ip(), peer(&client)), (&app.address, at(CLIENT, 7000)));
+    assert_eq!(from.ip(), HOST);
+    assert_eq!((local(&client).ip(), peer(&client)), (app.address, at(CLIENT, 7000)));
     converse(&mut client, &mut server);
 }
 
@@ -34,7 +34,7 @@ fn udp_server_outside_sees_the_hosts_address(plane: Plane) {
     let world = World::new(plane);
     let app = world.container("app", &[]);
     let seen = ask(&app.inside.udp(0), &world.client.udp(7000), at(CLIENT, 7000));
-    assert_eq!(*seen.ip(), HOST);
+    assert_eq!(seen.ip(), HOST);
 }
 
 fn echo_outside_sees_the_hosts_address_and_answers(plane: Plane) {
@@ -62,7 +62,7 @@ fn two_containers_may_use_the_same_source_port_to_the_same_server(plane: Plane) 
     let mut pairs = containers.each_ref().map(|container| {
         let client = container.inside.connect_from(5000, at(CLIENT, 7000));
         let (server, from) = accept(&listener);
-        assert_eq!(*from.ip(), HOST);
+        assert_eq!(from.ip(), HOST);
         (client, server)
     });
     assert_ne!(peer(&pairs[0].1), peer(&pairs[1].1));
@@ -113,7 +113,7 @@ fn many_outbound_connections_at_once_are_kept_apart(plane: Plane) {
     for _ in 0..50 {
         let client = app.inside.connect(at(CLIENT, 7000));
         let (server, from) = accept(&listener);
-        assert_eq!(*from.ip(), HOST);
+        assert_eq!(from.ip(), HOST);
         open.push((client, server));
     }
     open.iter_mut().for_each(|(client, server)| converse(client, server));
@@ -139,7 +139,7 @@ fn published_containers_reach_the_outside_too(plane: Plane) {
     let mut to_web = world.client.connect(at(HOST, 8080));
     let mut from_web = web.inside.connect(at(CLIENT, 7000));
     let ((mut web_end, _), (mut client_end, from)) = (accept(&inside), accept(&outside));
-    assert_eq!(*from.ip(), HOST);
+    assert_eq!(from.ip(), HOST);
     converse(&mut to_web, &mut web_end);
     converse(&mut from_web, &mut client_end);
 }
@@ -151,7 +151,7 @@ fn containers_reach_the_host_under_their_own_address(plane: Plane) {
     for address in [netpath_tests::topology::GATEWAY, HOST] {
         let mut client = app.inside.connect(at(address, 7000));
         let (mut server, from) = accept(&listener);
-        assert_eq!(*from.ip(), app.address);
+        assert_eq!(from.ip(), app.address);
         converse(&mut client, &mut server);
     }
 }

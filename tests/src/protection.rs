@@ -1,6 +1,6 @@
 //! What is dropped, and counted: direct access, loopback addresses from the wire, spoofed sources.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use netpath_tests::sockets::{accept, assert_silent, at, converse, send};
 use netpath_tests::watcher::Watcher;
@@ -25,7 +25,7 @@ fn the_watcher_sees_what_leaks() {
 }
 
 /// An address for documentation, which nobody here owns.
-const FOREIGN: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
+const FOREIGN: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7));
 
 fn container_addresses_are_not_reachable_from_outside(plane: Plane) {
     let world = World::new(plane);
@@ -82,11 +82,11 @@ fn sources_outside_the_subnet_are_dropped_and_counted(plane: Plane) {
 }
 
 fn a_neighbours_source_is_dropped_and_counted(plane: Plane) {
-    refuses_source(plane, Ipv4Addr::new(172, 17, 0, 3));
+    refuses_source(plane, Ipv4Addr::new(172, 17, 0, 3).into());
 }
 
 /// A container that takes `source` as a second address sends under it in vain, and goes on under its own.
-fn refuses_source(plane: Plane, source: Ipv4Addr) {
+fn refuses_source(plane: Plane, source: IpAddr) {
     let world = World::new(plane);
     let (app, neighbour) = (world.container("app", &[]), world.container("neighbour", &["8080:80"]));
     let mut watcher = Watcher::new(&world.client, FOREIGN, 24);
@@ -128,7 +128,7 @@ fn reaches_outside(world: &World, app: &Container) {
     let listener = world.client.listen(7000);
     let mut client = app.inside.connect(at(CLIENT, 7000));
     let (mut server, from) = accept(&listener);
-    assert_eq!(*from.ip(), HOST);
+    assert_eq!(from.ip(), HOST);
     converse(&mut client, &mut server);
 }
 

@@ -25,7 +25,7 @@ fn tcp_reaches_the_container_and_it_sees_the_clients_address(plane: Plane) {
     assert_eq!(from, local(&client), "what accept says");
     assert_eq!(peer(&server), local(&client), "what getpeername says in the container");
     assert_eq!(local(&server), at(web.address, 80));
-    assert_eq!((*from.ip(), peer(&client)), (CLIENT, at(HOST, 8080)));
+    assert_eq!((from.ip(), peer(&client)), (CLIENT, at(HOST, 8080)));
     converse(&mut client, &mut server);
 }
 
@@ -89,7 +89,7 @@ fn a_binding_to_another_address_is_not_reachable_through_this_one(plane: Plane) 
     let web = world.container("web", &["198.18.0.11:8080:80"]);
     let listener = web.inside.listen(80);
     world.client.assert_closed(at(HOST, 8080));
-    let mut client = world.client.connect(at("198.18.0.11".parse().unwrap(), 8080));
+    let mut client = world.client.connect("198.18.0.11:8080".parse().unwrap());
     let (mut server, _) = accept(&listener);
     converse(&mut client, &mut server);
 }

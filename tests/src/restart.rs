@@ -124,6 +124,6 @@ fn talk_both_ways(world: &World, web: &Container) {
     converse(&mut client, &mut server);
     let mut client = web.inside.connect(at(CLIENT, 7000));
     let (mut server, from) = accept(&outside);
-    assert_eq!(*from.ip(), HOST);
+    assert_eq!(from.ip(), HOST);
     converse(&mut client, &mut server);
 }

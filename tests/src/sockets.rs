@@ -1,12 +1,12 @@
 //! TCP and UDP sockets inside namespaces. Everything has a time limit: a lost packet fails a test, it does not hang it.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
-use crate::Namespace;
+use crate::{Family, Namespace};
 
 /// How long to wait for what must come.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -15,33 +15,37 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 pub const REFUSAL: Duration = Duration::from_secs(1);
 
 impl Namespace {
-    /// A TCP listener on every address.
+    /// A TCP listener on every IPv4 address.
     pub fn listen(&self, port: u16) -> TcpListener {
-        let listener = self.within(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)));
-        let listener =
-            listener.unwrap_or_else(|e| panic!("listen on tcp port {port} in {}: {e}", self.path().display()));
+        self.listen_at(at(Family::V4.any(), port))
+    }
+
+    /// A TCP listener on one address, or on every one of its family.
+    pub fn listen_at(&self, address: SocketAddr) -> TcpListener {
+        let listener = self.within(|| listen(address));
+        let listener = listener.unwrap_or_else(|e| panic!("listen at tcp {address} in {}: {e}", self.path().display()));
         // Linux applies the time limit for reading to accept too.
         SockRef::from(&listener).set_read_timeout(Some(PATIENCE)).expect("set a time limit");
         listener
     }
 
     /// A TCP connection to `to`.
-    pub fn connect(&self, to: SocketAddrV4) -> TcpStream {
+    pub fn connect(&self, to: SocketAddr) -> TcpStream {
         self.connect_from(0, to)
     }
 
     /// A TCP connection from local port `port` to `to`.
-    pub fn connect_from(&self, port: u16, to: SocketAddrV4) -> TcpStream {
+    pub fn connect_from(&self, port: u16, to: SocketAddr) -> TcpStream {
         let stream = self.try_connect(port, to, PATIENCE);
         stream.unwrap_or_else(|e| panic!("connect from {} to {to}: {e}", self.path().display()))
     }
 
     /// Tries to connect for at most `limit`; port 0 lets the kernel choose.
-    pub fn try_connect(&self, port: u16, to: SocketAddrV4, limit: Duration) -> io::Result<TcpStream> {
+    pub fn try_connect(&self, port: u16, to: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
         self.within(|| {
-            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
             socket.set_reuse_address(true)?;
-            socket.bind(&SockAddr::from(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)))?;
+            socket.bind(&SockAddr::from(at(Family::of(to.ip()).any(), port)))?;
             socket.connect_timeout(&SockAddr::from(to), limit)?;
             socket.set_read_timeout(Some(PATIENCE))?;
             socket.set_write_timeout(Some(PATIENCE))?;
@@ -50,7 +54,7 @@ impl Namespace {
     }
 
     /// Panics unless connecting to `to` gets no answer at all, not even a refusal.
-    pub fn assert_no_answer(&self, to: SocketAddrV4) {
+    pub fn assert_no_answer(&self, to: SocketAddr) {
         match self.try_connect(0, to, REFUSAL) {
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
             other => panic!("connecting from {} to {to} should time out, got {other:?}", self.path().display()),
@@ -58,18 +62,18 @@ impl Namespace {
     }
 
     /// Panics unless no connection to `to` comes about: no answer or a refusal.
-    pub fn assert_closed(&self, to: SocketAddrV4) {
+    pub fn assert_closed(&self, to: SocketAddr) {
         let result = self.try_connect(0, to, REFUSAL);
         assert!(result.is_err(), "connecting from {} to {to} should fail, got {result:?}", self.path().display());
     }
 
-    /// A UDP socket on every address; port 0 lets the kernel choose.
+    /// A UDP socket on every IPv4 address; port 0 lets the kernel choose.
     pub fn udp(&self, port: u16) -> UdpSocket {
-        self.udp_at(at(Ipv4Addr::UNSPECIFIED, port))
+        self.udp_at(at(Family::V4.any(), port))
     }
 
-    /// A UDP socket on one address.
-    pub fn udp_at(&self, address: SocketAddrV4) -> UdpSocket {
+    /// A UDP socket on one address, or on every one of its family.
+    pub fn udp_at(&self, address: SocketAddr) -> UdpSocket {
         let socket = self.within(|| UdpSocket::bind(address));
         let socket = socket.unwrap_or_else(|e| panic!("bind udp {address} in {}: {e}", self.path().display()));
         socket.set_read_timeout(Some(PATIENCE)).expect("set a time limit");
@@ -78,11 +82,11 @@ impl Namespace {
 }
 
 /// The next connection and who it says it is from.
-pub fn accept(listener: &TcpListener) -> (TcpStream, SocketAddrV4) {
+pub fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     let (stream, from) = listener.accept().unwrap_or_else(|e| panic!("accept at {:?}: {e}", listener.local_addr()));
     stream.set_read_timeout(Some(PATIENCE)).expect("set a time limit");
     stream.set_write_timeout(Some(PATIENCE)).expect("set a time limit");
-    (stream, v4(from))
+    (stream, from)
 }
 
 /// Sends a message each way and panics unless both arrive as sent.
@@ -100,23 +104,23 @@ pub fn say(from: &mut TcpStream, to: &mut TcpStream, message: &[u8]) {
 }
 
 /// The next datagram and who it says it is from.
-pub fn receive(socket: &UdpSocket) -> (Vec<u8>, SocketAddrV4) {
+pub fn receive(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
     let mut buffer = vec![0; 65536];
     let (length, from) =
         socket.recv_from(&mut buffer).unwrap_or_else(|e| panic!("receive at udp {:?}: {e}", socket.local_addr()));
     buffer.truncate(length);
-    (buffer, v4(from))
+    (buffer, from)
 }
 
 /// Sends a datagram.
-pub fn send(socket: &UdpSocket, message: &[u8], to: SocketAddrV4) {
+pub fn send(socket: &UdpSocket, message: &[u8], to: SocketAddr) {
     let sent = socket.send_to(message, to).unwrap_or_else(|e| panic!("send {} bytes to {to}: {e}", message.len()));
     assert_eq!(sent, message.len());
 }
 
 /// Sends a datagram from `asker` to `to`, where `answerer` answers it; returns whom the answerer saw. Panics unless the
 /// answer comes from where the question went.
-pub fn ask(asker: &UdpSocket, answerer: &UdpSocket, to: SocketAddrV4) -> SocketAddrV4 {
+pub fn ask(asker: &UdpSocket, answerer: &UdpSocket, to: SocketAddr) -> SocketAddr {
     send(asker, b"question", to);
     let (question, from) = receive(answerer);
     assert_eq!(question, b"question");
@@ -134,23 +138,28 @@ pub fn assert_silent(socket: &UdpSocket) {
 }
 
 /// The local address of a connection.
-pub fn local(stream: &TcpStream) -> SocketAddrV4 {
-    v4(stream.local_addr().expect("a local address"))
+pub fn local(stream: &TcpStream) -> SocketAddr {
+    stream.local_addr().expect("a local address")
 }
 
 /// The remote address of a connection.
-pub fn peer(stream: &TcpStream) -> SocketAddrV4 {
-    v4(stream.peer_addr().expect("a remote address"))
+pub fn peer(stream: &TcpStream) -> SocketAddr {
+    stream.peer_addr().expect("a remote address")
 }
 
 /// Address and port.
-pub fn at(address: Ipv4Addr, port: u16) -> SocketAddrV4 {
-    SocketAddrV4::new(address, port)
+pub fn at(address: impl Into<IpAddr>, port: u16) -> SocketAddr {
+    SocketAddr::new(address.into(), port)
 }
 
-fn v4(address: SocketAddr) -> SocketAddrV4 {
-    match address {
-        SocketAddr::V4(address) => address,
-        SocketAddr::V6(address) => panic!("{address} is not IPv4"),
+/// One family only: a socket for IPv6 leaves the port free for IPv4.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
     }
+    socket.set_reuse_address(true)?;
+    socket.bind(&SockAddr::from(address))?;
+    socket.listen(1024)?;
+    Ok(TcpListener::from(socket))
 }

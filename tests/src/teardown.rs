@@ -60,7 +60,7 @@ fn down_keeps_a_bridge_it_did_not_make(plane: Plane) {
     let options = ["--bridge=mine".to_owned()];
     let agent = world.instance().start(&world.host, &options);
     let web = world.container("web", &["8080:80"]);
-    assert_eq!(web.address.octets()[..3], [10, 9, 0]);
+    assert!(web.address.to_string().starts_with("10.9.0."), "{}", web.address);
     world.netpath_ok(&["down"]);
     drop(agent);
     let mut left = world.host.interfaces();

@@ -7,7 +7,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
 use std::rc::Rc;
@@ -19,16 +19,16 @@ use serde_json::Value;
 use crate::agent::{Agent, Instance};
 use crate::plane::{Options, Plane};
 use crate::watcher::Watcher;
-use crate::{Namespace, cleanup, iptables, netfilter, program};
+use crate::{Family, Namespace, cleanup, iptables, netfilter, program};
 
 /// The host's address on the wire to the client.
-pub const HOST: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+pub const HOST: IpAddr = Family::V4.host();
 /// The client's address.
-pub const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
+pub const CLIENT: IpAddr = Family::V4.client();
 /// Another address of the client, for a second destination.
-pub const SECOND_CLIENT: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 3);
+pub const SECOND_CLIENT: IpAddr = Family::V4.second_client();
 /// The bridge's address, on both planes.
-pub const GATEWAY: Ipv4Addr = iptables::GATEWAY;
+pub const GATEWAY: IpAddr = IpAddr::V4(iptables::GATEWAY);
 
 /// Namespaces, a wire and a data plane. Dropping it checks what every test promises and removes everything.
 pub struct World {
@@ -49,7 +49,7 @@ pub struct World {
 #[derive(Clone, Debug)]
 pub struct Container {
     pub name: String,
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     pub inside: Rc<Namespace>,
 }
 
@@ -226,7 +226,7 @@ impl World {
         broken
     }
 
-    fn attach(&self, name: &str, inside: &Namespace, specs: &[&str]) -> Ipv4Addr {
+    fn attach(&self, name: &str, inside: &Namespace, specs: &[&str]) -> IpAddr {
         let path = path_text(inside.path());
         let mut args = vec!["attach", name, "--netns", &path];
         specs.iter().for_each(|spec| args.extend(["-p", spec]));
@@ -271,7 +271,7 @@ fn lay_wire(host: &Namespace, client: &Namespace) {
     }
 }
 
-fn address_of(endpoint: &Value) -> Ipv4Addr {
+fn address_of(endpoint: &Value) -> IpAddr {
     let address = endpoint["address"].as_str().and_then(|text| text.parse().ok());
     address.unwrap_or_else(|| panic!("an endpoint has an address: {endpoint}"))
 }
