@@ -218,6 +218,44 @@ fn owner_of_a_shared_port_does_not_take_over_the_guests_destination() {
 }
 
 #[test]
+fn a_claim_on_a_shared_port_that_was_taken_meanwhile_makes_no_flow() {
+    let mut world = World::new();
+    world.config.ports = PortRange { first: 2000, last: 2000 };
+    port(&world, 1, 5000, (CLIENT, 53)).unwrap();
+    let (late, server) = ((container(2), 5000), (OTHER_CLIENT, 53));
+    world.before_next_flow(move |world| assert_eq!(port(world, 3, 5000, server), Ok(2000)));
+    assert_eq!(port(&world, 2, late.1, server), Err(Reason::PortsExhausted));
+    assert!(world.flow_of(&Tuple::new(late.0, late.1, server.0, server.1, proto::UDP)).is_none());
+    let reply = world.arrive(&udp(server, (HOST, 2000))).unwrap();
+    assert_eq!((reply.tuple.dst_addr, reply.out), (container(3), Out::Container(veth(3))));
+}
+
+#[test]
+fn owner_of_a_port_that_began_to_be_shared_meanwhile_makes_no_flow() {
+    let mut world = World::new();
+    world.config.ports = PortRange { first: 2000, last: 2000 };
+    port(&world, 1, 5000, (CLIENT, 53)).unwrap();
+    let (owner, server) = ((container(1), 5000), (OTHER_CLIENT, 53));
+    world.before_next_flow(move |world| assert_eq!(port(world, 2, 5000, server), Ok(2000)));
+    assert_eq!(port(&world, 1, owner.1, server), Err(Reason::PortsExhausted));
+    assert!(world.flow_of(&Tuple::new(owner.0, owner.1, server.0, server.1, proto::UDP)).is_none());
+    let reply = world.arrive(&udp(server, (HOST, 2000))).unwrap();
+    assert_eq!((reply.tuple.dst_addr, reply.out), (container(2), Out::Container(veth(2))));
+}
+
+#[test]
+fn what_a_mapping_keeps_of_its_destination_depends_on_the_hosts_key() {
+    let kept = |hash_key| {
+        let mut world = World::new();
+        world.config.hash_key = hash_key;
+        assert_eq!(port(&world, 1, 5000, (CLIENT, 53)), Ok(5000));
+        world.mapping_of(HOST, 5000, proto::UDP).unwrap().destination
+    };
+    assert_eq!(kept(1), kept(1));
+    assert_ne!(kept(1), kept(2));
+}
+
+#[test]
 fn port_of_a_closed_connection_is_taken_when_ports_run_out_after_a_rest() {
     let mut world = World::new();
     world.config.ports = PortRange { first: 2000, last: 2000 };

@@ -57,7 +57,11 @@ pub(crate) struct World<F: Place> {
     pub(crate) route: Route<F::Addr>,
     /// Protocol and port of the host's own sockets.
     pub(crate) sockets: HashSet<(u8, u16)>,
+    meanwhile: Cell<Option<Meanwhile<F>>>,
 }
+
+/// What another CPU does.
+type Meanwhile<F> = Box<dyn FnOnce(&World<F>)>;
 
 pub(crate) fn mac(n: u8) -> [u8; 6] {
     [2, 0, 0, 0, 0, n]
@@ -110,6 +114,7 @@ impl<F: Place> World<F> {
             now_s: Cell::new(1000),
             route: Route::To { ifindex: UPLINK, next_hop: F::CLIENT },
             sockets: HashSet::new(),
+            meanwhile: Cell::new(None),
         }
     }
 
@@ -160,6 +165,16 @@ impl<F: Place> World<F> {
     pub(crate) fn flow_of(&self, tuple: &Tuple<F::Addr>) -> Option<Flow<F::Addr>> {
         // SAFETY: one thread, and the pointer is used at once.
         Env::<F>::flow(self, tuple).map(|flow| unsafe { *flow })
+    }
+
+    pub(crate) fn mapping_of(&self, addr: F::Addr, port: u16, protocol: u8) -> Option<Mapping<F::Addr>> {
+        // SAFETY: as in `flow_of`.
+        Env::<F>::mapping(self, &MappingKey::new(addr, port, protocol)).map(|mapping| unsafe { *mapping })
+    }
+
+    /// Has another CPU do something after the next flow's port is chosen and before the flow is there.
+    pub(crate) fn before_next_flow(&self, meanwhile: impl FnOnce(&Self) + 'static) {
+        self.meanwhile.set(Some(Box::new(meanwhile)));
     }
 
     pub(crate) fn assert_unlocked(&self) {
@@ -248,6 +263,9 @@ impl<F: Place> Env<F> for World<F> {
         get(&self.flows, tuple)
     }
     fn insert_flow(&self, tuple: &Tuple<F::Addr>, flow: &Flow<F::Addr>) -> Result<(), Refused> {
+        if let Some(meanwhile) = self.meanwhile.take() {
+            meanwhile(self);
+        }
         insert(&self.flows, tuple, flow, self.config.max_flows as usize, true)
     }
     fn remove_flow(&self, tuple: &Tuple<F::Addr>) {
