@@ -196,11 +196,29 @@ impl Datapath {
     ///
     /// If the kernel refuses to run it: the frame is cut within the Ethernet or IP header.
     pub fn test_run(&self, name: &str, frame: &[u8], repeat: u32) -> Result<TestRun> {
+        self.test_run_segments(name, frame, 0, repeat)
+    }
+
+    /// As [`Self::test_run`], on a frame that stands for several segments with `gso_size` bytes of data each.
+    ///
+    /// # Errors
+    ///
+    /// As in [`Self::test_run`].
+    pub fn test_run_segments(&self, name: &str, frame: &[u8], gso_size: u16, repeat: u32) -> Result<TestRun> {
+        // linux/bpf.h: `gso_size` in `struct __sk_buff`.
+        const GSO_SIZE_OFF: usize = 176;
         let program = self.ebpf.program(name).with_context(|| format!("no program `{name}` in the eBPF object"))?;
         let program: &SchedClassifier = program.try_into().with_context(|| format!("`{name}` is no tc program"))?;
         let mut out = vec![0; frame.len() + 256];
-        let options =
-            TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), repeat, ..TestRunOptions::default() };
+        let mut ctx = [0; GSO_SIZE_OFF + size_of::<u32>()];
+        ctx[GSO_SIZE_OFF..].copy_from_slice(&u32::from(gso_size).to_ne_bytes());
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ctx_in: Some(&ctx),
+            repeat,
+            ..TestRunOptions::default()
+        };
         let result = program.test_run(options).with_context(|| format!("run `{name}` on {} bytes", frame.len()))?;
         out.truncate(result.data_size_out as usize);
         Ok(TestRun { verdict: result.return_value.cast_signed(), frame: out, duration: result.duration })

@@ -119,6 +119,11 @@ impl Plane {
         self.datapath.test_run(program, frame, 1).unwrap()
     }
 
+    /// As [`Self::run`], on a frame that the kernel is going to cut into segments.
+    pub(crate) fn run_segments(&self, program: &str, frame: &[u8], gso_size: u16) -> TestRun {
+        self.datapath.test_run_segments(program, frame, gso_size, 1).unwrap()
+    }
+
     /// Packets dropped for `reason`.
     pub(crate) fn dropped(&self, reason: Reason) -> u64 {
         let drops = self.datapath.drops().unwrap();

@@ -72,6 +72,18 @@ fn what_is_not_ours_passes_untouched() {
 }
 
 #[test]
+fn segments_that_exceed_the_mtu_take_the_kernels_road() {
+    let plane = Plane::new();
+    let sent = frame(OUT, Ip::default(), TCP, C1, CLIENT, &tcp((C1, 40000), (CLIENT, 80), 2, b"data"));
+    // With the 40 bytes of their headers; the MTU is 1500, and a length on the wire has 16 bits.
+    for (gso_size, verdict) in
+        [(0, REDIRECT), (1460, REDIRECT), (1461, PASS), (65_495, PASS), (65_496, PASS), (u16::MAX, PASS)]
+    {
+        assert_eq!(plane.run_segments("from_container", &sent, gso_size).verdict, verdict, "gso_size {gso_size}");
+    }
+}
+
+#[test]
 fn a_container_speaks_arp_for_itself_only() {
     let plane = Plane::new();
     let arp = |mac: [u8; 6], addr: Ipv4Addr| {
