@@ -4,13 +4,14 @@
 use std::fs::File;
 use std::future::Future;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 use ipnet::Ipv4Net;
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::{FsType, fstatfs};
 
@@ -64,12 +65,23 @@ impl Netns {
         let shown = self.path.display();
         let stat = fstatfs(&self.file).with_context(|| format!("look up the file system of {shown}"))?;
         ensure!(stat.filesystem_type() == NSFS_MAGIC, "{shown} is no namespace (if it was one, it has been unmounted)");
+        ensure!(
+            self.kind()? == nix::libc::CLONE_NEWNET,
+            "{shown} is a namespace of another kind, want a network namespace"
+        );
         let own = std::fs::metadata("/proc/thread-self/ns/net").context("read /proc/thread-self/ns/net")?;
         let this = self.file.metadata().with_context(|| format!("read {shown}"))?;
         if (own.dev(), own.ino()) == (this.dev(), this.ino()) {
             bail!("{shown} is the host's own network namespace, want a container's");
         }
         Ok(())
+    }
+
+    /// The kind of namespace, as the flag that makes one of it.
+    fn kind(&self) -> Result<i32> {
+        // SAFETY: the descriptor is open, and the request takes no argument.
+        let kind = unsafe { nix::libc::ioctl(self.file.as_raw_fd(), nix::libc::NS_GET_NSTYPE) };
+        Errno::result(kind).with_context(|| format!("ask for the kind of namespace {}", self.path.display()))
     }
 
     /// Gives the container's end of the veth pair its address and route and sets it up, and `lo` too.
