@@ -80,6 +80,7 @@ impl<'a, H: HostPorts> Resolver<'a, H> {
         let mut bindings = Vec::with_capacity(specs.len());
         for spec in specs {
             let host_addr = self.host_addr(&spec)?;
+            refuse_twice(&spec, host_addr, &bindings)?;
             let host_port = self.host_port(&spec, host_addr)?;
             self.taken.entry((spec.proto, host_port)).or_default().push((host_addr, name));
             let container_port = spec.container_port;
@@ -159,10 +160,24 @@ impl<'a, H: HostPorts> Resolver<'a, H> {
     }
 
     fn published_by(&self, proto: Proto, addr: Ipv4Addr, port: u16) -> Option<&'a str> {
-        let overlaps = |other: Ipv4Addr| other == addr || other.is_unspecified() || addr.is_unspecified();
         let holders = self.taken.get(&(proto, port))?;
-        holders.iter().find(|(other, _)| overlaps(*other)).map(|(_, name)| *name)
+        holders.iter().find(|(other, _)| overlap(*other, addr)).map(|(_, name)| *name)
     }
+}
+
+/// Whether a port on one address is a port on the other too.
+fn overlap(one: Ipv4Addr, other: Ipv4Addr) -> bool {
+    one == other || one.is_unspecified() || other.is_unspecified()
+}
+
+/// Refuses a host port that the same request, with `bindings` so far, has named already.
+fn refuse_twice(spec: &PortSpec, addr: Ipv4Addr, bindings: &[PortBinding]) -> Result<(), Refusal> {
+    let Wanted::One(port) = spec.host_ports else { return Ok(()) };
+    let is_same = |b: &PortBinding| b.proto == spec.proto && b.host_port == port && overlap(b.host_addr, addr);
+    if bindings.iter().any(is_same) {
+        return Err(Refusal::Invalid(format!("host port {port}/{} is given twice", spec.proto)));
+    }
+    Ok(())
 }
 
 /// The bindings of `ports` that `texts` do not name.
@@ -238,8 +253,11 @@ mod tests {
 
     #[test]
     fn one_request_does_not_take_a_port_twice() {
-        let error = resolve(&["8080:80", "8080:81"], &[], 0).unwrap_err();
-        assert!(error.contains("container `web`"), "{error}");
+        for second in ["8080:80", "8080:81", "192.0.2.1:8080:81"] {
+            let error = resolve(&["8080:80", second], &[], 0).unwrap_err();
+            assert_eq!(error, "host port 8080/tcp is given twice", "{second}");
+        }
+        assert!(resolve(&["8080:80", "8080:80/udp"], &[], 0).is_ok());
     }
 
     #[test]
