@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use netpath_common::config_flag;
 
 use crate::api;
+use crate::arp;
 use crate::bridge::Bridge;
 use crate::counters::Counters;
 use crate::datapath::{Attachment, Datapath};
@@ -137,7 +138,7 @@ impl Agent {
 
     /// Acts on what has changed on the host, a burst of changes at once.
     pub async fn notice(&mut self, notices: impl IntoIterator<Item = Notice>) {
-        let mut look = false;
+        let (mut look, mut announce) = (false, false);
         for notice in notices {
             match notice {
                 Notice::LinkGone(ifindex) if ifindex == self.host.bridge.ifindex => {
@@ -147,7 +148,10 @@ impl Agent {
                     );
                 }
                 Notice::LinkGone(ifindex) => look |= !self.forget_link(ifindex).await,
-                Notice::Link(ifindex) => look |= self.endpoint_of(ifindex).is_none(),
+                Notice::Link(ifindex) => {
+                    look |= self.endpoint_of(ifindex).is_none();
+                    announce |= ifindex == self.host.bridge.ifindex;
+                }
                 Notice::Address(_) | Notice::Route => look = true,
             }
         }
@@ -155,6 +159,18 @@ impl Agent {
             let refreshed = self.refresh().await;
             self.warn("follow the host's interfaces", refreshed);
         }
+        if announce && let Err(error) = self.announce_bridge() {
+            // Nobody is missed on a bridge that is down or gone.
+            tracing::debug!("announce the bridge: {error:#}");
+        }
+    }
+
+    /// Tells the containers the bridge's hardware address: one that was made anew has another than they
+    /// remember. A bridge that is just coming up may lose this without an error; when it is up, the kernel
+    /// gives notice, and it is said again.
+    pub(crate) fn announce_bridge(&self) -> Result<()> {
+        let bridge = &self.host.bridge;
+        arp::announce(bridge.ifindex, bridge.addr.addr(), bridge.mac)
     }
 
     /// Compares the host with what the agent believes, and acts on the difference.

@@ -8,7 +8,6 @@ use netpath_common::{Config, External, LAYOUT, PortRange, config_flag};
 use netpath_ebpf::family::V4;
 
 use crate::agent::{Agent, bridge_facts, facts, read_interfaces};
-use crate::arp;
 use crate::bridge::{self, Bridge};
 use crate::counters::Counters;
 use crate::datapath::{self, Adoption, Datapath, Sizes};
@@ -257,9 +256,7 @@ async fn attach(agent: &mut Agent, links: &[Link]) -> Result<()> {
         }
         agent.netlink.set_up(endpoint.ifindex).await?;
     }
-    // A bridge that was made anew has another hardware address than the containers remember.
-    let (gateway, mac) = (agent.gateway(), agent.host.bridge.mac);
-    agent.warn("announce the gateway", arp::announce(bridge, gateway, mac));
+    agent.warn("announce the bridge", agent.announce_bridge());
     Ok(())
 }
 
