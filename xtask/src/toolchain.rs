@@ -32,7 +32,11 @@ impl fmt::Display for Compiler {
 /// Returns the first toolchain that will do, or why each of them will not: the one that [`OVERRIDE`] names, else a
 /// nightly, else [`LINKED`].
 pub(crate) fn find() -> Result<Compiler, Vec<String>> {
-    let named = env::var(OVERRIDE).ok().filter(|name| !name.is_empty());
+    choose(env::var(OVERRIDE).ok(), inspect)
+}
+
+fn choose(named: Option<String>, inspect: impl Fn(&str) -> Result<Compiler, String>) -> Result<Compiler, Vec<String>> {
+    let named = named.filter(|name| !name.is_empty());
     let candidates = named.map_or_else(|| vec!["nightly".to_owned(), LINKED.to_owned()], |name| vec![name]);
     let mut refused = Vec::new();
     for toolchain in &candidates {
@@ -82,11 +86,43 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_nightly_with_the_source_of_core_goes_before_debians_compiler() {
+        assert_eq!(chosen(None, &["nightly", LINKED]), Ok("nightly".to_owned()));
+        assert_eq!(chosen(Some(""), &["nightly", LINKED]), Ok("nightly".to_owned()));
+        assert_eq!(chosen(None, &["nightly"]), Ok("nightly".to_owned()));
+        assert_eq!(chosen(None, &["stable", LINKED]), Ok(LINKED.to_owned()));
+    }
+
+    #[test]
+    fn a_toolchain_that_is_named_is_the_only_candidate() {
+        assert_eq!(chosen(Some("mine"), &["nightly", LINKED, "mine"]), Ok("mine".to_owned()));
+        assert_eq!(
+            chosen(Some("mine"), &["nightly", LINKED]),
+            Err(vec!["toolchain `mine` has no rust-src".to_owned()])
+        );
+    }
+
+    #[test]
+    fn every_toolchain_that_will_not_do_says_why() {
+        let refused = chosen(None, &["stable"]).unwrap_err();
+        assert_eq!(refused, ["nightly", LINKED].map(|name| format!("toolchain `{name}` has no rust-src")));
+    }
+
+    #[test]
     fn versions_compare_as_numbers() {
         assert!(is_at_least("1.97.0-nightly", "1.95"));
         assert!(is_at_least("1.100.0", "1.95"));
         assert!(is_at_least("1.95.0", "1.95"));
         assert!(!is_at_least("1.63.0", "1.95"));
         assert!(!is_at_least("unknown", "1.95"));
+    }
+
+    /// Chooses where only the toolchains in `usable` have the source of `core`.
+    fn chosen(named: Option<&str>, usable: &[&str]) -> Result<String, Vec<String>> {
+        let inspect = |name: &str| {
+            let compiler = Compiler { toolchain: name.to_owned(), release: String::new(), llvm: String::new() };
+            if usable.contains(&name) { Ok(compiler) } else { Err("has no rust-src".to_owned()) }
+        };
+        choose(named.map(str::to_owned), inspect).map(|compiler| compiler.toolchain)
     }
 }
