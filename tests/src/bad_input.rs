@@ -17,6 +17,7 @@ on_netpath_once! {
     a_corrupt_state_file_is_set_aside_and_rebuilt,
     pins_of_another_layout_are_refused_until_they_are_taken_down,
     without_root_the_agent_says_what_it_needs,
+    a_fifo_as_namespace_does_not_hold_up_the_agent,
 }
 
 fn refused_requests_say_why_and_change_nothing(plane: Plane) {
@@ -26,6 +27,7 @@ fn refused_requests_say_why_and_change_nothing(plane: Plane) {
     let _holder = world.host.listen(9999);
     let netns = free.path().display().to_string();
     let (taken, process) = (web.address.to_string(), format!("pid {}", std::process::id()));
+    let (webs_mac, bridges_mac) = (mac_text(web.inside.mac("eth0")), mac_text(world.host.mac("netpath0")));
     let before = picture(&world);
     for (status, args, wanted) in [
         (1, "inspect nobody", &["nobody"][..]),
@@ -36,6 +38,7 @@ fn refused_requests_say_why_and_change_nothing(plane: Plane) {
         (1, "attach app --netns NETNS -p 8080:80", &["0.0.0.0:8080", "already allocated", "web"]),
         (1, "attach app --netns NETNS -p 9999:80", &["0.0.0.0:9999", "already in use", &process]),
         (1, "publish web 9999:80", &["0.0.0.0:9999", "already in use", &process]),
+        (1, "attach app --netns NETNS -p 81:80 -p 81:82", &["81/tcp", "twice"]),
         (1, "attach app --netns NETNS -p 80:http", &["http"]),
         (1, "attach app --netns NETNS -p 1-3:1-2", &["1-2 and 1-3"]),
         (1, "attach app --netns NETNS -p 80/tcpp", &["tcpp"]),
@@ -43,13 +46,20 @@ fn refused_requests_say_why_and_change_nothing(plane: Plane) {
         (1, "attach app --netns NETNS --ip TAKEN", &["TAKEN"]),
         (1, "attach app --netns NETNS --ip 10.0.0.1", &["10.0.0.1", "172.17.0.0/16"]),
         (1, "attach app --netns NETNS --mac-address 00:11:22", &["00:11:22"]),
+        (1, "attach app --netns NETNS --mac-address WEBS_MAC", &["WEBS_MAC", "already in use", "container `web`"]),
+        (1, "attach app --netns NETNS --mac-address BRIDGES_MAC", &["BRIDGES_MAC", "already in use", "the bridge"]),
+        (1, "attach app --netns /proc/self/ns/uts", &["/proc/self/ns/uts", "want a network namespace"]),
         (1, "attach app --netns /run/netns/nowhere-at-all", &["/run/netns/nowhere-at-all"]),
         (1, "attach app --pid 4194305", &["4194305"]),
         (2, "attach app --netns NETNS --ip tomato", &["tomato"]),
         (2, "attach app", &["--netns"]),
+        (2, "conntrack -L -p xyz", &["xyz", "tcp, udp, icmp"]),
         (2, "frobnicate", &["frobnicate"]),
     ] {
-        let fill = |text: &str| text.replace("NETNS", &netns).replace("TAKEN", &taken);
+        let fill = |text: &str| {
+            let text = text.replace("NETNS", &netns).replace("TAKEN", &taken);
+            text.replace("WEBS_MAC", &webs_mac).replace("BRIDGES_MAC", &bridges_mac)
+        };
         let output = world.netpath(&fill(args).split(' ').collect::<Vec<_>>());
         assert_refused(
             &format!("netpath {args}"),
@@ -182,11 +192,25 @@ fn without_root_the_agent_says_what_it_needs(plane: Plane) {
     let world = World::with(plane, Options::default());
     let binary = world.dir().join("netpath");
     fs::copy(program::netpath_binary(), &binary).unwrap();
-    let dir = std::env::temp_dir().display().to_string();
+    let dir = world.dir().display().to_string();
     let mut command = Command::new("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&binary);
     command.args(["--socket", &format!("{dir}/nobody.sock"), "agent", "--state-dir", &format!("{dir}/nobody-state")]);
-    assert_refused("netpath agent", &bounded(&mut command), 2, &["root".to_owned()]);
+    let output = bounded(&mut command);
+    assert_refused("netpath agent", &output, 2, &["error: the agent needs root".to_owned()]);
+    assert_eq!(program::text(&output.stderr).lines().count(), 1, "{}", program::text(&output.stderr));
+}
+
+fn a_fifo_as_namespace_does_not_hold_up_the_agent(plane: Plane) {
+    let world = World::new(plane);
+    let fifo = world.dir().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let shown = fifo.display().to_string();
+    let output = bounded(&mut world.instance().command(&world.host, ["attach", "app", "--netns", &shown]));
+    // An agent that does wait for a writer goes on with this one, and the test ends.
+    let _writer = fs::File::options().read(true).write(true).open(&fifo).unwrap();
+    assert_refused("netpath attach", &output, 1, &[shown, "is no namespace".to_owned()]);
+    world.container("app", &[]);
 }
 
 /// Runs an agent that should not start; one that does is ended after ten seconds, which shows in its status.
@@ -215,6 +239,10 @@ fn assert_refused(what: &str, output: &Output, status: i32, wanted: &[String]) {
 /// Everything the agent shows, except what changes by itself.
 fn picture(world: &World) -> (serde_json::Value, serde_json::Value, Vec<String>) {
     (world.json(&["ps"]), world.json(&["inspect"]), world.host.interfaces())
+}
+
+fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 fn assert_clean(world: &World, what: &str) {

@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod cleanup;
 pub mod family;
+pub mod frames;
 pub mod icmp;
 pub mod iptables;
 pub mod namespace;

@@ -5,7 +5,9 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use netpath_tests::sockets::{PATIENCE, accept, ask, at, converse};
+use netpath_tests::frames::FrameSocket;
+use netpath_tests::sockets::{PATIENCE, REFUSAL, accept, ask, at, converse};
+use netpath_tests::topology::GATEWAY;
 use netpath_tests::{CLIENT, HOST, Options, Plane, World, program};
 
 on_every_plane! {
@@ -20,6 +22,8 @@ on_netpath! {
     a_name_and_its_ports_can_be_used_again,
     a_new_host_address_serves_published_ports,
     a_new_external_interface_is_served,
+    a_bridge_removed_by_hand_is_made_anew_by_a_restart,
+    a_gateway_that_is_not_the_bridge_is_not_announced_as_the_bridge,
 }
 
 fn a_port_published_later_is_reachable(plane: Plane) {
@@ -128,6 +132,46 @@ fn a_new_external_interface_is_served(plane: Plane) {
     converse(&mut stream, &mut accept(&listener).0);
     let seen = ask(&web.inside.udp(0), &world.client.udp_at(at(remote, 7000)), at(remote, 7000));
     assert_eq!(seen.ip(), host, "masqueraded with the address of the interface it leaves by");
+}
+
+fn a_bridge_removed_by_hand_is_made_anew_by_a_restart(plane: Plane) {
+    const A_MOMENT: Duration = Duration::from_secs(2);
+    let world = World::new(plane);
+    let web = world.container("web", &["8080:80"]);
+    let (inside, outside) = (web.inside.listen(80), world.client.listen(7000));
+    // From here on the container remembers the gateway's hardware address.
+    converse(&mut web.inside.connect(at(CLIENT, 7000)), &mut accept(&outside).0);
+    let old_mac = world.host.mac("netpath0");
+    world.host.ip("link del netpath0");
+    eventually("the agent says that the bridge is gone", || {
+        world.instance().log_text().contains("bridge netpath0 has been removed")
+    });
+    let free = world.namespace("free").path().display().to_string();
+    let refused = world.netpath(&["attach", "app", "--netns", &free]);
+    let message = program::text(&refused.stderr);
+    assert!(!refused.status.success() && message.contains("restart the agent"), "{}: {message}", refused.status);
+    let mut wire = FrameSocket::new(&web.inside, "eth0");
+    world.kill_agent();
+    world.start_agent();
+    let new_mac = world.host.mac("netpath0");
+    assert_ne!(new_mac, old_mac);
+    let mut outbound = web.inside.try_connect(0, at(CLIENT, 7000), A_MOMENT).unwrap();
+    converse(&mut outbound, &mut accept(&outside).0);
+    converse(&mut world.client.connect(at(HOST, 8080)), &mut accept(&inside).0);
+    assert!(wire.sees_announcement(GATEWAY, new_mac, A_MOMENT), "the gateway's new hardware address is announced");
+    world.netpath_ok(&["attach", "app", "--netns", &free]);
+}
+
+fn a_gateway_that_is_not_the_bridge_is_not_announced_as_the_bridge(plane: Plane) {
+    const OTHER_GATEWAY: &str = "172.17.0.254";
+    let world = World::with(plane, Options::agent(&format!("--default-gateway {OTHER_GATEWAY}")));
+    let web = world.container("web", &[]);
+    let mut wires = [FrameSocket::new(&web.inside, "eth0"), FrameSocket::new(&web.inside, "eth0")];
+    world.kill_agent();
+    world.start_agent();
+    let mac = world.host.mac("netpath0");
+    assert!(wires[0].sees_announcement(GATEWAY, mac, PATIENCE), "the bridge's address is announced");
+    assert!(!wires[1].sees_announcement(OTHER_GATEWAY.parse().unwrap(), mac, REFUSAL));
 }
 
 /// `PATCH /v1/network`, as a user with curl would.

@@ -79,6 +79,15 @@ impl Namespace {
         names.filter(|name| *name != "lo").map(str::to_owned).collect()
     }
 
+    /// The hardware address of the interface `ifname` inside.
+    pub fn mac(&self, ifname: &str) -> [u8; 6] {
+        let shown = self.ip(&format!("-o link show dev {ifname}"));
+        let text = shown.split_whitespace().skip_while(|word| *word != "link/ether").nth(1);
+        let bytes = text.map(|text| text.split(':').filter_map(|byte| u8::from_str_radix(byte, 16).ok()).collect());
+        let bytes: Vec<u8> = bytes.unwrap_or_default();
+        bytes.try_into().unwrap_or_else(|_| panic!("{ifname} has no hardware address: {shown}"))
+    }
+
     /// Removes the namespace at once, as a container that goes away does. Sockets inside keep it alive.
     pub fn remove(&self) {
         let name = self.made.as_ref().expect("a namespace that was made here");

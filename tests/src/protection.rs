@@ -2,7 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use netpath_tests::sockets::{accept, assert_silent, at, converse, send};
+use netpath_tests::frames::FrameSocket;
+use netpath_tests::sockets::{accept, assert_silent, at, converse, receive, send};
 use netpath_tests::watcher::Watcher;
 use netpath_tests::{CLIENT, Container, HOST, Plane, World};
 
@@ -14,6 +15,8 @@ on_every_plane! {
 on_netpath! {
     loopback_addresses_from_the_wire_are_dropped_and_counted,
     direct_access_is_counted,
+    a_priority_tag_gets_no_frame_past_the_checks,
+    a_frame_with_a_priority_tag_reaches_a_published_port,
     sources_outside_the_subnet_are_dropped_and_counted,
     a_neighbours_source_is_dropped_and_counted,
     protocols_that_cannot_be_masqueraded_do_not_leave,
@@ -75,6 +78,29 @@ fn direct_access_is_counted(plane: Plane) {
     let client = world.client.udp(0);
     (0..5).for_each(|_| send(&client, b"question", at(web.address, 53)));
     assert_eq!(world.drops("direct-access"), before + 5);
+}
+
+/// The kernel takes VLAN 0 for no VLAN (802.1Q: such a tag says a priority only), and so must the checks.
+const PRIORITY_TAG: [u8; 4] = [0x81, 0x00, 0x00, 0x00];
+
+fn a_priority_tag_gets_no_frame_past_the_checks(plane: Plane) {
+    let world = World::new(plane);
+    let dns = world.container("dns", &["5353:53/udp"]);
+    let server = dns.inside.udp(53);
+    let (wire, host_mac) = (FrameSocket::new(&world.client, "eth0"), world.host.mac("up0"));
+    let before = world.drops("direct-access");
+    (0..5).for_each(|_| wire.send_udp(host_mac, &PRIORITY_TAG, at(CLIENT, 7000), at(dns.address, 53), b"question"));
+    assert_silent(&server);
+    assert_eq!(world.drops("direct-access"), before + 5);
+}
+
+fn a_frame_with_a_priority_tag_reaches_a_published_port(plane: Plane) {
+    let world = World::new(plane);
+    let dns = world.container("dns", &["5353:53/udp"]);
+    let server = dns.inside.udp(53);
+    let (wire, host_mac) = (FrameSocket::new(&world.client, "eth0"), world.host.mac("up0"));
+    wire.send_udp(host_mac, &PRIORITY_TAG, at(CLIENT, 7000), at(HOST, 5353), b"question");
+    assert_eq!(receive(&server), (b"question".to_vec(), at(CLIENT, 7000)));
 }
 
 fn sources_outside_the_subnet_are_dropped_and_counted(plane: Plane) {
