@@ -35,6 +35,7 @@ const PINNED: &[&str] = &[
     "LINKS",
     "TRUSTED",
     "PORT_BITS",
+    "SOURCE_BITS",
     "ADDRESSES_V4",
     "PREFIXES_V4",
     "PUBLISHED_PORTS_V4",

@@ -36,8 +36,10 @@ pub trait Env<F: Family> {
     fn in_any_network(&self, addr: &F::Addr) -> bool;
     fn external(&self, ifindex: u32) -> Option<&External>;
     fn published_port(&self, key: &PortKey<F::Addr>) -> Option<&PortTarget>;
-    /// Whether the port is published at any address; no more than a quick no before `published_port`.
+    /// Whether the port is published at any host address; no more than a quick no before `published_port`.
     fn is_port_published(&self, proto: u8, port: u16) -> bool;
+    /// Whether the port of any container is published; no more than a quick no before `published_source`.
+    fn is_source_published(&self, proto: u8, port: u16) -> bool;
     /// Whether the binding with this counter is open to the source.
     fn is_source_allowed(&self, binding: u32, addr: &F::Addr) -> bool;
     fn link(&self, key: &LinkKey) -> Option<&Link>;
@@ -67,6 +69,8 @@ pub trait Env<F: Family> {
     fn route(&self, packet: &Packet<F>, network: &Network) -> Route<F::Addr>;
     /// Whether a socket of the host would take a packet with this tuple.
     fn host_socket(&self, tuple: &Tuple<F::Addr>) -> bool;
+    /// Whether a TCP or UDP socket of the host is connected to exactly this tuple's other end.
+    fn host_connection(&self, tuple: &Tuple<F::Addr>) -> bool;
     /// Tells whoever watches that a flow began.
     fn announce(&self, tuple: &Tuple<F::Addr>, nat_port: u16);
 }

@@ -2,7 +2,7 @@
 
 use core::hint::cold_path;
 
-use netpath_common::{Address, Config, PortKey, PortTarget, Reason, Tuple, config_flag, target_flag};
+use netpath_common::{Address, Config, Reason, Tuple, config_flag, target_flag};
 
 use crate::{
     conntrack::{self, Owner},
@@ -10,6 +10,7 @@ use crate::{
     env::Env,
     family::Family,
     packet::Packet,
+    published::{self, Way},
     snat,
 };
 
@@ -28,8 +29,8 @@ pub fn from_external<F: Family, E: Env<F>>(
     if F::is_loopback(&tuple.dst_addr) || F::is_loopback(&tuple.src_addr) {
         return Err(Reason::LoopbackAddress);
     }
-    if let Some(target) = env.published_port(&PortKey::new(tuple.dst_addr, tuple.dst_port, tuple.proto)) {
-        return to_published::<F, E>(env, config, packet, target);
+    if let Some(way) = published::find::<F, E>(env, &tuple.dst_addr, tuple.dst_port, tuple.proto) {
+        return to_published::<F, E>(env, config, packet, way);
     }
     if packet.has_ports()
         && may_be_reply(config, packet)
@@ -55,21 +56,22 @@ fn to_published<F: Family, E: Env<F>>(
     env: &E,
     config: &Config,
     packet: &Packet<F>,
-    target: &PortTarget,
+    way: Way<'_>,
 ) -> Result<Decision<F>, Reason> {
     let tuple = &packet.tuple;
-    let endpoint = env.endpoint(target.endpoint).ok_or(Reason::EndpointGone)?;
-    if endpoint.generation != target.generation {
-        return Err(Reason::EndpointGone);
-    }
+    let Way { target, port } = way;
+    let endpoint = way.endpoint::<F, E>(env)?;
     if target.flags & target_flag::INSIDE_ONLY != 0 {
         return Err(Reason::DirectAccess);
+    }
+    if !way.admits::<F, E>(env, packet)? {
+        return Ok(Decision::pass(*tuple));
     }
     let addr = F::endpoint_addr(endpoint);
     if target.flags & (target_flag::NEEDS_FLOW | target_flag::ENDS_FLOW) != 0 {
         cold_path();
         // The reply alone would not tell which of its names the client used.
-        let orig = Tuple::new(addr, target.port, tuple.src_addr, tuple.src_port, tuple.proto);
+        let orig = Tuple::new(addr, port, tuple.src_addr, tuple.src_port, tuple.proto);
         if target.flags & target_flag::NEEDS_FLOW != 0 {
             let owner = Owner::new(target.endpoint, endpoint);
             conntrack::create_published::<F, E>(env, config, packet, &orig, owner)?;
@@ -77,7 +79,7 @@ fn to_published<F: Family, E: Env<F>>(
             conntrack::end_published::<F, E>(env, &orig);
         }
     }
-    into_container::<F, E>(env, config, packet, target.endpoint, target.port, target.counter)
+    into_container::<F, E>(env, config, packet, target.endpoint, port, target.counter)
 }
 
 #[inline(always)]

@@ -2,7 +2,7 @@
 //!
 //! An error never refreshes, changes or creates a flow (RFC 5508, REQ-6).
 
-use netpath_common::{Config, PortKey, Reason, Tuple, config_flag, proto};
+use netpath_common::{Config, Reason, Tuple, config_flag, proto};
 
 use crate::{
     conntrack,
@@ -10,6 +10,7 @@ use crate::{
     env::Env,
     family::Family,
     packet::{Bytes, L3, Packet, bounded},
+    published,
 };
 
 /// The start of the packet that an ICMP error quotes.
@@ -76,13 +77,10 @@ pub fn from_external<F: Family, E: Env<F>>(
     {
         return None;
     }
-    let key = PortKey::new(quoted.src_addr, quoted.src_port, quoted.proto);
-    let (index, port) = if let Some(target) = env.published_port(&key) {
-        let alive = env.endpoint(target.endpoint).is_some_and(|e| e.generation == target.generation);
-        if !alive {
-            return None;
-        }
-        (target.endpoint, target.port)
+    let way = published::find::<F, E>(env, &quoted.src_addr, quoted.src_port, quoted.proto);
+    let (index, port) = if let Some(way) = way {
+        way.endpoint::<F, E>(env).ok()?;
+        (way.target.endpoint, way.port)
     } else {
         let inside = conntrack::inside_of::<F, E>(env, &quoted.reversed())?;
         let orig = Tuple::new(inside.addr, inside.port, quoted.dst_addr, quoted.dst_port, quoted.proto);
@@ -120,8 +118,8 @@ pub fn to_external<F: Family, E: Env<F>>(env: &E, packet: &Packet<F>, inner: &In
     let (addr, port) = match flow {
         Some(flow) => (flow.nat_addr, flow.nat_port),
         None => {
-            let source = env.published_source(&PortKey::new(quoted.dst_addr, quoted.dst_port, quoted.proto))?;
-            (source.addr, source.port)
+            let name = published::find_name::<F, E>(env, &quoted.dst_addr, quoted.dst_port, quoted.proto)?;
+            (name.source.addr, name.port)
         }
     };
     Some(Translation {

@@ -20,5 +20,6 @@ pub mod mapping;
 pub mod packet;
 pub mod policy;
 pub mod port_alloc;
+pub mod published;
 pub mod snat;
 pub mod tcp_state;

@@ -4,7 +4,7 @@
 //! out, ports of closed connections go first, then ports are shared towards different destinations
 //! (RFC 7857, 3).
 
-use netpath_common::{Config, CtState, Flow, Inside, Mapping, MappingKey, PortKey, Reason, Tuple, seen};
+use netpath_common::{Config, CtState, Flow, Inside, Mapping, MappingKey, Reason, Tuple, seen};
 
 use crate::{
     conntrack::{Owner, timeout_s},
@@ -14,6 +14,7 @@ use crate::{
     hash::Hash,
     packet::{Kind, Packet},
     port_alloc::{CANDIDATES, Candidates},
+    published,
 };
 
 /// Candidates tried for a shared port.
@@ -199,7 +200,7 @@ fn search<F: Family, E: Env<F>>(env: &E, config: &Config, request: &Request<'_, 
 #[inline(always)]
 fn is_usable<F: Family, E: Env<F>>(env: &E, request: &Request<'_, F>, port: u16) -> bool {
     let proto = request.packet.tuple.proto;
-    env.published_port(&PortKey::new(request.nat_addr, port, proto)).is_none()
+    published::find::<F, E>(env, &request.nat_addr, port, proto).is_none()
         && (proto == F::ICMP || !env.host_socket(&request.reply(port)))
 }
 

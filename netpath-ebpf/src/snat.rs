@@ -2,7 +2,7 @@
 
 use core::hint::cold_path;
 
-use netpath_common::{Address, Config, Endpoint, Network, PortKey, Reason, source_flag};
+use netpath_common::{Address, Config, Endpoint, Network, Reason, source_flag};
 
 use crate::{
     conntrack::{self, Owner},
@@ -10,6 +10,7 @@ use crate::{
     family::Family,
     mapping::Request,
     packet::Packet,
+    published,
 };
 
 /// What a container's packet is called outside.
@@ -45,13 +46,13 @@ pub fn source_outside<F: Family, E: Env<F>>(
     }
     let tuple = &packet.tuple;
     let owner = Owner::new(index, endpoint);
-    if let Some(source) = env.published_source(&PortKey::new(tuple.src_addr, tuple.src_port, tuple.proto)) {
-        if source.flags & source_flag::AMBIGUOUS != 0
+    if let Some(name) = published::find_name::<F, E>(env, &tuple.src_addr, tuple.src_port, tuple.proto) {
+        if name.source.flags & source_flag::AMBIGUOUS != 0
             && let Some((addr, port)) = conntrack::lookup_published::<F, E>(env, config, packet, owner)
         {
             return Ok(Source { addr, port, counter: 0 });
         }
-        return Ok(Source { addr: source.addr, port: source.port, counter: 0 });
+        return Ok(Source { addr: name.source.addr, port: name.port, counter: 0 });
     }
     if !network.has(F::MASQUERADE) {
         return Err(Reason::NoMasquerade);

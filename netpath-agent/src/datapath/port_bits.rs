@@ -1,9 +1,19 @@
-//! `PORT_BITS`: which ports are published at all, kept in step with `PUBLISHED_PORTS_*`.
+//! `PORT_BITS` and `SOURCE_BITS`: which ports are published at all, kept in step with `PUBLISHED_PORTS_*` and
+//! `PUBLISHED_SOURCES_*`.
 
-use aya::maps::{Array, MapData, MapError};
+use aya::Pod;
+use aya::maps::{Array, HashMap, MapData, MapError};
 use netpath_common::{Address, PORT_BITS_WORDS, PortKey, port_bit};
 
-/// The bits, and how many entries of `PUBLISHED_PORTS_*` stand behind each.
+use super::tables::is_missing;
+
+/// The bits of the host's ports and of the containers'.
+pub(super) struct Bits {
+    pub(super) ports: PortBits,
+    pub(super) sources: PortBits,
+}
+
+/// The bits of one of the arrays, and how many entries stand behind each.
 pub(super) struct PortBits {
     map: Array<MapData, u64>,
     holders: Vec<u16>,
@@ -15,13 +25,45 @@ impl PortBits {
         Self { map, holders: vec![0; PORT_BITS_WORDS as usize * 64] }
     }
 
+    /// Writes an entry of the map that the bits stand for.
+    pub(super) fn put<A: Address + Pod, V: Pod>(
+        &mut self,
+        map: &mut HashMap<MapData, PortKey<A>, V>,
+        key: PortKey<A>,
+        value: V,
+    ) -> Result<(), MapError> {
+        if map.get(&key, 0).is_ok() {
+            return map.insert(key, value, 0);
+        }
+        // A bit too many costs a look-up, one too few a published port.
+        self.hold(&key)?;
+        let inserted = map.insert(key, value, 0);
+        if inserted.is_err() {
+            self.release(&key)?;
+        }
+        inserted
+    }
+
+    /// Removes an entry of that map, which may be gone already.
+    pub(super) fn delete<A: Address + Pod, V: Pod>(
+        &mut self,
+        map: &mut HashMap<MapData, PortKey<A>, V>,
+        key: &PortKey<A>,
+    ) -> Result<(), MapError> {
+        match map.remove(key) {
+            Ok(()) => self.release(key),
+            Err(error) if is_missing(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Notes a new entry; call before it is there.
     pub(super) fn hold<A: Address>(&mut self, key: &PortKey<A>) -> Result<(), MapError> {
         self.change(key, |holders| holders.saturating_add(1))
     }
 
     /// Notes an entry that has gone.
-    pub(super) fn release<A: Address>(&mut self, key: &PortKey<A>) -> Result<(), MapError> {
+    fn release<A: Address>(&mut self, key: &PortKey<A>) -> Result<(), MapError> {
         self.change(key, |holders| holders.saturating_sub(1))
     }
 

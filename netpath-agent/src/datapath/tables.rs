@@ -13,7 +13,7 @@ use netpath_common::{
 use netpath_ebpf::family::{Family, V4, V6};
 
 use super::Datapath;
-use super::port_bits::PortBits;
+use super::port_bits::{Bits, PortBits};
 use crate::reconcile::{Change, FamilyChange, FamilyImage, Image};
 
 type Table<K, V> = HashMap<MapData, K, V>;
@@ -27,7 +27,7 @@ pub(super) struct Tables {
     externals: Table<u32, External>,
     links: Table<LinkKey, Link>,
     trusted: Table<TrustedKey, u32>,
-    port_bits: PortBits,
+    bits: Bits,
     pub(super) v4: FamilyTables<Addr4>,
     pub(super) v6: FamilyTables<Addr6>,
     pub(super) locks: Table<u64, u32>,
@@ -112,15 +112,18 @@ impl Tables {
             externals: take(ebpf, "EXTERNALS")?,
             links: take(ebpf, "LINKS")?,
             trusted: take(ebpf, "TRUSTED")?,
-            port_bits: PortBits::new(take(ebpf, "PORT_BITS")?),
+            bits: Bits {
+                ports: PortBits::new(take(ebpf, "PORT_BITS")?),
+                sources: PortBits::new(take(ebpf, "SOURCE_BITS")?),
+            },
             v4: FamilyTables::open(ebpf, "V4")?,
             v6: FamilyTables::open(ebpf, "V6")?,
             locks: take(ebpf, "LOCKS")?,
             counters: take(ebpf, "COUNTERS")?,
             drops: take(ebpf, "DROPS")?,
         };
-        tables.v4.hold_ports(&mut tables.port_bits).context("read PUBLISHED_PORTS_V4")?;
-        tables.v6.hold_ports(&mut tables.port_bits).context("read PUBLISHED_PORTS_V6")?;
+        tables.v4.hold_ports(&mut tables.bits).context("read published ports of IPv4")?;
+        tables.v6.hold_ports(&mut tables.bits).context("read published ports of IPv6")?;
         Ok(tables)
     }
 
@@ -165,8 +168,9 @@ impl<A: Address + Pod + Ord> FamilyTables<A> {
         })
     }
 
-    fn hold_ports(&self, bits: &mut PortBits) -> Result<(), MapError> {
-        self.published.keys().try_for_each(|key| bits.hold(&key?))
+    fn hold_ports(&self, bits: &mut Bits) -> Result<(), MapError> {
+        self.published.keys().try_for_each(|key| bits.ports.hold(&key?))?;
+        self.sources.keys().try_for_each(|key| bits.sources.hold(&key?))
     }
 
     fn image(&self, family: &str) -> Result<FamilyImage<A>> {
@@ -179,7 +183,7 @@ impl<A: Address + Pod + Ord> FamilyTables<A> {
         })
     }
 
-    fn apply(&mut self, bits: &mut PortBits, change: FamilyChange<A>) -> Result<(), MapError> {
+    fn apply(&mut self, bits: &mut Bits, change: FamilyChange<A>) -> Result<(), MapError> {
         match change {
             FamilyChange::PutAddress(addr, index) => self.addresses.insert(addr, index, 0),
             FamilyChange::DeleteAddress(addr) => remove(&mut self.addresses, &addr),
@@ -187,34 +191,14 @@ impl<A: Address + Pod + Ord> FamilyTables<A> {
                 self.prefixes.insert(&Key::new(u32::from(len), addr), network, 0)
             }
             FamilyChange::DeletePrefix((addr, len)) => self.prefixes.remove(&Key::new(u32::from(len), addr)),
-            FamilyChange::PutPublished(key, target) => self.put_published(bits, key, target),
-            FamilyChange::DeletePublished(key) => self.delete_published(bits, key),
-            FamilyChange::PutSource(key, source) => self.sources.insert(key, source, 0),
-            FamilyChange::DeleteSource(key) => remove(&mut self.sources, &key),
+            FamilyChange::PutPublished(key, target) => bits.ports.put(&mut self.published, key, target),
+            FamilyChange::DeletePublished(key) => bits.ports.delete(&mut self.published, &key),
+            FamilyChange::PutSource(key, source) => bits.sources.put(&mut self.sources, key, source),
+            FamilyChange::DeleteSource(key) => bits.sources.delete(&mut self.sources, &key),
             FamilyChange::PutAllowed((source, len), value) => {
                 self.allowed.insert(&Key::new(u32::from(len), source), value, 0)
             }
             FamilyChange::DeleteAllowed((source, len)) => self.allowed.remove(&Key::new(u32::from(len), source)),
-        }
-    }
-
-    fn put_published(&mut self, bits: &mut PortBits, key: PortKey<A>, target: PortTarget) -> Result<(), MapError> {
-        if self.published.get(&key, 0).is_ok() {
-            return self.published.insert(key, target, 0);
-        }
-        bits.hold(&key)?;
-        let inserted = self.published.insert(key, target, 0);
-        if inserted.is_err() {
-            bits.release(&key)?;
-        }
-        inserted
-    }
-
-    fn delete_published(&mut self, bits: &mut PortBits, key: PortKey<A>) -> Result<(), MapError> {
-        match self.published.remove(&key) {
-            Ok(()) => bits.release(&key),
-            Err(error) if is_missing(&error) => Ok(()),
-            Err(error) => Err(error),
         }
     }
 }
@@ -227,7 +211,7 @@ pub(super) fn remove<K: Pod, V: Pod>(table: &mut Table<K, V>, key: &K) -> Result
     }
 }
 
-fn is_missing(error: &MapError) -> bool {
+pub(super) fn is_missing(error: &MapError) -> bool {
     match error {
         MapError::KeyNotFound => true,
         MapError::SyscallError(error) => error.io_error.kind() == std::io::ErrorKind::NotFound,
@@ -312,8 +296,8 @@ impl Datapath {
             Change::DeleteLink(key) => remove(&mut tables.links, &key),
             Change::PutTrusted(key, value) => tables.trusted.insert(key, value, 0),
             Change::DeleteTrusted(key) => remove(&mut tables.trusted, &key),
-            Change::V4(change) => tables.v4.apply(&mut tables.port_bits, change),
-            Change::V6(change) => tables.v6.apply(&mut tables.port_bits, change),
+            Change::V4(change) => tables.v4.apply(&mut tables.bits, change),
+            Change::V6(change) => tables.v6.apply(&mut tables.bits, change),
         }
     }
 

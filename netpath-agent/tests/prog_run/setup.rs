@@ -110,6 +110,27 @@ impl Plane {
             .unwrap();
     }
 
+    /// Publishes the 256 ports from `port` of the first container at `host_port` and up.
+    pub(crate) fn publish_block(&mut self, proto: u8, host_port: u16, port: u16) {
+        let target = PortTarget::new(1, 1, port, 0, 10);
+        let source = PortSource::new(HOST.into(), host_port, 0, 10);
+        self.datapath
+            .apply(&[
+                Change::V4(FamilyChange::PutPublished(PortKey::block(HOST.into(), host_port, proto), target)),
+                Change::V4(FamilyChange::PutSource(PortKey::block(C1.into(), port, proto), source)),
+            ])
+            .unwrap();
+    }
+
+    pub(crate) fn unpublish_block(&mut self, proto: u8, host_port: u16, port: u16) {
+        self.datapath
+            .apply(&[
+                Change::V4(FamilyChange::DeletePublished(PortKey::block(HOST.into(), host_port, proto))),
+                Change::V4(FamilyChange::DeleteSource(PortKey::block(C1.into(), port, proto))),
+            ])
+            .unwrap();
+    }
+
     pub(crate) fn set_flags(&mut self, flags: u32) {
         let config = self.datapath.config();
         self.datapath.set_config(Config { flags, ..config }).unwrap();

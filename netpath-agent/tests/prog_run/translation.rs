@@ -152,3 +152,25 @@ fn wrong_checksum_stays_wrong() {
     let right = sealed(UDP, after.src, after.dst, after.l4.clone());
     assert_ne!(after.l4, right, "a broken datagram was made to look whole");
 }
+
+#[test]
+fn a_block_of_ports_is_translated_there_and_back() {
+    let mut plane = Plane::new();
+    plane.publish_block(UDP, 1024, 2048);
+    for offset in [0, 100, 255] {
+        let question = udp((CLIENT, 40000), (HOST, 1024 + offset), b"question");
+        let run = plane.run("from_external", &frame(IN, Ip::default(), UDP, CLIENT, HOST, &question));
+        let after = Parts::of_frame(&run.frame);
+        assert_eq!((run.verdict, after.dst, after.ports()), (REDIRECT, C1, (40000, 2048 + offset)));
+        after.assert_checksums();
+        let answer = udp((C1, 2048 + offset), (CLIENT, 40000), b"answer");
+        let run = plane.run("from_container", &frame(OUT, Ip::default(), UDP, C1, CLIENT, &answer));
+        let after = Parts::of_frame(&run.frame);
+        assert_eq!((run.verdict, after.src, after.ports()), (REDIRECT, HOST, (1024 + offset, 40000)));
+        after.assert_checksums();
+    }
+    plane.unpublish_block(UDP, 1024, 2048);
+    let question = frame(IN, Ip::default(), UDP, CLIENT, HOST, &udp((CLIENT, 40000), (HOST, 1024), b"question"));
+    let run = plane.run("from_external", &question);
+    assert_eq!((run.verdict, run.frame), (PASS, question));
+}

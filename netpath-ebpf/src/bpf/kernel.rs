@@ -44,6 +44,45 @@ impl Kernel<'_> {
         // A refusal loses the later fragments of one datagram.
         let _ = F::fragments().insert(key, Ports { src_port, dst_port }, 0);
     }
+
+    /// What socket of the host would take a packet with this tuple. Other protocols' sockets than those of TCP
+    /// and UDP cannot be looked up.
+    #[inline(never)]
+    fn socket<F: FamilyMaps>(&self, tuple: &Tuple<F::Addr>) -> u32 {
+        const LISTEN: u32 = 10;
+        let (mut params, len) = F::socket_tuple(tuple);
+        let (ctx, params, netns) = (self.ctx.skb.skb.cast(), &raw mut params, BPF_F_CURRENT_NETNS as u64);
+        // SAFETY: context and tuple are valid for the calls; a socket found is released after its last use. To
+        // the verifier the two helpers return different types, so nothing but the release is done with both.
+        unsafe {
+            let (socket, kind) = if tuple.proto == proto::TCP {
+                let socket = helpers::generated::bpf_skc_lookup_tcp(ctx, params, len, netns, 0);
+                if socket.is_null() {
+                    return socket::NONE;
+                }
+                (socket, if (*socket).state == LISTEN { socket::OPEN } else { socket::CONNECTED })
+            } else if tuple.proto == proto::UDP {
+                let socket = helpers::generated::bpf_sk_lookup_udp(ctx, params, len, netns, 0);
+                if socket.is_null() {
+                    return socket::NONE;
+                }
+                (socket, if (*socket).dst_port == 0 { socket::OPEN } else { socket::CONNECTED })
+            } else {
+                return socket::NONE;
+            };
+            helpers::generated::bpf_sk_release(socket.cast());
+            kind
+        }
+    }
+}
+
+/// What a look-up of a socket found.
+mod socket {
+    pub(super) const NONE: u32 = 0;
+    /// A socket that takes packets from anywhere.
+    pub(super) const OPEN: u32 = 1;
+    /// A socket that takes packets with exactly this tuple, in whatever state its connection is.
+    pub(super) const CONNECTED: u32 = 2;
 }
 
 /// Turns a map helper's result into ours.
@@ -106,6 +145,11 @@ impl<F: FamilyMaps> Env<F> for Kernel<'_> {
     #[inline(always)]
     fn is_port_published(&self, proto: u8, port: u16) -> bool {
         port_bit(proto, port).is_some_and(|(word, bit)| maps::PORT_BITS.get(word).is_some_and(|bits| bits & bit != 0))
+    }
+
+    #[inline(always)]
+    fn is_source_published(&self, proto: u8, port: u16) -> bool {
+        port_bit(proto, port).is_some_and(|(word, bit)| maps::SOURCE_BITS.get(word).is_some_and(|bits| bits & bit != 0))
     }
 
     #[inline(always)]
@@ -256,23 +300,14 @@ impl<F: FamilyMaps> Env<F> for Kernel<'_> {
         Route::Kernel
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn host_socket(&self, tuple: &Tuple<F::Addr>) -> bool {
-        let (mut params, len) = F::socket_tuple(tuple);
-        let netns = BPF_F_CURRENT_NETNS as u64;
-        // SAFETY: context and tuple are valid for the call; the socket found is released.
-        unsafe {
-            let socket = if tuple.proto == proto::TCP {
-                helpers::generated::bpf_skc_lookup_tcp(self.ctx.skb.skb.cast(), &raw mut params, len, netns, 0)
-            } else {
-                helpers::generated::bpf_sk_lookup_udp(self.ctx.skb.skb.cast(), &raw mut params, len, netns, 0)
-            };
-            if socket.is_null() {
-                return false;
-            }
-            helpers::generated::bpf_sk_release(socket.cast());
-        }
-        true
+        self.socket::<F>(tuple) != socket::NONE
+    }
+
+    #[inline(always)]
+    fn host_connection(&self, tuple: &Tuple<F::Addr>) -> bool {
+        self.socket::<F>(tuple) == socket::CONNECTED
     }
 
     #[inline(never)]

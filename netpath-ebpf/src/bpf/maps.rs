@@ -50,9 +50,13 @@ pub(super) static DROPS: PerCpuHashMap<DropKey, Counter> = PerCpuHashMap::with_m
 #[map]
 pub(super) static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
 
-/// Which ports are published at all: see `port_bit`. Written by the agent.
+/// Which ports of the host are published at all: see `port_bit`. Written by the agent.
 #[map]
 pub(super) static PORT_BITS: Array<u64> = Array::with_max_entries(PORT_BITS_WORDS, 0);
+
+/// The same for the ports of containers. Written by the agent.
+#[map]
+pub(super) static SOURCE_BITS: Array<u64> = Array::with_max_entries(PORT_BITS_WORDS, 0);
 
 /// Exposed ports that linked containers may use though inter-container communication is off. Written by
 /// the agent.

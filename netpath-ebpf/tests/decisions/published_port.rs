@@ -1,9 +1,11 @@
 //! Published ports.
 
-use netpath_common::{Address as _, PortKey, PortSource, PortTarget, Reason, proto, source_flag, target_flag};
+use netpath_common::{
+    Address as _, PortKey, PortRange, PortSource, PortTarget, Reason, Tuple, proto, source_flag, target_flag,
+};
 use netpath_ebpf::decision::Out;
 
-use super::{Addr, CLIENT, GATEWAY, GROUPS, HOPS_OFF, HOST, OTHER_HOST, World, container};
+use super::{Addr, CLIENT, GATEWAY, GROUPS, HOPS_OFF, HOST, OTHER_CLIENT, OTHER_HOST, World, container};
 use crate::frame::{ACK, SYN, SYN_ACK, tcp, udp};
 use crate::world::veth;
 
@@ -134,4 +136,100 @@ fn nobody_outside_has_a_containers_or_the_hosts_own_address() {
         let decision = world.arrive(&udp((source, 1000), (HOST, 5353)));
         assert_eq!(decision.unwrap_err(), Reason::MartianSource, "{source:?}");
     }
+}
+
+/// The ports from 2048 of container 1 are published from 1024 on, as a block; the source says from where.
+fn block() -> World {
+    let mut world = World::new();
+    world.published.insert(PortKey::block(HOST, 1024, proto::TCP), PortTarget::new(1, 1, 2000, 0, 0));
+    world.sources.insert(PortKey::block(container(1), 2048, proto::TCP), PortSource::new(HOST, 1072, 0, 0));
+    world
+}
+
+#[test]
+fn a_block_leads_to_as_many_container_ports_and_back() {
+    let world = block();
+    for offset in [0, 1, 48, 255] {
+        let decision = world.arrive(&tcp((CLIENT, 40000), (HOST, 1024 + offset), SYN)).unwrap();
+        assert_eq!((decision.tuple.dst_addr, decision.tuple.dst_port), (container(1), 2000 + offset));
+    }
+    // Container port 2048 is the one that host port 1072 leads to.
+    let reply = world.send(1, &tcp((container(1), 2048 + 7), (CLIENT, 40000), SYN_ACK)).unwrap();
+    assert_eq!((reply.tuple.src_addr, reply.tuple.src_port), (HOST, 1072 + 7));
+}
+
+#[test]
+fn a_block_ends_where_it_ends() {
+    let world = block();
+    for port in [1023, 1280] {
+        assert_eq!(world.arrive(&tcp((CLIENT, 40000), (HOST, port), SYN)).unwrap().out, Out::Kernel);
+    }
+    assert_eq!(world.arrive(&udp((CLIENT, 40000), (HOST, 1024))).unwrap().out, Out::Kernel);
+    for port in [2047, 2048 + 256] {
+        let reply = tcp((container(1), port), (CLIENT, 40000), SYN_ACK);
+        assert_eq!(world.send(1, &reply).unwrap_err(), Reason::NoFlow);
+    }
+}
+
+#[test]
+fn a_port_of_its_own_goes_before_the_block_around_it() {
+    let mut world = block();
+    world.publish(proto::TCP, 1030, 2, 80);
+    let decision = world.arrive(&tcp((CLIENT, 40000), (HOST, 1030), SYN)).unwrap();
+    assert_eq!((decision.tuple.dst_addr, decision.tuple.dst_port), (container(2), 80));
+}
+
+#[test]
+fn no_port_of_a_block_is_masqueraded_with() {
+    let mut world = World::new();
+    world.config.ports = PortRange { first: 1024, last: 1535 };
+    world.published.insert(PortKey::block(HOST, 1024, proto::UDP), PortTarget::new(1, 1, 2048, 0, 0));
+    for port in 1024..1040 {
+        let out = world.send(2, &udp((container(2), port), (CLIENT, 53))).unwrap().tuple;
+        assert!(out.src_port >= 1280, "port {}", out.src_port);
+    }
+}
+
+#[test]
+fn a_listed_port_is_open_to_its_sources_only() {
+    let mut world = World::new();
+    let target = PortTarget::new(1, 1, 80, target_flag::ALLOW_LIST, 7);
+    world.published.insert(PortKey::new(HOST, 8080, proto::TCP), target);
+    world.allowed.extend([(7, CLIENT), (8, OTHER_CLIENT)]);
+    assert_eq!(world.arrive(&tcp((CLIENT, 1), (HOST, 8080), SYN)).unwrap().tuple.dst_addr, container(1));
+    let refused = world.arrive(&tcp((OTHER_CLIENT, 1), (HOST, 8080), SYN));
+    assert_eq!(refused.unwrap_err(), Reason::SourceNotAllowed);
+}
+
+#[test]
+fn a_connection_of_the_hosts_own_keeps_its_port_though_that_is_published() {
+    let mut world = World::new();
+    for (protocol, frame) in
+        [(proto::TCP, tcp((CLIENT, 443), (HOST, 40000), ACK)), (proto::UDP, udp((CLIENT, 443), (HOST, 40000)))]
+    {
+        world.connections.insert(Tuple::new(CLIENT, 443, HOST, 40000, protocol));
+        let key = PortKey::new(HOST, 40000, protocol);
+        world.published.insert(key, PortTarget::new(1, 1, 80, target_flag::EPHEMERAL, 0));
+        let decision = world.arrive(&frame).unwrap();
+        assert_eq!((decision.tuple.dst_addr, decision.out), (HOST, Out::Kernel));
+        // Others reach the container, and so does everybody where the port is not an ephemeral one.
+        let other = if protocol == proto::TCP {
+            tcp((OTHER_CLIENT, 443), (HOST, 40000), ACK)
+        } else {
+            udp((OTHER_CLIENT, 443), (HOST, 40000))
+        };
+        assert_eq!(world.arrive(&other).unwrap().tuple.dst_addr, container(1));
+        world.published.insert(key, PortTarget::new(1, 1, 80, 0, 0));
+        assert_eq!(world.arrive(&frame).unwrap().tuple.dst_addr, container(1));
+    }
+}
+
+#[test]
+fn a_new_connection_is_the_containers_whatever_the_host_has() {
+    let mut world = World::new();
+    world.connections.insert(Tuple::new(CLIENT, 443, HOST, 40000, proto::TCP));
+    let target = PortTarget::new(1, 1, 80, target_flag::EPHEMERAL, 0);
+    world.published.insert(PortKey::new(HOST, 40000, proto::TCP), target);
+    let decision = world.arrive(&tcp((CLIENT, 443), (HOST, 40000), SYN)).unwrap();
+    assert_eq!(decision.tuple.dst_addr, container(1));
 }

@@ -6,7 +6,7 @@ use std::fmt::Debug;
 use std::hash::Hash;
 
 use netpath_common::{
-    Address as _, Config, Endpoint, External, Flow, Inside, LAYOUT, Link, LinkKey, Mapping, MappingKey, Network,
+    Address, BLOCK_LEN, Config, Endpoint, External, Flow, Inside, LAYOUT, Link, LinkKey, Mapping, MappingKey, Network,
     PortKey, PortRange, PortSource, PortTarget, Reason, Timeouts, TrustedKey, Tuple, config_flag, network_flag,
 };
 use netpath_ebpf::decision::Decision;
@@ -58,6 +58,10 @@ pub(crate) struct World<F: Place> {
     /// Protocol and port of the host's own sockets.
     pub(crate) sockets: HashSet<(u8, u16)>,
     meanwhile: Cell<Option<Meanwhile<F>>>,
+    /// Connections of the host, by the tuple of what arrives for them.
+    pub(crate) connections: HashSet<Tuple<F::Addr>>,
+    /// Bindings and the sources that they are open to.
+    pub(crate) allowed: HashSet<(u32, F::Addr)>,
 }
 
 /// What another CPU does.
@@ -115,6 +119,8 @@ impl<F: Place> World<F> {
             route: Route::To { ifindex: UPLINK, next_hop: F::CLIENT },
             sockets: HashSet::new(),
             meanwhile: Cell::new(None),
+            connections: HashSet::new(),
+            allowed: HashSet::new(),
         }
     }
 
@@ -219,6 +225,12 @@ fn insert<K: Hash + Eq + Copy, V: Copy>(
     Ok(())
 }
 
+/// Whether an entry under `key` sets the bit of a port.
+fn has_port<A: Address>(key: &PortKey<A>, proto: u8, port: u16) -> bool {
+    let len = if key.is_block() { BLOCK_LEN } else { 1 };
+    key.proto == proto && port >= key.port && port - key.port < len
+}
+
 impl<F: Place> Env<F> for World<F> {
     fn config(&self) -> Option<&Config> {
         Some(&self.config)
@@ -248,10 +260,13 @@ impl<F: Place> Env<F> for World<F> {
         self.sources.get(key)
     }
     fn is_port_published(&self, proto: u8, port: u16) -> bool {
-        self.published.keys().any(|key| (key.proto, key.port) == (proto, port) || key.is_block())
+        self.published.keys().any(|key| has_port(key, proto, port))
     }
-    fn is_source_allowed(&self, _binding: u32, _addr: &F::Addr) -> bool {
-        true
+    fn is_source_published(&self, proto: u8, port: u16) -> bool {
+        self.sources.keys().any(|key| has_port(key, proto, port))
+    }
+    fn is_source_allowed(&self, binding: u32, addr: &F::Addr) -> bool {
+        self.allowed.contains(&(binding, *addr))
     }
     fn link(&self, _key: &LinkKey) -> Option<&Link> {
         None
@@ -309,6 +324,9 @@ impl<F: Place> Env<F> for World<F> {
     fn host_socket(&self, tuple: &Tuple<F::Addr>) -> bool {
         assert_ne!(tuple.proto, F::ICMP, "there are no ICMP sockets to look up");
         self.sockets.contains(&(tuple.proto, tuple.dst_port))
+    }
+    fn host_connection(&self, tuple: &Tuple<F::Addr>) -> bool {
+        self.connections.contains(tuple)
     }
     fn announce(&self, _tuple: &Tuple<F::Addr>, _nat_port: u16) {}
 }
