@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
-use netpath_common::config_flag;
+use netpath_common::{PortRange, config_flag};
 
 use crate::api;
 use crate::arp;
@@ -13,6 +13,7 @@ use crate::counters::Counters;
 use crate::datapath::{Attachment, Datapath};
 use crate::desired::{BridgeFacts, HostFacts, Policy, desired, endpoint_image};
 use crate::externals::{self, Interfaces};
+use crate::host;
 use crate::ipam::Allocator;
 use crate::netlink::{Netlink, Notice};
 use crate::options::Options;
@@ -268,7 +269,14 @@ pub(crate) async fn read_interfaces(netlink: &Netlink) -> Result<Interfaces> {
 pub(crate) fn facts(interfaces: &Interfaces, options: &Options, state: &State, bridge: BridgeFacts) -> HostFacts {
     let own = state.endpoints.values().map(|endpoint| endpoint.ifindex).collect();
     let externals = interfaces.externals(&options.externals, &options.bridge, &own);
-    HostFacts { bridge, externals, local_addrs: interfaces.local_addrs(), local_addrs6: interfaces.local_addrs6() }
+    let every = PortRange { first: 1, last: u16::MAX };
+    HostFacts {
+        bridge,
+        externals,
+        local_addrs: interfaces.local_addrs(),
+        local_addrs6: interfaces.local_addrs6(),
+        ephemeral: host::ephemeral_ports().unwrap_or(every),
+    }
 }
 
 pub(crate) fn bridge_facts(bridge: &Bridge, mtu: u32, state: &State) -> BridgeFacts {

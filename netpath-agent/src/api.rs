@@ -20,10 +20,11 @@
 //!
 //! Errors: status 400 (the request is wrong), 404 (no such name), 409 (taken), 500, with [`ErrorBody`].
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
 use crate::port_spec::Proto;
@@ -106,10 +107,34 @@ pub struct Ports {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortBinding {
-    pub host_addr: Ipv4Addr,
+    /// 0.0.0.0 and `::` are every address of their family.
+    pub host_addr: IpAddr,
+    /// The first.
     pub host_port: u16,
+    /// The first.
     pub container_port: u16,
+    /// Number of ports.
+    pub count: u16,
     pub proto: Proto,
+    /// Sources that may use it; empty: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub from: Vec<IpNet>,
+}
+
+impl PortBinding {
+    pub fn host_ports(&self) -> RangeInclusive<u16> {
+        self.host_port..=self.host_port.saturating_add(self.count.saturating_sub(1))
+    }
+
+    pub fn container_ports(&self) -> RangeInclusive<u16> {
+        self.container_port..=self.container_port.saturating_add(self.count.saturating_sub(1))
+    }
+
+    /// The part of it that leads to `container_port`.
+    pub fn at(&self, container_port: u16) -> Option<Self> {
+        let offset = container_port.checked_sub(self.container_port).filter(|offset| *offset < self.count)?;
+        Some(Self { host_port: self.host_port + offset, container_port, count: 1, ..self.clone() })
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -79,7 +79,7 @@ impl Agent {
         let mut endpoint = endpoint.clone();
         let bindings = self.resolve_ports(&request.ports, name)?;
         let new = self.with_counters(bindings)?;
-        endpoint.ports.extend(&new);
+        endpoint.ports.extend(new.iter().cloned());
         if let Err(error) = self.put_endpoint(index, endpoint) {
             new.iter().for_each(|port| self.counters.give_back(port.counter));
             return Err(error);
@@ -310,7 +310,9 @@ impl Agent {
             host_addr: port.host_addr,
             host_port: port.host_port,
             container_port: port.container_port,
+            count: port.count,
             proto: port.proto,
+            from: port.from.clone(),
         };
         let endpoint = endpoint.clone();
         api::Endpoint {

@@ -13,6 +13,7 @@ pub mod counters;
 pub mod daemon;
 pub mod datapath;
 pub mod desired;
+pub mod desired_ports;
 pub mod endpoints;
 pub mod externals;
 pub mod flows;

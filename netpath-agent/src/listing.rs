@@ -8,6 +8,7 @@ use netpath_common::{Address, Counter, DropKey, Event, EventKind, Reason};
 
 use crate::agent::{Agent, NETWORK_NAME};
 use crate::api::{self, Rule};
+use crate::binding::span;
 use crate::counters;
 use crate::flows::{FlowFilter, proto_name};
 use crate::state::Endpoint;
@@ -106,8 +107,8 @@ impl Agent {
         };
         let mut rules = Vec::with_capacity(endpoint.ports.len() + 2);
         for port in &endpoint.ports {
-            let matches = format!("{} dst {}:{}", port.proto, port.host_addr, port.host_port);
-            let action = format!("to {addr}:{}", port.container_port);
+            let matches = format!("{} dst {}{}", port.proto, port.host_name(), port.from_clause());
+            let action = format!("to {addr}:{}", span(&port.container_ports()));
             rules.push(rule("dnat", matches, action, self.datapath.counter(port.counter)?));
         }
         let accept = || "accept".to_owned();

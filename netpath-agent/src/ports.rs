@@ -53,7 +53,10 @@ impl<'a, H: HostPorts> Resolver<'a, H> {
     ) -> Self {
         let mut taken: HashMap<_, Vec<_>> = HashMap::new();
         for (endpoint, port) in state.bindings() {
-            taken.entry((port.proto, port.host_port)).or_default().push((port.host_addr, endpoint.name.as_str()));
+            let IpAddr::V4(addr) = port.host_addr else { continue };
+            for host_port in port.host_ports() {
+                taken.entry((port.proto, host_port)).or_default().push((addr, endpoint.name.as_str()));
+            }
         }
         Self { host, default_addr, local_addrs, taken, last_automatic }
     }
@@ -83,8 +86,15 @@ impl<'a, H: HostPorts> Resolver<'a, H> {
             refuse_twice(&spec, host_addr, &bindings)?;
             let host_port = self.host_port(&spec, host_addr)?;
             self.taken.entry((spec.proto, host_port)).or_default().push((host_addr, name));
-            let container_port = spec.container_port;
-            bindings.push(PortBinding { host_addr, host_port, container_port, proto: spec.proto, counter: 0 });
+            bindings.push(PortBinding {
+                host_addr: host_addr.into(),
+                host_port,
+                container_port: spec.container_port,
+                count: 1,
+                proto: spec.proto,
+                counter: 0,
+                from: vec![],
+            });
         }
         Ok(bindings)
     }
@@ -173,7 +183,8 @@ fn overlap(one: Ipv4Addr, other: Ipv4Addr) -> bool {
 /// Refuses a host port that the same request, with `bindings` so far, has named already.
 fn refuse_twice(spec: &PortSpec, addr: Ipv4Addr, bindings: &[PortBinding]) -> Result<(), Refusal> {
     let Wanted::One(port) = spec.host_ports else { return Ok(()) };
-    let is_same = |b: &PortBinding| b.proto == spec.proto && b.host_port == port && overlap(b.host_addr, addr);
+    let overlaps = |b: &PortBinding| matches!(b.host_addr, IpAddr::V4(other) if overlap(other, addr));
+    let is_same = |b: &PortBinding| b.proto == spec.proto && b.host_port == port && overlaps(b);
     if bindings.iter().any(is_same) {
         return Err(Refusal::Invalid(format!("host port {port}/{} is given twice", spec.proto)));
     }
@@ -199,7 +210,7 @@ pub fn without(ports: &[PortBinding], texts: &[String], name: &str) -> Result<Ve
 
 fn is_meant(port: &PortBinding, wanted: &HostPort) -> bool {
     let addr_fits = wanted.addr.is_none_or(|addr| addr == port.host_addr);
-    addr_fits && port.host_port == wanted.port && port.proto == wanted.proto
+    addr_fits && port.host_ports().contains(&wanted.port) && port.proto == wanted.proto
 }
 
 impl HostPorts for ProcPorts {
@@ -291,11 +302,13 @@ mod tests {
     #[test]
     fn unpublishing_takes_exactly_what_is_named() {
         let binding = |host_addr, host_port| PortBinding {
-            host_addr,
+            host_addr: IpAddr::V4(host_addr),
             host_port,
             container_port: 80,
+            count: 1,
             proto: Proto::Tcp,
             counter: 0,
+            from: vec![],
         };
         let ports = [binding(ANY, 80), binding(ETH0, 81), binding(Ipv4Addr::LOCALHOST, 81)];
         let left = |texts: &[&str]| {
@@ -330,11 +343,13 @@ mod tests {
 
     fn resolve(texts: &[&str], taken: &[(Ipv4Addr, u16)], last: u16) -> Result<Vec<(u16, u16)>, String> {
         let port = |(host_addr, host_port): &(Ipv4Addr, u16)| PortBinding {
-            host_addr: *host_addr,
+            host_addr: (*host_addr).into(),
             host_port: *host_port,
             container_port: 1,
+            count: 1,
             proto: Proto::Tcp,
             counter: 0,
+            from: vec![],
         };
         let mut state = State::new(String::new());
         let endpoint = Endpoint {

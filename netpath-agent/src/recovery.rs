@@ -1,24 +1,22 @@
 //! The state rebuilt from what the kernel still has, for when the file is lost: pinned maps, and the
 //! aliases of the veths. Pure.
 
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net};
-use netpath_common::proto;
 
 use crate::api::Netns;
 use crate::desired::NETWORK;
+use crate::desired_ports;
 use crate::endpoints::name_in_alias;
 use crate::externals::Interfaces;
 use crate::netlink::Link;
-use crate::port_spec::Proto;
 use crate::reconcile::Image;
 use crate::state::{Endpoint, Mac, Network, PortBinding, State};
 
 /// Rebuilds the state of the network behind `bridge`. `generation` is the highest seen in any flow.
-/// Lost are namespaces, commands and host names; an address that stood for all is taken for 0.0.0.0.
+/// Lost are namespaces, commands and host names.
 pub fn recover(image: &Image, interfaces: &Interfaces, bridge: &str, boot_id: String, generation: u32) -> State {
     let mut state = State::new(boot_id);
     let highest = image.endpoints.values().map(|endpoint| endpoint.generation).fold(generation, u32::max);
@@ -39,7 +37,7 @@ pub fn recover(image: &Image, interfaces: &Interfaces, bridge: &str, boot_id: St
             hostname: None,
             command: Vec::new(),
             created: 0,
-            ports: ports(image, *index, &interfaces.local_addrs()),
+            ports: ports(image, *index),
         };
         state.endpoints.insert(*index, endpoint);
     }
@@ -74,29 +72,23 @@ fn name(link: &Link, bridge: &str) -> String {
     known.unwrap_or(&link.ifname).to_owned()
 }
 
-fn ports(image: &Image, index: u32, local_addrs: &[Ipv4Addr]) -> Vec<PortBinding> {
-    let mut names: BTreeMap<(u8, u16, u16, u32), Vec<Ipv4Addr>> = BTreeMap::new();
-    for (key, target) in image.v4.published.iter().filter(|(_, target)| target.endpoint == index) {
-        names.entry((key.proto, key.port, target.port, target.counter)).or_default().push(key.addr.into());
-    }
-    let mut ports = Vec::new();
-    for ((number, host_port, container_port, counter), addrs) in names {
-        let proto = if number == proto::UDP { Proto::Udp } else { Proto::Tcp };
-        let is_wildcard = addrs.len() > 1 && local_addrs.iter().all(|addr| addrs.contains(addr));
-        let host_addrs = if is_wildcard { vec![Ipv4Addr::UNSPECIFIED] } else { addrs };
-        for host_addr in host_addrs {
-            ports.push(PortBinding { host_addr, host_port, container_port, proto, counter });
-        }
-    }
+fn ports(image: &Image, index: u32) -> Vec<PortBinding> {
+    let mut ports = desired_ports::recover(&image.v4, index);
+    ports.extend(desired_ports::recover(&image.v6, index));
     ports
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use netpath_common::PortRange;
+
     use super::*;
     use crate::desired::{BridgeFacts, ExternalFacts, HostFacts, Policy, desired};
     use crate::endpoints::alias;
     use crate::netlink::Address;
+    use crate::port_spec::Proto;
 
     const ETH0: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
     const BRIDGE: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 1);
@@ -122,12 +114,14 @@ mod tests {
     }
 
     fn endpoint() -> Endpoint {
-        let port = |host_addr, host_port, counter, proto| PortBinding {
-            host_addr,
+        let port = |host_addr: Ipv4Addr, host_port, counter, proto| PortBinding {
+            host_addr: host_addr.into(),
             host_port,
             container_port: 80,
+            count: 1,
             proto,
             counter,
+            from: vec![],
         };
         Endpoint {
             name: "web".to_owned(),
@@ -162,6 +156,7 @@ mod tests {
             }],
             local_addrs: vec![BRIDGE, ETH0],
             local_addrs6: vec![],
+            ephemeral: PortRange { first: 32768, last: 60999 },
         }
     }
 

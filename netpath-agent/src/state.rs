@@ -63,7 +63,6 @@ pub struct Endpoint {
     pub command: Vec<String>,
     /// Seconds since the epoch.
     pub created: u64,
-    #[serde(with = "crate::binding")]
     pub ports: Vec<PortBinding>,
 }
 
@@ -376,11 +375,13 @@ mod tests {
             bridge_addr: "172.17.0.1/16".parse().unwrap(),
         });
         let port = PortBinding {
-            host_addr: Ipv4Addr::UNSPECIFIED,
+            host_addr: Ipv4Addr::UNSPECIFIED.into(),
             host_port: 8080,
             container_port: 80,
+            count: 1,
             proto: Proto::Tcp,
             counter: 3,
+            from: vec![],
         };
         state.endpoints.insert(
             1,

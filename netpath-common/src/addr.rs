@@ -107,6 +107,32 @@ impl From<Addr4> for Ipv4Addr {
     }
 }
 
+/// The other family's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OtherFamily;
+
+impl TryFrom<IpAddr> for Addr4 {
+    type Error = OtherFamily;
+
+    fn try_from(addr: IpAddr) -> Result<Self, OtherFamily> {
+        match addr {
+            IpAddr::V4(addr) => Ok(Self::new(addr)),
+            IpAddr::V6(_) => Err(OtherFamily),
+        }
+    }
+}
+
+impl TryFrom<IpAddr> for Addr6 {
+    type Error = OtherFamily;
+
+    fn try_from(addr: IpAddr) -> Result<Self, OtherFamily> {
+        match addr {
+            IpAddr::V6(addr) => Ok(Self::new(addr)),
+            IpAddr::V4(_) => Err(OtherFamily),
+        }
+    }
+}
+
 impl Addr6 {
     pub const fn new(addr: Ipv6Addr) -> Self {
         Self(addr.octets())
@@ -165,6 +191,13 @@ mod tests {
     fn octets_are_the_bytes_of_the_wire() {
         assert_eq!(Addr4::new(Ipv4Addr::new(172, 17, 0, 2)).0, [172, 17, 0, 2]);
         assert_eq!(Ipv4Addr::from(Addr4([172, 17, 0, 2])), Ipv4Addr::new(172, 17, 0, 2));
+    }
+
+    #[test]
+    fn an_address_is_of_one_family() {
+        let (v4, v6) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([0xfd; 16]));
+        assert_eq!((Addr4::try_from(v4).map(|a| a.to_ip()), Addr6::try_from(v4)), (Ok(v4), Err(OtherFamily)));
+        assert_eq!((Addr6::try_from(v6).map(|a| a.to_ip()), Addr4::try_from(v6)), (Ok(v6), Err(OtherFamily)));
     }
 
     #[test]

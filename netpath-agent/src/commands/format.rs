@@ -1,10 +1,12 @@
 //! How values look to people: tables, port bindings, ages and sizes, each as Docker shows it.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::api::PortBinding;
+use crate::binding::{from_clause, host_name, span};
 
 /// A table as `docker ps` prints one: upper-case header, two spaces between columns, no lines.
 pub(super) fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
@@ -26,7 +28,8 @@ pub(super) fn port_lines(ports: &[PortBinding]) -> String {
     let mut ports: Vec<_> = ports.iter().collect();
     ports.sort_by_key(|port| (port.container_port, port.proto, port.host_addr, port.host_port));
     let line = |port: &&PortBinding| {
-        format!("{}/{} -> {}:{}\n", port.container_port, port.proto, port.host_addr, port.host_port)
+        let host = host_name(port.host_addr, &port.host_ports());
+        format!("{}/{} -> {host}{}\n", span(&port.container_ports()), port.proto, from_clause(&port.from))
     };
     ports.iter().map(line).collect()
 }
@@ -40,16 +43,16 @@ pub(super) fn bindings(ports: &[PortBinding]) -> String {
 }
 
 fn follows(a: &PortBinding, b: &PortBinding) -> bool {
-    let next = |a: u16, b: u16| a.checked_add(1) == Some(b);
+    let next = |a: RangeInclusive<u16>, b: u16| a.end().checked_add(1) == Some(b);
     (a.proto, a.host_addr) == (b.proto, b.host_addr)
-        && next(a.host_port, b.host_port)
-        && next(a.container_port, b.container_port)
+        && next(a.host_ports(), b.host_port)
+        && next(a.container_ports(), b.container_port)
 }
 
 fn binding(first: &PortBinding, last: &PortBinding) -> String {
-    let span = |first, last| if first == last { format!("{first}") } else { format!("{first}-{last}") };
-    let host = span(first.host_port, last.host_port);
-    format!("{}:{host}->{}/{}", first.host_addr, span(first.container_port, last.container_port), first.proto)
+    let host = host_name(first.host_addr, &(first.host_port..=*last.host_ports().end()));
+    let container = span(&(first.container_port..=*last.container_ports().end()));
+    format!("{host}->{container}/{}", first.proto)
 }
 
 /// How long something has been there, in Docker's words.
@@ -109,6 +112,10 @@ pub(super) mod tests {
         let expected = "0.0.0.0:8000-8001->80-81/tcp, 0.0.0.0:8002-8003->90-91/tcp, 127.0.0.1:8003->91/tcp";
         assert_eq!(bindings(&ports), expected);
         assert_eq!(bindings(&[]), "");
+        let range = PortBinding { count: 3, ..ports[1].clone() };
+        let v6 = PortBinding { host_addr: "::".parse().unwrap(), ..range.clone() };
+        let expected = "0.0.0.0:8000-8002->80-82/tcp, [::]:8000-8002->80-82/tcp";
+        assert_eq!(bindings(&[v6, range]), expected);
     }
 
     #[test]
@@ -116,6 +123,10 @@ pub(super) mod tests {
         let ports = endpoint("web", &[("0.0.0.0", 8443, 443), ("127.0.0.1", 8080, 80), ("0.0.0.0", 8081, 80)]).ports;
         let expected = "80/tcp -> 0.0.0.0:8081\n80/tcp -> 127.0.0.1:8080\n443/tcp -> 0.0.0.0:8443\n";
         assert_eq!(port_lines(&ports), expected);
+        let from = vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
+        let range = PortBinding { count: 10, from, ..ports[0].clone() };
+        let expected = "443-452/tcp -> 0.0.0.0:8443-8452 from 10.0.0.0/8, fd00::/8\n";
+        assert_eq!(port_lines(&[range]), expected);
     }
 
     #[test]
@@ -160,7 +171,9 @@ pub(super) mod tests {
             host_addr: addr.parse().unwrap(),
             host_port,
             container_port,
+            count: 1,
             proto: Proto::Tcp,
+            from: Vec::new(),
         };
         Endpoint {
             name: name.to_owned(),

@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use super::format::port_lines;
 use crate::api::{Endpoint, PortBinding};
+use crate::binding::{from_clause, host_name};
 use crate::cli::PortArgs;
 use crate::client::{Client, encode};
 use crate::port_spec;
@@ -13,12 +14,17 @@ use crate::port_spec;
 pub(super) async fn run(client: &Client, args: &PortArgs) -> Result<ExitCode> {
     let wanted = args.port.as_deref().map(port_spec::parse_port).transpose()?;
     let endpoint: Endpoint = client.get(&format!("/v1/endpoints/{}", encode(&args.name))).await?;
-    let is_wanted = |port: &PortBinding| wanted.is_none_or(|wanted| wanted == (port.container_port, port.proto));
-    let ports: Vec<_> = endpoint.ports.into_iter().filter(is_wanted).collect();
+    let narrow = |binding: PortBinding| match wanted {
+        Some((port, proto)) => binding.at(port).filter(|binding| binding.proto == proto),
+        None => Some(binding),
+    };
+    let ports: Vec<_> = endpoint.ports.into_iter().filter_map(narrow).collect();
     if args.json {
         super::print_json(&ports)?;
     } else if wanted.is_some() {
-        let line = |port: &PortBinding| format!("{}:{}\n", port.host_addr, port.host_port);
+        let line = |port: &PortBinding| {
+            format!("{}{}\n", host_name(port.host_addr, &port.host_ports()), from_clause(&port.from))
+        };
         super::print(&ports.iter().map(line).collect::<String>())?;
     } else {
         super::print(&port_lines(&ports))?;
