@@ -3,12 +3,12 @@
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{self, Command};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::process::{capture, find};
+use crate::process::{capture, find, is_root};
 
 /// Debian asks this program before a package starts a service; exit status 101 is no.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
@@ -35,14 +35,41 @@ impl Apt {
         }
         let _policy = ServicePolicy::refuse_starts(Path::new(POLICY))?;
         let had_nginx = find("nginx").is_some();
-        if !self.updated {
-            capture(apt_get().arg("update"))?;
-            self.updated = true;
-        }
+        self.update()?;
         capture(apt_get().args(["install", "-y", "--no-install-recommends"]).args(packages))?;
         if !had_nginx && find("nginx").is_some() && Path::new("/run/systemd/system").is_dir() {
             // The package enables its service; the next boot should not find port 80 taken because of a demo.
             capture(Command::new("systemctl").args(["disable", "nginx"]))?;
+        }
+        Ok(())
+    }
+
+    /// Downloads `package` into `dir` without installing it, and returns the file.
+    ///
+    /// # Errors
+    /// Those of apt-get, in its words.
+    pub(crate) fn download(&mut self, package: &str, dir: &Path) -> Result<PathBuf> {
+        if find("apt-get").is_none() || find("dpkg-deb").is_none() {
+            bail!("there is no apt-get here");
+        }
+        let download = || capture(apt_get().args(["download", package]).current_dir(dir));
+        // The lists may be there, and then this needs neither root nor time.
+        if download().is_err() {
+            if !is_root() {
+                bail!("apt-get knows no package {package}; type: sudo apt-get update");
+            }
+            self.update()?;
+            download()?;
+        }
+        let entries = fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))?;
+        let files = entries.flatten().map(|entry| entry.path());
+        files.into_iter().find(|file| file.extension().is_some_and(|e| e == "deb")).context("apt-get left no package")
+    }
+
+    fn update(&mut self) -> Result<()> {
+        if !self.updated {
+            capture(apt_get().arg("update"))?;
+            self.updated = true;
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ mod apt;
 mod bench;
 mod ci;
 mod demo;
+mod docker_proxy;
 mod linker;
 mod lint;
 mod process;

@@ -10,6 +10,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::apt::{Apt, missing};
+use crate::docker_proxy;
 use crate::linker;
 use crate::process::{capture, cargo, find, is_root, run};
 use crate::toolchain::{self, Compiler};
@@ -41,7 +42,7 @@ pub(crate) enum Scope {
     Agent,
     /// And the programs that the demo drives.
     Demo,
-    /// And the test runner.
+    /// And the test runner, and Docker's proxy to compare with.
     Tests,
 }
 
@@ -68,6 +69,7 @@ pub(crate) fn ensure(scope: Scope, report: Report) -> Result<()> {
     setup.need_root()?;
     if scope >= Scope::Tests {
         setup.nextest()?;
+        setup.docker_proxy()?;
     }
     Ok(())
 }
@@ -172,6 +174,20 @@ impl Setup {
         // No self-update and no optimisation: it is built in less than half the time and runs tests as fast.
         let features = ["--no-default-features", "--features", "default-no-update"];
         run(cargo().args(["install", "--quiet", "--locked", "--debug", "cargo-nextest"]).args(features))
+    }
+
+    /// What cannot be had is no error: the tests that need it say that they are skipped.
+    fn docker_proxy(&mut self) -> Result<()> {
+        let path = docker_proxy::path()?;
+        if path.exists() {
+            self.found(&format!("Docker's proxy: {}", path.display()));
+            return Ok(());
+        }
+        self.installing("docker-proxy of Debian's docker.io, that one file, for comparison");
+        if let Err(error) = docker_proxy::fetch(&mut self.apt, &path) {
+            eprintln!("no docker-proxy, the tests that compare with it are skipped: {error:#}");
+        }
+        Ok(())
     }
 
     /// Installs `packages` if this is root; else remembers the command. Returns whether they are there afterwards.
