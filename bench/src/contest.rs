@@ -52,7 +52,7 @@ impl Contestant {
             web
         };
         let name = match plane {
-            Plane::Iptables => "iptables",
+            Plane::Iptables { .. } => "iptables",
             Plane::Netpath { shortcuts: true } => "netpath",
             Plane::Netpath { shortcuts: false } => "netpath --shortcuts=off",
         };

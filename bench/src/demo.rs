@@ -141,7 +141,7 @@ impl Demo {
 
     fn show_rates(&self, checks: &mut Checks) {
         let Some(iptables) = checks.value("Docker's iptables rules in other namespaces, to compare with", || {
-            let iptables = Contestant::new(Plane::Iptables);
+            let iptables = Contestant::new(Plane::Iptables { proxy: false });
             let rules = program::stdout_of(&mut iptables.world.host.command("iptables-save"));
             (format!("{} rules", rules.lines().filter(|line| line.starts_with("-A")).count()), iptables)
         }) else {

@@ -64,7 +64,7 @@ impl Family {
 
     /// Address `number` on wire `wire`, 198.18.WIRE.NUMBER or 2001:db8:0:WIRE::NUMBER: for benchmarks (RFC 2544) and
     /// for documentation (RFC 3849).
-    const fn wire(self, wire: u8, number: u8) -> IpAddr {
+    pub const fn wire(self, wire: u8, number: u8) -> IpAddr {
         match self {
             Self::V4 => IpAddr::V4(Ipv4Addr::new(198, 18, wire, number)),
             Self::V6 => IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, wire as u16, 0, 0, 0, number as u16)),

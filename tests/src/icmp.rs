@@ -1,8 +1,9 @@
 //! ICMP echo and errors through raw sockets, since a test must see the packets and not a program's opinion of them.
 
+use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -64,6 +65,12 @@ impl IcmpSocket {
 
     /// Sends an echo request.
     pub fn send_echo(&self, to: impl Into<IpAddr>, id: u16, body: &[u8]) {
+        let to = to.into();
+        self.try_echo(to, id, body).unwrap_or_else(|e| panic!("send an echo request to {to}: {e}"));
+    }
+
+    /// Tries to send an echo request; there may be no route.
+    pub fn try_echo(&self, to: IpAddr, id: u16, body: &[u8]) -> io::Result<()> {
         let mut message = vec![self.family.pick(ECHO_REQUEST, ECHO_REQUEST_V6), 0, 0, 0];
         message.extend(id.to_be_bytes());
         message.extend(1_u16.to_be_bytes());
@@ -73,26 +80,45 @@ impl IcmpSocket {
             let sum = checksum(&message).to_be_bytes();
             message[2..4].copy_from_slice(&sum);
         }
-        let to = SockAddr::from(at(to, 0));
-        self.socket.send_to(&message, &to).unwrap_or_else(|e| panic!("send an echo request to {to:?}: {e}"));
+        self.socket.send_to(&message, &SockAddr::from(at(to, 0))).map(drop)
+    }
+
+    /// Whether a message of the wanted kind and identifier arrives within `limit`.
+    pub fn hears(&self, kind: u8, id: u16, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            self.socket.set_read_timeout(Some(left)).expect("set a time limit");
+            match self.next() {
+                Ok(message) if (message.kind, message.id) == (kind, id) => return true,
+                Ok(_) => {}
+                Err(_) => return false,
+            }
+        }
     }
 
     /// The next message of the wanted kind; others are passed over.
     pub fn receive(&self, kind: u8) -> Message {
         let deadline = Instant::now() + PATIENCE;
-        let mut packet = vec![MaybeUninit::uninit(); 65536];
         while Instant::now() < deadline {
-            let received = self.socket.recv_from(&mut packet);
-            let (length, from) = received.unwrap_or_else(|e| panic!("receive icmp of type {kind}: {e}"));
-            // SAFETY: the kernel has written the first `length` bytes.
-            let bytes: Vec<u8> = packet[..length].iter().map(|byte| unsafe { byte.assume_init() }).collect();
-            let from = from.as_socket().expect("an address of the internet").ip();
-            let message = Message::parse(self.family, from, &bytes);
+            let message = self.next().unwrap_or_else(|e| panic!("receive icmp of type {kind}: {e}"));
             if message.kind == kind {
                 return message;
             }
         }
         panic!("no icmp of type {kind} in {PATIENCE:?}, but others")
+    }
+
+    fn next(&self) -> io::Result<Message> {
+        let mut packet = vec![MaybeUninit::uninit(); 65536];
+        let (length, from) = self.socket.recv_from(&mut packet)?;
+        // SAFETY: the kernel has written the first `length` bytes.
+        let bytes: Vec<u8> = packet[..length].iter().map(|byte| unsafe { byte.assume_init() }).collect();
+        let from = from.as_socket().expect("an address of the internet").ip();
+        Ok(Message::parse(self.family, from, &bytes))
     }
 }
 

@@ -1,24 +1,33 @@
-//! Docker's default bridge as Docker Engine 29 sets it up with iptables and without its user-land proxy: a plain
-//! bridge, veths, and the rules that `iptables-save` shows there.
+//! The rules that Docker Engine 29 writes with iptables and ip6tables: what each thing adds, as text. Order, chains and
+//! matches are those that `iptables-save` shows beside a running engine.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 
-use crate::{Namespace, program};
+use crate::network::{GatewayMode, Network};
+use crate::{Family, Namespace, program};
 
-/// Address of the bridge: the first of Docker's first pool.
-pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 1);
+/// One rule and where it goes.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    table: &'static str,
+    /// `-A CHAIN`, or `-I CHAIN` for the top of it.
+    place: &'static str,
+    matches: String,
+}
 
-const NETWORK_RULES: &str = "\
-*raw
-:PREROUTING ACCEPT
-COMMIT
-*nat
-:DOCKER -
--A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
--A OUTPUT -m addrtype --dst-type LOCAL -j DOCKER
--A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE
--A POSTROUTING -m addrtype --src-type LOCAL -o docker0 -j MASQUERADE
-COMMIT
+/// One published port of one family.
+#[derive(Clone, Debug)]
+pub struct Port {
+    /// None for every address of the host.
+    pub host_addr: Option<IpAddr>,
+    pub host_port: u16,
+    pub address: IpAddr,
+    pub port: u16,
+    pub proto: String,
+}
+
+const FILTER_CHAINS: &str = "\
 *filter
 :FORWARD DROP
 :DOCKER -
@@ -32,80 +41,155 @@ COMMIT
 -A DOCKER-FORWARD -j DOCKER-CT
 -A DOCKER-FORWARD -j DOCKER-INTERNAL
 -A DOCKER-FORWARD -j DOCKER-BRIDGE
-ICC-A DOCKER-CT -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
--A DOCKER-BRIDGE -o docker0 -j DOCKER
--A DOCKER ! -i docker0 -o docker0 -j DROP
 COMMIT
 ";
 
-const ICC_ON: &str = "-A DOCKER-FORWARD -i docker0 -j ACCEPT\n";
-
-const ICC_OFF: &str = "\
--A DOCKER-FORWARD -i docker0 -o docker0 -j DROP
--A DOCKER-FORWARD -i docker0 ! -o docker0 -j ACCEPT
-";
-
-/// Makes the bridge and the rules of the network.
-pub fn setup(host: &Namespace, icc: bool) {
-    host.ip("link add docker0 type bridge");
-    host.ip(&format!("addr add {GATEWAY}/16 dev docker0"));
-    host.ip("link set docker0 up");
-    host.set_sysctl("net/ipv4/ip_forward", "1");
-    // Docker turns bridge-nf-call-iptables on for icc=false only: without it bridged packets meet no rule.
-    host.set_sysctl("net/bridge/bridge-nf-call-iptables", if icc { "0" } else { "1" });
-    restore(host, &NETWORK_RULES.replace("ICC", if icc { ICC_ON } else { ICC_OFF }));
-}
-
-/// Connects `inside` as container number `number`, counted from 1, and returns its address.
-pub fn connect(host: &Namespace, inside: &Namespace, number: u8) -> IpAddr {
-    let address = Ipv4Addr::new(172, 17, 0, number + 1);
-    let veth = format!("veth{number}");
-    host.ip(&format!("link add {veth} type veth peer name eth0 netns {}", inside.path().display()));
-    host.ip(&format!("link set {veth} master docker0 up"));
-    inside.ip(&format!("addr add {address}/16 dev eth0"));
-    inside.ip("link set eth0 up");
-    inside.ip(&format!("route add default via {GATEWAY}"));
-    restore(host, &format!("*raw\n-A PREROUTING -d {address}/32 ! -i docker0 -j DROP\nCOMMIT\n"));
-    address.into()
-}
-
-/// Publishes `[HOST_ADDR:]HOST_PORT:PORT[/PROTO]` for the container at `address`.
-pub fn publish(host: &Namespace, address: IpAddr, spec: &str) {
-    change_port(host, address, spec, "-A", "-I");
-}
-
-/// Takes back what [`publish`] did.
-pub fn unpublish(host: &Namespace, address: IpAddr, spec: &str) {
-    change_port(host, address, spec, "-D", "-D");
-}
-
-fn change_port(host: &Namespace, address: IpAddr, spec: &str, append: &str, insert: &str) {
-    let (ports, proto) = spec.split_once('/').unwrap_or((spec, "tcp"));
-    let parts: Vec<&str> = ports.split(':').collect();
-    let (host_addr, host_port, port) = match parts[..] {
-        [host_port, port] => (String::new(), host_port, port),
-        [host_addr, host_port, port] => (format!("-d {host_addr}/32 "), host_port, port),
-        _ => panic!("`{spec}` is not [HOST_ADDR:]HOST_PORT:PORT[/PROTO]"),
-    };
-    let to = format!("{host_addr}-p {proto} -m {proto} --dport {host_port}");
-    let at = format!("-p {proto} -m {proto} --dport {port}");
-    if host_addr.starts_with("-d 127.") {
-        restore(host, &format!("*raw\n{append} PREROUTING {to} ! -i lo -j DROP\nCOMMIT\n"));
-    }
-    restore(
-        host,
-        &format!(
-            "*nat\n\
-             {append} DOCKER {to} -j DNAT --to-destination {address}:{port}\n\
-             {append} POSTROUTING -s {address}/32 -d {address}/32 {at} -j MASQUERADE\n\
-             COMMIT\n\
-             *filter\n\
-             {insert} DOCKER -d {address}/32 ! -i docker0 -o docker0 {at} -j ACCEPT\n\
-             COMMIT\n"
-        ),
+/// What the daemon writes when it starts. With the user-land proxy, connections to loopback addresses are left to it.
+pub fn set_up(host: &Namespace, family: Family, proxy: bool) {
+    let not_loopback = if proxy { family.pick("! -d 127.0.0.0/8 ", "! -d ::1/128 ") } else { "" };
+    let nat = format!(
+        "*nat\n\
+         :DOCKER -\n\
+         -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER\n\
+         -A OUTPUT {not_loopback}-m addrtype --dst-type LOCAL -j DOCKER\n\
+         COMMIT\n"
     );
+    restore(host, family, &format!("{nat}{FILTER_CHAINS}"));
 }
 
-fn restore(host: &Namespace, rules: &str) {
-    program::feed(host.command("iptables-restore").args(["--noflush", "--wait"]), rules);
+/// What a network adds.
+pub fn network(network: &Network, family: Family, bridge: &str, proxy: bool) -> Vec<Rule> {
+    let (options, mode) = (&network.options, network.options.mode(family));
+    let subnet = network.subnet(family);
+    if options.internal {
+        return internal(&subnet, family, bridge, options.icc);
+    }
+    let (routed, unprotected) = (mode == GatewayMode::Routed, mode == GatewayMode::NatUnprotected);
+    let mut rules = Vec::new();
+    if options.masquerade && !routed {
+        rules.push(nat("-I POSTROUTING", format!("-s {subnet} ! -o {bridge} -j MASQUERADE")));
+    }
+    if !proxy {
+        rules.push(nat("-I POSTROUTING", format!("-m addrtype --src-type LOCAL -o {bridge} -j MASQUERADE")));
+    }
+    if !options.icc {
+        rules.push(filter("-A DOCKER-FORWARD", format!("-i {bridge} -o {bridge} -j DROP")));
+    }
+    if routed {
+        rules.push(filter("-A DOCKER", format!("-o {bridge} -p {} -j ACCEPT", family.pick("icmp", "ipv6-icmp"))));
+    } else if family == Family::V6 && !options.icc {
+        // Neighbour solicitation and advertisement: ARP, which needs no such rule, is not filtered.
+        rules.extend([135, 136].map(|kind| {
+            let kind = format!("-p ipv6-icmp -m icmp6 --icmpv6-type {kind}");
+            filter("-A DOCKER", format!("-i {bridge} -o {bridge} {kind} -j ACCEPT"))
+        }));
+    }
+    let outgoing = if options.icc { format!("-i {bridge}") } else { format!("-i {bridge} ! -o {bridge}") };
+    rules.push(filter("-A DOCKER-FORWARD", format!("{outgoing} -j ACCEPT")));
+    let default = if unprotected { "ACCEPT" } else { "DROP" };
+    rules.push(filter("-A DOCKER", format!("! -i {bridge} -o {bridge} -j {default}")));
+    let established = "-m conntrack --ctstate RELATED,ESTABLISHED";
+    rules.push(filter("-A DOCKER-CT", format!("-o {bridge} {established} -j ACCEPT")));
+    rules.push(filter("-A DOCKER-BRIDGE", format!("-o {bridge} -j DOCKER")));
+    rules
+}
+
+/// An internal network has these only.
+fn internal(subnet: &str, family: Family, bridge: &str, icc: bool) -> Vec<Rule> {
+    let (from_inside, from_outside) = family.pick(("", ""), (" ! -o BR", " ! -i BR"));
+    let verdict = if icc { "ACCEPT" } else { "DROP" };
+    vec![
+        filter("-A DOCKER-INTERNAL", format!("-i {bridge}{} ! -d {subnet} -j DROP", from_inside.replace("BR", bridge))),
+        filter(
+            "-A DOCKER-INTERNAL",
+            format!("-o {bridge}{} ! -s {subnet} -j DROP", from_outside.replace("BR", bridge)),
+        ),
+        filter("-A DOCKER-FORWARD", format!("-i {bridge} -o {bridge} -j {verdict}")),
+    ]
+}
+
+/// What a container's address adds: no packet for it but from its bridge and from trusted interfaces.
+pub fn endpoint(network: &Network, family: Family, bridge: &str, address: IpAddr) -> Vec<Rule> {
+    let mode = network.options.mode(family);
+    if network.options.internal || matches!(mode, GatewayMode::Routed | GatewayMode::NatUnprotected) {
+        return Vec::new();
+    }
+    let trusted = network.options.trusted.iter().map(|ifname| format!("-d {address} -i {ifname} -j ACCEPT"));
+    let matches = trusted.chain([format!("-d {address} ! -i {bridge} -j DROP")]);
+    matches.map(|matches| Rule { table: "raw", place: "-A PREROUTING", matches }).collect()
+}
+
+/// What a published port adds, where address and host address are of one family.
+pub fn port(network: &Network, bridge: &str, port: &Port, proxy: bool) -> Vec<Rule> {
+    let Port { host_addr, host_port, address, port, proto } = port;
+    let family = Family::of(*address);
+    let mode = network.options.mode(family);
+    let mut rules = Vec::new();
+    if network.options.internal {
+        return rules;
+    }
+    if let Some(host_addr) = host_addr.filter(|a| a.is_loopback() && a.is_ipv4() && mode != GatewayMode::Routed) {
+        let matches = format!("-d {host_addr} -p {proto} -m {proto} --dport {host_port} ! -i lo -j DROP");
+        rules.push(Rule { table: "raw", place: "-A PREROUTING", matches });
+    }
+    let here = format!("-p {proto} -m {proto} --dport {port}");
+    if mode != GatewayMode::Routed {
+        let to = host_addr.map_or_else(String::new, |address| format!("-d {address} "));
+        let not_from_bridge = if proxy { format!("! -i {bridge} ") } else { String::new() };
+        let not_link_local = family.pick("", "! -s fe80::/10 ");
+        let target = crate::sockets::at(*address, *port);
+        let matches = format!(
+            "{not_from_bridge}{not_link_local}{to}-p {proto} -m {proto} --dport {host_port} \
+             -j DNAT --to-destination {target}"
+        );
+        rules.push(nat("-A DOCKER", matches));
+        if !proxy {
+            rules.push(nat("-A POSTROUTING", format!("-s {address} -d {address} {here} -j MASQUERADE")));
+        }
+    }
+    if mode != GatewayMode::NatUnprotected {
+        rules.push(filter("-I DOCKER", format!("-d {address} ! -i {bridge} -o {bridge} {here} -j ACCEPT")));
+    }
+    rules
+}
+
+/// What a link adds for one exposed port of `child`: without state, both ways.
+pub fn link(bridge: &str, parent: IpAddr, child: IpAddr, port: u16, proto: &str) -> Vec<Rule> {
+    let between = |from: IpAddr, to: IpAddr, port: String| {
+        filter("-I DOCKER", format!("-s {from} -d {to} -i {bridge} -o {bridge} -p {proto} -m {proto} {port} -j ACCEPT"))
+    };
+    vec![between(parent, child, format!("--dport {port}")), between(child, parent, format!("--sport {port}"))]
+}
+
+/// Adds `rules`, in order.
+pub fn add(host: &Namespace, family: Family, rules: &[Rule]) {
+    change(host, family, rules, |rule| format!("{} {}", rule.place, rule.matches));
+}
+
+/// Deletes `rules`.
+pub fn delete(host: &Namespace, family: Family, rules: &[Rule]) {
+    change(host, family, rules, |rule| format!("-D {} {}", &rule.place[3..], rule.matches));
+}
+
+fn change(host: &Namespace, family: Family, rules: &[Rule], line: impl Fn(&Rule) -> String) {
+    let mut tables: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    rules.iter().for_each(|rule| tables.entry(rule.table).or_default().push(line(rule)));
+    let text: String =
+        tables.iter().map(|(table, lines)| format!("*{table}\n{}\nCOMMIT\n", lines.join("\n"))).collect();
+    if !text.is_empty() {
+        restore(host, family, &text);
+    }
+}
+
+fn nat(place: &'static str, matches: String) -> Rule {
+    Rule { table: "nat", place, matches }
+}
+
+fn filter(place: &'static str, matches: String) -> Rule {
+    Rule { table: "filter", place, matches }
+}
+
+fn restore(host: &Namespace, family: Family, rules: &str) {
+    let command = family.pick("iptables-restore", "ip6tables-restore");
+    program::feed(host.command(command).args(["--noflush", "--wait"]), rules);
 }

@@ -7,14 +7,18 @@
 
 pub mod agent;
 pub mod cleanup;
+pub mod docker;
+pub mod docker_proxy;
 pub mod family;
 pub mod frames;
 pub mod icmp;
 pub mod iptables;
 pub mod namespace;
 pub mod netfilter;
+pub mod network;
 pub mod plane;
 pub mod program;
+pub mod reach;
 pub mod sockets;
 pub mod topology;
 pub mod transfer;
@@ -23,5 +27,6 @@ pub mod web;
 
 pub use family::Family;
 pub use namespace::Namespace;
+pub use network::{GatewayMode, Network, NetworkOptions};
 pub use plane::{Options, Plane};
-pub use topology::{CLIENT, Container, HOST, SECOND_CLIENT, World};
+pub use topology::{CLIENT, Container, HOST, Request, SECOND_CLIENT, World};

@@ -14,6 +14,15 @@ mod published_port;
 /// Containers reach the outside under the host's address.
 mod masquerade;
 
+/// Every flow to a published port and out of a container, of both families: who is seen by whom.
+mod cells_nat;
+
+/// Docker's gateway modes: nat, nat-unprotected, routed, isolated.
+mod gateway_modes;
+
+/// Networks beside each other, internal networks, second networks, links.
+mod networks;
+
 /// Containers reach each other, or with `--icc=false` do not.
 mod inter_container;
 

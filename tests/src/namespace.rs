@@ -1,6 +1,7 @@
 //! Network namespaces: made, entered by a thread or by a program, and removed.
 
 use std::fs::File;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -86,6 +87,14 @@ impl Namespace {
         let bytes = text.map(|text| text.split(':').filter_map(|byte| u8::from_str_radix(byte, 16).ok()).collect());
         let bytes: Vec<u8> = bytes.unwrap_or_default();
         bytes.try_into().unwrap_or_else(|_| panic!("{ifname} has no hardware address: {shown}"))
+    }
+
+    /// The addresses that are good beyond one link.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        let listed = self.ip("-o addr show scope global");
+        // `2: eth0    inet 172.17.0.2/16 brd ...`
+        let words = listed.lines().filter_map(|line| line.split_whitespace().nth(3));
+        words.map(|word| word.split('/').next().unwrap_or(word).parse().expect("an address")).collect()
     }
 
     /// Removes the namespace at once, as a container that goes away does. Sockets inside keep it alive.

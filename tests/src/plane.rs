@@ -3,8 +3,10 @@
 /// Who forwards and translates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plane {
-    /// A plain bridge and Docker's own rules: what a behaviour is compared with.
-    Iptables,
+    /// Plain bridges and Docker's own rules, with or without Docker's user-land proxy: what a behaviour is compared with.
+    Iptables {
+        proxy: bool,
+    },
     Netpath {
         shortcuts: bool,
     },
@@ -19,19 +21,28 @@ impl Plane {
 /// How a plane is set up.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Containers may talk to each other.
+    /// Containers of the network that is there from the start may talk to each other.
     pub icc: bool,
+    /// That network has IPv6 too.
+    pub ipv6: bool,
+    /// There is a second wire, with a stranger at its end.
+    pub second_wire: bool,
     /// More options for `netpath agent`.
     pub agent: Vec<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { icc: true, agent: Vec::new() }
+        Self { icc: true, ipv6: false, second_wire: false, agent: Vec::new() }
     }
 }
 
 impl Options {
+    /// The defaults with IPv6, and with a second wire.
+    pub fn dual() -> Self {
+        Self { ipv6: true, second_wire: true, ..Self::default() }
+    }
+
     /// The defaults and `options` for `netpath agent`, split at blanks.
     pub fn agent(options: &str) -> Self {
         Self { agent: options.split_whitespace().map(str::to_owned).collect(), ..Self::default() }

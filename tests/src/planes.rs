@@ -1,7 +1,7 @@
 //! Makes one test per data plane out of a function that takes a plane. Docker's rules come first: they say whether the
 //! test is right.
 
-use netpath_tests::Plane;
+use netpath_tests::{Family, Plane, docker_proxy};
 
 /// For behaviour that both have.
 macro_rules! on_every_plane {
@@ -13,7 +13,7 @@ macro_rules! on_every_plane {
 
             #[test]
             fn iptables() {
-                run(super::$test, Plane::Iptables);
+                run(super::$test, Plane::Iptables { proxy: false });
             }
 
             #[test]
@@ -66,11 +66,62 @@ macro_rules! on_netpath {
     };
 }
 
+/// For behaviour of one address family on every plane, Docker's with and without its user-land proxy. An attribute
+/// behind a name goes to its tests on netpath.
+macro_rules! cells {
+    ($module:ident $family:ident: $($test:ident $(#[$on_netpath:meta])?,)+) => {
+        mod $module {
+            $(mod $test {
+                use netpath_tests::{Family, Plane};
+
+                use crate::planes::run_for;
+
+                #[test]
+                fn iptables() {
+                    run_for(Family::$family, super::super::$test, Plane::Iptables { proxy: false });
+                }
+
+                #[test]
+                fn iptables_and_proxy() {
+                    run_for(Family::$family, super::super::$test, Plane::Iptables { proxy: true });
+                }
+
+                #[test]
+                $(#[$on_netpath])?
+                fn netpath() {
+                    run_for(Family::$family, super::super::$test, Plane::Netpath { shortcuts: true });
+                }
+
+                #[test]
+                $(#[$on_netpath])?
+                fn netpath_without_shortcuts() {
+                    run_for(Family::$family, super::super::$test, Plane::Netpath { shortcuts: false });
+                }
+            })+
+        }
+    };
+}
+
 /// Runs `test` on `plane`, as root.
 pub(crate) fn run(test: fn(Plane), plane: Plane) {
-    if nix::unistd::geteuid().is_root() {
-        test(plane);
-    } else {
-        eprintln!("skipped: network namespaces need root");
+    match missing(plane) {
+        None => test(plane),
+        Some(why) => eprintln!("skipped: {why}"),
     }
+}
+
+/// Runs `test` on `plane` and for `family`, as root.
+pub(crate) fn run_for(family: Family, test: fn(Plane, Family), plane: Plane) {
+    match missing(plane) {
+        None => test(plane, family),
+        Some(why) => eprintln!("skipped: {why}"),
+    }
+}
+
+/// What `plane` needs and is not there.
+fn missing(plane: Plane) -> Option<String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Some("network namespaces need root".to_owned());
+    }
+    if plane == (Plane::Iptables { proxy: true }) { docker_proxy::binary().err() } else { None }
 }

@@ -24,7 +24,7 @@ on_netpath! {
 
 #[test]
 fn the_watcher_sees_what_leaks() {
-    crate::planes::run(leaks_without_rules, Plane::Iptables);
+    crate::planes::run(leaks_without_rules, Plane::Iptables { proxy: false });
 }
 
 /// An address for documentation, which nobody here owns.

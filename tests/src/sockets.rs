@@ -74,7 +74,7 @@ impl Namespace {
 
     /// A UDP socket on one address, or on every one of its family.
     pub fn udp_at(&self, address: SocketAddr) -> UdpSocket {
-        let socket = self.within(|| UdpSocket::bind(address));
+        let socket = self.within(|| bind_udp(address));
         let socket = socket.unwrap_or_else(|e| panic!("bind udp {address} in {}: {e}", self.path().display()));
         socket.set_read_timeout(Some(PATIENCE)).expect("set a time limit");
         socket
@@ -154,12 +154,23 @@ pub fn at(address: impl Into<IpAddr>, port: u16) -> SocketAddr {
 
 /// One family only: a socket for IPv6 leaves the port free for IPv4.
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    let socket = bind(address, Type::STREAM)?;
+    socket.listen(1024)?;
+    Ok(TcpListener::from(socket))
+}
+
+fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
+    bind(address, Type::DGRAM).map(UdpSocket::from)
+}
+
+fn bind(address: SocketAddr, kind: Type) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind, None)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    socket.set_reuse_address(true)?;
+    if kind == Type::STREAM {
+        socket.set_reuse_address(true)?;
+    }
     socket.bind(&SockAddr::from(address))?;
-    socket.listen(1024)?;
-    Ok(TcpListener::from(socket))
+    Ok(socket)
 }

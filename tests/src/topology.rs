@@ -3,11 +3,16 @@
 //! ```text
 //!   client                    host                            containers
 //!   eth0 198.18.0.2, .3 ----- up0 198.18.0.1   bridge ------- eth0 172.17.0.2, .3, ...
+//!   stranger                                   br-NAME ------ eth0 or eth1 172.18.0.2, ...
+//!   eth0 198.18.1.2 --------- up1 198.18.1.1
 //! ```
+//!
+//! The wires have IPv6 too, 2001:db8:0:WIRE::NUMBER; the networks have it, fd00:NUMBER::/64, when asked. The second wire
+//! is there when asked.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
 use std::rc::Rc;
@@ -17,9 +22,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use serde_json::Value;
 
 use crate::agent::{Agent, Instance};
+use crate::docker::Docker;
+use crate::network::{DEFAULT, Network, NetworkOptions};
 use crate::plane::{Options, Plane};
 use crate::watcher::Watcher;
-use crate::{Family, Namespace, cleanup, iptables, netfilter, program};
+use crate::{Family, Namespace, cleanup, netfilter, program};
 
 /// The host's address on the wire to the client.
 pub const HOST: IpAddr = Family::V4.host();
@@ -28,7 +35,7 @@ pub const CLIENT: IpAddr = Family::V4.client();
 /// Another address of the client, for a second destination.
 pub const SECOND_CLIENT: IpAddr = Family::V4.second_client();
 /// The bridge's address, on both planes.
-pub const GATEWAY: IpAddr = IpAddr::V4(iptables::GATEWAY);
+pub const GATEWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 17, 0, 1));
 
 /// Namespaces, a wire and a data plane. Dropping it checks what every test promises and removes everything.
 pub struct World {
@@ -36,21 +43,49 @@ pub struct World {
     pub plane: Plane,
     pub host: Namespace,
     pub client: Namespace,
+    /// At the end of the second wire.
+    stranger: Option<Namespace>,
+    docker: Option<Docker>,
+    networks: RefCell<Vec<Network>>,
     instance: Option<Instance>,
     options: Options,
     agent: RefCell<Option<Agent>>,
     namespaces: RefCell<Vec<Rc<Namespace>>>,
     programs: RefCell<Vec<Child>>,
-    made: Cell<u8>,
-    leaks: RefCell<Watcher>,
+    leaks: RefCell<Vec<Watcher>>,
 }
 
 /// A container: a namespace that is connected to the bridge.
 #[derive(Clone, Debug)]
 pub struct Container {
     pub name: String,
+    /// Of IPv4, where its network has it.
     pub address: IpAddr,
+    pub address6: Option<IpAddr>,
     pub inside: Rc<Namespace>,
+}
+
+/// What a container is made with.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Request<'a> {
+    /// None for the network that is there from the start.
+    pub network: Option<&'a str>,
+    /// As `-p` takes them.
+    pub publish: &'a [&'a str],
+    /// PORT/PROTO that links open.
+    pub expose: &'a [&'a str],
+    /// Containers to link to.
+    pub links: &'a [&'a str],
+}
+
+impl Container {
+    /// Its address of `family`.
+    pub fn ip(&self, family: Family) -> IpAddr {
+        match family {
+            Family::V4 => self.address,
+            Family::V6 => self.address6.unwrap_or_else(|| panic!("`{}` has no IPv6 address", self.name)),
+        }
+    }
 }
 
 impl World {
@@ -67,25 +102,37 @@ impl World {
         let dir = cleanup::directory(&name);
         fs::create_dir(&dir).unwrap_or_else(|e| panic!("create {}: {e}", dir.display()));
         let (host, client) = (Namespace::new(&format!("{name}-host")), Namespace::new(&format!("{name}-client")));
-        lay_wire(&host, &client);
-        let leaks = RefCell::new(Watcher::new(&client, GATEWAY, 16));
+        lay_wire(&host, &client, 0);
+        client.ip(&format!("addr add {SECOND_CLIENT}/24 dev eth0"));
+        // Deprecated, so that it is no source unless asked for: of IPv4 the first address is.
+        client.ip(&format!("addr add {}/64 dev eth0 nodad preferred_lft 0", Family::V6.second_client()));
+        let stranger = options.second_wire.then(|| Namespace::new(&format!("{name}-stranger")));
+        stranger.iter().for_each(|stranger| lay_wire(&host, stranger, 1));
         let instance = plane.is_netpath().then(|| Instance::new(&dir, &cleanup::pin_directory(&name)));
+        let docker = match plane {
+            Plane::Iptables { proxy } => Some(Docker::start(&host, proxy)),
+            Plane::Netpath { .. } => None,
+        };
         let world = Self {
             name,
             plane,
             host,
             client,
+            stranger,
+            docker,
+            networks: RefCell::default(),
             instance,
             options,
             agent: RefCell::new(None),
             namespaces: RefCell::default(),
             programs: RefCell::default(),
-            made: Cell::new(0),
-            leaks,
+            leaks: RefCell::default(),
         };
-        match plane {
-            Plane::Iptables => iptables::setup(&world.host, world.options.icc),
-            Plane::Netpath { .. } => world.start_agent(),
+        let first = NetworkOptions { icc: world.options.icc, ipv6: world.options.ipv6, ..NetworkOptions::default() };
+        world.note_network(DEFAULT, first);
+        match &world.docker {
+            Some(docker) => docker.create(&world.host, &world.network(DEFAULT)),
+            None => world.start_agent(),
         }
         world
     }
@@ -102,34 +149,92 @@ impl World {
         namespace
     }
 
-    /// A container that publishes `specs`.
-    pub fn container(&self, name: &str, specs: &[&str]) -> Container {
-        let inside = self.namespace(name);
-        let address = match self.plane {
-            Plane::Iptables => {
-                self.made.set(self.made.get() + 1);
-                let address = iptables::connect(&self.host, &inside, self.made.get());
-                specs.iter().for_each(|spec| iptables::publish(&self.host, address, spec));
-                address
+    /// The machine at the end of the second wire.
+    pub fn stranger(&self) -> &Namespace {
+        self.stranger.as_ref().expect("a world with a second wire")
+    }
+
+    /// Makes a network.
+    pub fn create_network(&self, name: &str, options: NetworkOptions) -> Network {
+        let network = self.note_network(name, options);
+        match &self.docker {
+            Some(docker) => docker.create(&self.host, &network),
+            None => {
+                let args = network.create_args();
+                let args = ["network", "create"].into_iter().chain(args.iter().map(String::as_str));
+                self.netpath_ok(&args.collect::<Vec<_>>());
             }
-            Plane::Netpath { .. } => self.attach(name, &inside, specs),
-        };
-        Container { name: name.to_owned(), address, inside }
+        }
+        network
+    }
+
+    /// The network called `name`.
+    pub fn network(&self, name: &str) -> Network {
+        let networks = self.networks.borrow();
+        networks.iter().find(|network| network.name == name).expect("a network of that name").clone()
+    }
+
+    /// The address of the bridge that is there from the start.
+    pub fn gateway(&self, family: Family) -> IpAddr {
+        self.network(DEFAULT).gateway(family)
+    }
+
+    /// A container that publishes `specs`, on the network that is there from the start.
+    pub fn container(&self, name: &str, specs: &[&str]) -> Container {
+        self.container_with(name, Request { publish: specs, ..Request::default() })
+    }
+
+    /// A container that publishes `specs`, on `network`.
+    pub fn container_on(&self, network: &str, name: &str, specs: &[&str]) -> Container {
+        self.container_with(name, Request { network: Some(network), publish: specs, ..Request::default() })
+    }
+
+    /// A container as wanted.
+    pub fn container_with(&self, name: &str, request: Request) -> Container {
+        let inside = self.namespace(name);
+        let network = request.network.unwrap_or(DEFAULT);
+        match &self.docker {
+            Some(docker) => {
+                docker.connect(&self.host, network, name, &inside, 0);
+                request.publish.iter().for_each(|spec| docker.publish(&self.host, name, spec));
+                docker.expose(name, request.expose);
+                request.links.iter().for_each(|child| docker.link(&self.host, name, child));
+            }
+            None => self.attach(name, &inside, request),
+        }
+        self.connected(network, name, inside)
+    }
+
+    /// Connects `container` to one more network, and returns it as that network sees it.
+    pub fn connect(&self, network: &str, container: &Container) -> Container {
+        match &self.docker {
+            Some(docker) => docker.connect(&self.host, network, &container.name, &container.inside, 1),
+            None => _ = self.netpath_ok(&["network", "connect", network, &container.name]),
+        }
+        self.connected(network, &container.name, Rc::clone(&container.inside))
+    }
+
+    /// Takes `container` off `network`.
+    pub fn disconnect(&self, network: &str, container: &Container) {
+        match &self.docker {
+            Some(docker) => docker.disconnect(&self.host, network, &container.name, &container.inside),
+            None => _ = self.netpath_ok(&["network", "disconnect", network, &container.name]),
+        }
     }
 
     /// Publishes one more port of `container`.
     pub fn publish(&self, container: &Container, spec: &str) {
-        match self.plane {
-            Plane::Iptables => iptables::publish(&self.host, container.address, spec),
-            Plane::Netpath { .. } => _ = self.netpath_ok(&["publish", &container.name, spec]),
+        match &self.docker {
+            Some(docker) => docker.publish(&self.host, &container.name, spec),
+            None => _ = self.netpath_ok(&["publish", &container.name, spec]),
         }
     }
 
     /// Takes back what [`World::publish`] did with `spec`, `HOST_PORT:PORT[/PROTO]`.
     pub fn unpublish(&self, container: &Container, spec: &str) {
-        match self.plane {
-            Plane::Iptables => iptables::unpublish(&self.host, container.address, spec),
-            Plane::Netpath { .. } => {
+        match &self.docker {
+            Some(docker) => docker.unpublish(&self.host, &container.name, spec),
+            None => {
                 let (ports, proto) = spec.split_once('/').unwrap_or((spec, "tcp"));
                 let host_port = ports.split(':').next().unwrap_or_default();
                 self.netpath_ok(&["unpublish", &container.name, &format!("{host_port}/{proto}")]);
@@ -147,7 +252,8 @@ impl World {
         let endpoint = self.endpoint(name).unwrap_or_else(|| panic!("`ps` does not list `{name}`"));
         let pid = endpoint["netns"]["pid"].as_u64().expect("a pid") as u32;
         cleanup::remember_process(&self.name, pid);
-        Container { name: name.to_owned(), address: address_of(&endpoint), inside: Rc::new(Namespace::of_process(pid)) }
+        let inside = Rc::new(Namespace::of_process(pid));
+        Container { name: name.to_owned(), address: address_of(&endpoint), address6: None, inside }
     }
 
     /// Starts a program, such as [`Namespace::command`] makes, that ends with this world.
@@ -200,6 +306,10 @@ impl World {
         if !self.options.icc {
             options.push("--icc=false".to_owned());
         }
+        if self.options.ipv6 {
+            let subnet = self.network(DEFAULT).subnet(Family::V6);
+            options.extend(["--ipv6".to_owned(), "--fixed-cidr-v6".to_owned(), subnet]);
+        }
         options.extend(self.options.agent.iter().chain(more).cloned());
         *self.agent.borrow_mut() = Some(self.instance().start(&self.host, &options));
     }
@@ -220,18 +330,50 @@ impl World {
         if !self.plane.is_netpath() {
             return Vec::new();
         }
-        let leaks = self.leaks.borrow_mut().take();
+        let leaks: Vec<_> = self.leaks.borrow_mut().iter_mut().flat_map(Watcher::take).collect();
         let mut broken: Vec<String> = leaks.iter().map(|caught| format!("left the host: {caught}")).collect();
         broken.extend(netfilter::traces(&self.host));
         broken
     }
 
-    fn attach(&self, name: &str, inside: &Namespace, specs: &[&str]) -> IpAddr {
+    fn attach(&self, name: &str, inside: &Namespace, request: Request) {
         let path = path_text(inside.path());
         let mut args = vec!["attach", name, "--netns", &path];
-        specs.iter().for_each(|spec| args.extend(["-p", spec]));
+        args.extend(request.network.iter().flat_map(|network| ["--net", *network]));
+        args.extend(request.publish.iter().flat_map(|spec| ["-p", *spec]));
+        args.extend(request.expose.iter().flat_map(|port| ["--expose", *port]));
+        args.extend(request.links.iter().flat_map(|link| ["--link", *link]));
         self.netpath_ok(&args);
-        address_of(&self.endpoint(name).unwrap_or_else(|| panic!("`ps` does not list `{name}`")))
+    }
+
+    /// The container as `network` sees it: with the addresses that it has inside.
+    fn connected(&self, network: &str, name: &str, inside: Rc<Namespace>) -> Container {
+        let network = self.network(network);
+        let addresses = inside.addresses();
+        let of = |family: Family| {
+            let gateway = network.gateway(family);
+            let here = addresses.iter().find(|a| same_network(**a, gateway, network.prefix_len(family)));
+            // The test may have given the agent a subnet or a bridge of its own.
+            here.or(addresses.iter().find(|a| network.name == DEFAULT && Family::of(**a) == family)).copied()
+        };
+        let address6 = of(Family::V6);
+        let address = of(Family::V4).or(address6);
+        let address = address.unwrap_or_else(|| panic!("`{name}` has {addresses:?}, none of `{}`", network.name));
+        Container { name: name.to_owned(), address, address6, inside }
+    }
+
+    /// Gives the network its addresses, and watches that none of them gets out.
+    fn note_network(&self, name: &str, options: NetworkOptions) -> Network {
+        let network = Network::new(name, options, self.networks.borrow().len());
+        let hidden = network.options.families().iter().filter(|family| network.hides_containers(**family));
+        for family in hidden {
+            let (prefix, length) = (network.address(*family, 0), network.prefix_len(*family));
+            let outside = std::iter::once(&self.client).chain(&self.stranger);
+            let watchers = outside.map(|namespace| Watcher::new(namespace, prefix, u32::from(length)));
+            self.leaks.borrow_mut().extend(watchers);
+        }
+        self.networks.borrow_mut().push(network.clone());
+        network
     }
 
     fn explain(&self) {
@@ -261,14 +403,27 @@ impl Drop for World {
     }
 }
 
-fn lay_wire(host: &Namespace, client: &Namespace) {
-    let ends = (path_text(host.path()), path_text(client.path()));
-    program::ip(["link", "add", "up0", "netns", &ends.0, "type", "veth", "peer", "name", "eth0", "netns", &ends.1]);
-    for (namespace, ifname, address) in [(host, "up0", HOST), (client, "eth0", CLIENT), (client, "eth0", SECOND_CLIENT)]
-    {
-        namespace.ip(&format!("addr add {address}/24 dev {ifname}"));
+/// Wire number `number` from `host` to the `eth0` of `outside`.
+fn lay_wire(host: &Namespace, outside: &Namespace, number: u8) {
+    let ends = (path_text(host.path()), path_text(outside.path()));
+    let up = format!("up{number}");
+    program::ip(["link", "add", &up, "netns", &ends.0, "type", "veth", "peer", "name", "eth0", "netns", &ends.1]);
+    for (namespace, ifname, end) in [(host, up.as_str(), 1), (outside, "eth0", 2)] {
+        namespace.set_sysctl(&format!("net/ipv6/conf/{ifname}/accept_dad"), "0");
+        for family in Family::BOTH {
+            let (address, length) = (family.wire(number, end), family.wire_prefix());
+            namespace.ip(&format!("addr add {address}/{length} dev {ifname}{}", family.pick("", " nodad")));
+        }
         namespace.ip(&format!("link set {ifname} up"));
     }
+}
+
+fn same_network(one: IpAddr, other: IpAddr, prefix_len: u8) -> bool {
+    let bits = |address: IpAddr| match address {
+        IpAddr::V4(address) => u128::from(u32::from(address)) << 96,
+        IpAddr::V6(address) => u128::from(address),
+    };
+    one.is_ipv4() == other.is_ipv4() && (bits(one) ^ bits(other)) >> (128 - prefix_len) == 0
 }
 
 fn address_of(endpoint: &Value) -> IpAddr {

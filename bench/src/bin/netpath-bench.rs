@@ -34,7 +34,8 @@ fn main() -> Result<()> {
     let options = Options::parse();
     ensure!(nix::unistd::geteuid().is_root(), "network namespaces need root");
     signals::clean_up_on_interrupt();
-    let planes = [Plane::Iptables, Plane::Netpath { shortcuts: true }, Plane::Netpath { shortcuts: false }];
+    let planes =
+        [Plane::Iptables { proxy: false }, Plane::Netpath { shortcuts: true }, Plane::Netpath { shortcuts: false }];
     let contestants = planes.map(Contestant::new);
     let comparisons = Load::ALL.map(|load| {
         eprintln!("{}: {} rounds of {} s", load.name(), options.rounds, options.seconds);
