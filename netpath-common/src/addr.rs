@@ -27,6 +27,10 @@ pub trait Address: Copy + Eq + 'static {
         sum
     }
 
+    /// The same address, copied by words: LLVM makes a copy of bytes between two places in memory a call to a
+    /// byte loop.
+    fn by_words(&self) -> Self;
+
     fn to_ip(&self) -> IpAddr;
 }
 
@@ -76,6 +80,11 @@ impl Address for Addr4 {
     #[inline(always)]
     fn words(&self) -> [u32; 4] {
         [self.word(), 0, 0, 0]
+    }
+
+    #[inline(always)]
+    fn by_words(&self) -> Self {
+        *self
     }
 
     fn to_ip(&self) -> IpAddr {
@@ -176,6 +185,11 @@ impl Address for Addr6 {
             u32::from_ne_bytes([b[8], b[9], b[10], b[11]]),
             u32::from_ne_bytes([b[12], b[13], b[14], b[15]]),
         ]
+    }
+
+    #[inline(always)]
+    fn by_words(&self) -> Self {
+        Self::from_words(self.words())
     }
 
     fn to_ip(&self) -> IpAddr {

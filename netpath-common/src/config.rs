@@ -67,6 +67,15 @@ pub struct PortRange {
 
 map_type!(Config = 88, Timeouts = 24, PortRange = 4);
 
+impl Config {
+    /// 0, which the verifier does not know: a number that it knows is any number again once this is or'ed to
+    /// it, and states that differ in nothing else are one.
+    #[inline(always)]
+    pub const fn zero(&self) -> u32 {
+        self.timeouts._pad
+    }
+}
+
 impl Default for Timeouts {
     /// RFC 4787 REQ-5 (UDP, recommended value), RFC 5382 REQ-5 (TCP), RFC 5508 REQ-2 (ICMP).
     fn default() -> Self {

@@ -2,12 +2,17 @@
 
 use crate::{Address, family_type};
 
-/// IP protocol numbers that netpath translates.
+/// IP protocol numbers.
 pub mod proto {
     pub const ICMP: u8 = 1;
     pub const TCP: u8 = 6;
     pub const UDP: u8 = 17;
     pub const ICMPV6: u8 = 58;
+    /// IPv6's extension headers: numbers of the same kind, with a transport header to follow.
+    pub const HOP_BY_HOP: u8 = 0;
+    pub const ROUTING: u8 = 43;
+    pub const FRAGMENT: u8 = 44;
+    pub const DESTINATION_OPTIONS: u8 = 60;
     /// Addresses are translated, ports are not: the checksum covers the whole packet (RFC 9260, 6.8).
     pub const SCTP: u8 = 132;
 }

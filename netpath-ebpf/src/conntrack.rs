@@ -5,7 +5,9 @@
 
 use core::hint::cold_path;
 
-use netpath_common::{Config, CtState, Endpoint, Flow, Inside, MappingKey, Reason, Tuple, flow_flag, proto, seen};
+use netpath_common::{
+    Address as _, Config, CtState, Endpoint, Flow, Inside, MappingKey, Reason, Tuple, flow_flag, proto, seen,
+};
 
 use crate::{
     env::Env,
@@ -54,7 +56,7 @@ pub fn is_expired<A>(config: &Config, flow: &Flow<A>, protocol: u8, now_s: u32) 
 
 #[inline(always)]
 fn mapping_key<F: Family>(flow: &Flow<F::Addr>, protocol: u8) -> MappingKey<F::Addr> {
-    MappingKey::new(flow.nat_addr, flow.nat_port, protocol)
+    MappingKey::new(flow.nat_addr.by_words(), flow.nat_port, protocol)
 }
 
 /// Whether the packet may begin a flow from the inside.

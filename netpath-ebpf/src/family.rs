@@ -26,6 +26,9 @@ pub trait Family: Copy + 'static {
     /// The same for `UNPROTECTED*`.
     const UNPROTECTED: u32;
 
+    /// Whether the transport header follows the network header at `l3_off` at once, no options or extension
+    /// headers between them.
+    fn is_plain<B: Bytes>(bytes: &B, l3_off: usize) -> bool;
     /// Reads the network header at `l3_off`.
     ///
     /// # Errors
@@ -76,6 +79,11 @@ impl Family for V4 {
     const MASQUERADE: u32 = network_flag::MASQUERADE4;
     const ROUTED: u32 = network_flag::ROUTED4;
     const UNPROTECTED: u32 = network_flag::UNPROTECTED4;
+
+    #[inline(always)]
+    fn is_plain<B: Bytes>(bytes: &B, l3_off: usize) -> bool {
+        bytes.get::<u8>(l3_off) == Some(0x45)
+    }
 
     #[inline(always)]
     fn l3<B: Bytes>(bytes: &B, l3_off: usize) -> Result<L3<Addr4>, Reason> {

@@ -39,10 +39,14 @@ impl<F: Family> Inner<F> {
     ///
     /// # Errors
     ///
-    /// [`Reason::Malformed`] when fewer than eight bytes of the quoted transport header are there.
+    /// [`Reason::Malformed`] when fewer than eight bytes of the quoted transport header are there: it was cut, or
+    /// is in another fragment.
     #[inline(always)]
     pub fn parse<B: Bytes>(bytes: &B, packet: &Packet<F>) -> Result<Self, Reason> {
         let l3 = F::l3(bytes, bounded(packet.l3.l4_off + 8))?;
+        if l3.is_later_fragment() {
+            return Err(Reason::Malformed);
+        }
         let ports: [u16; 4] = bytes.get(bounded(l3.l4_off)).ok_or(Reason::Malformed)?;
         let is_query = l3.proto == F::ICMP;
         let (src_port, dst_port) = if is_query {

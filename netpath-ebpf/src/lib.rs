@@ -17,6 +17,7 @@ pub mod hash;
 pub mod icmp;
 pub mod ipv6;
 pub mod mapping;
+pub mod nd;
 pub mod packet;
 pub mod policy;
 pub mod port_alloc;

@@ -4,7 +4,9 @@
 //! out, ports of closed connections go first, then ports are shared towards different destinations
 //! (RFC 7857, 3).
 
-use netpath_common::{Config, CtState, Flow, Inside, Mapping, MappingKey, Reason, Tuple, seen};
+use core::hint::black_box;
+
+use netpath_common::{Address as _, Config, CtState, Flow, Inside, Mapping, MappingKey, Reason, Tuple, seen};
 
 use crate::{
     conntrack::{Owner, timeout_s},
@@ -154,14 +156,17 @@ pub fn allocate<F: Family, E: Env<F>>(env: &E, config: &Config, request: &Reques
 /// Walks over the candidates: to the own port if there is one, else to the first that can be had.
 #[inline(never)]
 fn search<F: Family, E: Env<F>>(env: &E, config: &Config, request: &Request<'_, F>, candidates: &Candidates) -> Found {
-    // Ports, not numbers of candidates: to the verifier a port is any number, so that the states of all
-    // rounds are one. No candidate is port 0.
+    // Ports, not numbers of candidates: to the verifier a port is any number. No candidate is port 0.
+    let zero = config.zero() as u16;
     let mut free = 0;
     let mut closed = 0;
     for i in 0..CANDIDATES {
+        // Whatever the last round has found: to the verifier all its ends are one.
+        free |= zero;
+        closed |= zero;
         let port = candidates.get(i);
         let Some(mapping) = env.mapping(&request.key(port)) else {
-            if free == 0 && is_usable::<F, E>(env, request, port) {
+            if free == 0 && is_usable::<F, E>(env, config, request, port) {
                 free = port;
             }
             if free != 0 {
@@ -172,7 +177,7 @@ fn search<F: Family, E: Env<F>>(env: &E, config: &Config, request: &Request<'_, 
         // SAFETY: `env.mapping` returns valid pointers; see `Env`.
         let mapping = unsafe { &mut *mapping };
         if !is_alive(mapping, request.now_s) {
-            if free == 0 && is_usable::<F, E>(env, request, port) {
+            if free == 0 && is_usable::<F, E>(env, config, request, port) {
                 free = port;
             }
             if mapping.passed == 0 && free != 0 {
@@ -198,8 +203,8 @@ fn search<F: Family, E: Env<F>>(env: &E, config: &Config, request: &Request<'_, 
 /// A port that is published or that a socket of the host owns is never used (port shadow,
 /// CVE-2021-3773).
 #[inline(always)]
-fn is_usable<F: Family, E: Env<F>>(env: &E, request: &Request<'_, F>, port: u16) -> bool {
-    let proto = request.packet.tuple.proto;
+fn is_usable<F: Family, E: Env<F>>(env: &E, config: &Config, request: &Request<'_, F>, port: u16) -> bool {
+    let proto = black_box(request.packet.tuple.proto) | config.zero() as u8;
     published::find::<F, E>(env, &request.nat_addr, port, proto).is_none()
         && (proto == F::ICMP || !env.host_socket(&request.reply(port)))
 }
@@ -270,7 +275,7 @@ fn replace<F: Family, E: Env<F>>(
     let is_replaceable = !is_alive(mapping, request.now_s) || is_takeable(config, mapping, request.now_s);
     if is_replaceable {
         mapping.deadline_s = wanted.deadline_s;
-        mapping.addr = wanted.addr;
+        mapping.addr = wanted.addr.by_words();
         mapping.generation = wanted.generation;
         mapping.endpoint = wanted.endpoint;
         mapping.destination = wanted.destination;
@@ -301,7 +306,7 @@ fn share<F: Family, E: Env<F>>(
         let Some(pointer) = env.mapping(&request.key(port)) else { continue };
         // SAFETY: `env.mapping` returns valid pointers; see `Env`.
         let mapping = unsafe { &mut *pointer };
-        if !is_usable::<F, E>(env, request, port) {
+        if !is_usable::<F, E>(env, config, request, port) {
             continue;
         }
         // In this order: who creates a flow of the owner's inserts it first and looks at `shared` then,
@@ -312,7 +317,7 @@ fn share<F: Family, E: Env<F>>(
         if !claim_reply::<F, E>(env, request, port) {
             continue;
         }
-        let owners = Tuple::new(mapping.addr, mapping.port, tuple.dst_addr, tuple.dst_port, tuple.proto);
+        let owners = Tuple::new(mapping.addr.by_words(), mapping.port, tuple.dst_addr, tuple.dst_port, tuple.proto);
         if owners != *tuple && env.flow(&owners).is_some() {
             env.remove_reply(&request.reply(port));
             continue;
@@ -339,7 +344,7 @@ fn claim_reply<F: Family, E: Env<F>>(env: &E, request: &Request<'_, F>, port: u1
         return true;
     }
     // Left behind by a flow that is gone?
-    let owners = Tuple::new(existing.addr, existing.port, tuple.dst_addr, tuple.dst_port, tuple.proto);
+    let owners = Tuple::new(existing.addr.by_words(), existing.port, tuple.dst_addr, tuple.dst_port, tuple.proto);
     if env.flow(&owners).is_some() {
         return false;
     }

@@ -1,6 +1,6 @@
 //! Bounds-checked headers of a packet, reduced to what decisions need.
 
-use netpath_common::{FragmentKey, Reason, TcpFlags, Tuple, proto};
+use netpath_common::{Address as _, FragmentKey, Reason, TcpFlags, Tuple, proto};
 
 use crate::family::Family;
 
@@ -16,7 +16,7 @@ pub trait Bytes {
 /// leave the mask out, because it knows the offset to be small already.
 #[inline(always)]
 pub fn bounded(off: usize) -> usize {
-    const MAX_OFF: usize = 0xff;
+    const MAX_OFF: usize = 0x3ff;
     core::hint::black_box(off) & MAX_OFF
 }
 
@@ -183,7 +183,7 @@ impl<F: Family> Packet<F> {
         let header: UdpHeader = bytes.get(bounded(l3.l4_off)).ok_or(Reason::Malformed)?;
         let len = u32::from(u16::from_be(header.len));
         // The first of several fragments carries the length of the whole datagram.
-        if len < 8 || (len > l4_len && !l3.is_first_fragment()) {
+        if l4_len < 8 || len < 8 || (len > l4_len && !l3.is_first_fragment()) {
             return Err(Reason::Malformed);
         }
         Ok(Self::new(l3, Kind::Udp, u16::from_be(header.src_port), u16::from_be(header.dst_port)))
@@ -227,12 +227,13 @@ impl<F: Family> Packet<F> {
     /// What all fragments of the packet have in common.
     #[inline(always)]
     pub fn fragment_key(&self) -> FragmentKey<F::Addr> {
-        FragmentKey::new(self.l3.src_addr, self.l3.dst_addr, self.l3.fragment_id, self.l3.proto)
+        FragmentKey::new(self.l3.src_addr.by_words(), self.l3.dst_addr.by_words(), self.l3.fragment_id, self.l3.proto)
     }
 
     /// Puts the ports into a packet that carries none of its own: a later fragment.
     #[inline(always)]
     pub fn set_ports(&mut self, src_port: u16, dst_port: u16) {
-        self.tuple = Tuple::new(self.tuple.src_addr, src_port, self.tuple.dst_addr, dst_port, self.tuple.proto);
+        self.tuple.src_port = src_port;
+        self.tuple.dst_port = dst_port;
     }
 }

@@ -5,10 +5,9 @@ use core::hint::cold_path;
 use aya_ebpf::{bindings::TC_ACT_SHOT, macros::classifier, programs::TcContext};
 use netpath_common::Reason;
 use netpath_ebpf::{
-    decision::Out,
     env::Env,
     external,
-    family::{Family, V4},
+    family::{Family, V4, V6},
     icmp::{self, Inner},
     packet::{Bytes, Kind, Packet},
     policy::{self, Arrival},
@@ -18,9 +17,10 @@ use network_types::eth::EthHdr;
 use super::{
     arp, event,
     family_maps::FamilyMaps,
-    forward::{NextHop, PASS, carry_out, redirect_peer},
-    icmp::rewrite_error,
+    forward::{NextHop, PASS, carry_out, carry_out_error},
+    hand::Hand,
     kernel::Kernel,
+    nd,
     rewrite::StoreL3,
     skb::{self, Skb},
 };
@@ -30,31 +30,59 @@ const ARP: u16 = 0x0806;
 /// tc ingress of an external interface.
 #[classifier]
 pub(super) fn from_external(ctx: TcContext) -> i32 {
-    verdict(
-        &ctx,
-        match skb::ether_type(&ctx) {
-            V4::ETHER_TYPE if !skb::is_for_others(&ctx) => arrive_external::<V4>(&ctx),
-            _ => Ok(PASS),
-        },
-    )
+    at_ingress::<V4>(&ctx)
+}
+
+/// The same for IPv6.
+#[classifier]
+pub(super) fn from_external6(ctx: TcContext) -> i32 {
+    at_ingress::<V6>(&ctx)
 }
 
 /// tc egress of an external interface.
 #[classifier]
 pub(super) fn to_external(ctx: TcContext) -> i32 {
-    verdict(
-        &ctx,
-        match skb::ether_type(&ctx) {
-            V4::ETHER_TYPE => leave_external::<V4>(&ctx),
-            _ => Ok(PASS),
-        },
-    )
+    at_egress::<V4>(&ctx)
 }
 
-/// tc ingress of a container's host-side veth: what the container sends.
+/// The same for IPv6.
+#[classifier]
+pub(super) fn to_external6(ctx: TcContext) -> i32 {
+    at_egress::<V6>(&ctx)
+}
+
+/// tc ingress of a container's host-side veth: what the container sends, but for IPv6.
 #[classifier]
 pub(super) fn from_container(ctx: TcContext) -> i32 {
-    verdict(&ctx, arrive_container(&ctx))
+    let result = match skb::ether_type(&ctx) {
+        V4::ETHER_TYPE => leave_container::<V4>(&ctx, |_, _, _| Ok(false)),
+        ARP => arrival(&ctx).and_then(|arrival| arp::check(&ctx, &arrival)).map(|()| PASS),
+        V6::ETHER_TYPE => Ok(PASS),
+        _ => Err(Reason::UnknownProtocol),
+    };
+    verdict(&ctx, result)
+}
+
+/// The same for IPv6. It leaves everything else to `from_container`.
+#[classifier]
+pub(super) fn from_container6(ctx: TcContext) -> i32 {
+    let result = match skb::ether_type(&ctx) {
+        V6::ETHER_TYPE => leave_container::<V6>(&ctx, nd::passes),
+        _ => Ok(PASS),
+    };
+    verdict(&ctx, result)
+}
+
+#[inline(always)]
+fn at_ingress<F: Path>(ctx: &TcContext) -> i32 {
+    let is_ours = skb::ether_type(ctx) == F::ETHER_TYPE && !skb::is_for_others(ctx);
+    verdict(ctx, if is_ours { arrive_external::<F>(ctx) } else { Ok(PASS) })
+}
+
+#[inline(always)]
+fn at_egress<F: Path>(ctx: &TcContext) -> i32 {
+    let is_ours = skb::ether_type(ctx) == F::ETHER_TYPE;
+    verdict(ctx, if is_ours { leave_external::<F>(ctx) } else { Ok(PASS) })
 }
 
 #[inline(always)]
@@ -75,80 +103,116 @@ impl<F: FamilyMaps + StoreL3 + NextHop> Path for F {}
 
 #[inline(always)]
 fn arrive_external<F: Path>(ctx: &TcContext) -> Result<i32, Reason> {
-    let env = Kernel { ctx };
-    let packet = match skb::load::<F>(&env) {
-        Ok(packet) => packet,
+    let hand = match skb::load::<F>(&Kernel { ctx }) {
+        Ok(hand) => hand,
         // Whoever it is for, the stack knows best what to do with a broken packet; it is not forwarded.
         Err(_) => return Ok(PASS),
     };
-    let config = Env::<F>::config(&env).ok_or(Reason::EndpointGone)?;
-    if packet.kind == Kind::IcmpError
-        && let Some(verdict) = error_from_external(&env, config, packet)?
-    {
-        return Ok(verdict);
+    if hand.packet.kind == Kind::IcmpError {
+        cold_path();
+        if error_from_external(ctx, hand) {
+            return carry_out_error(ctx, hand);
+        }
     }
-    let decision = external::from_external(&env, config, packet)?;
-    carry_out(ctx, packet, &decision)
+    decide_from_external(ctx, hand)?;
+    carry_out(ctx, hand)
 }
 
-#[inline(always)]
-fn error_from_external<F: Path>(
-    env: &Kernel<'_>,
-    config: &netpath_common::Config,
-    packet: &Packet<F>,
-) -> Result<Option<i32>, Reason> {
-    cold_path();
-    let ctx = env.ctx;
-    skb::linearize(ctx, packet.l3.l4_off + 48);
-    let Ok(inner) = Inner::parse(&Skb(ctx), packet) else { return Ok(None) };
-    let Some(translation) = icmp::from_external(env, config, packet, &inner) else { return Ok(None) };
-    let (hops, verdict) = match translation.out {
-        Out::Container(ifindex) => (packet.l3.ttl - 1, Some(ifindex)),
-        Out::Kernel | Out::Sibling(_) | Out::External { .. } => (packet.l3.ttl, None),
-    };
-    rewrite_error(ctx, packet, &inner, &translation, hops)?;
-    Ok(Some(verdict.map_or(PASS, redirect_peer)))
+// What decides is not inlined: with IPv6's addresses, one stack would not do for it and for what rewrites.
+
+#[inline(never)]
+fn decide_from_external<F: Path>(ctx: &TcContext, hand: &mut Hand<F>) -> Result<(), Reason> {
+    let env = Kernel { ctx };
+    let config = Env::<F>::config(&env).ok_or(Reason::EndpointGone)?;
+    let decision = external::from_external(&env, config, &hand.packet)?;
+    hand.plan.set(&decision);
+    Ok(())
+}
+
+/// Plans how an ICMP error is translated. False: it quotes nothing that was.
+#[inline(never)]
+fn error_from_external<F: Path>(ctx: &TcContext, hand: &mut Hand<F>) -> bool {
+    let env = Kernel { ctx };
+    let Some(config) = Env::<F>::config(&env) else { return false };
+    if !read_quoted(ctx, hand) {
+        return false;
+    }
+    let translation = icmp::from_external(&env, config, &hand.packet, &hand.inner);
+    translation.is_some_and(|translation| hand.set_error(&translation))
 }
 
 #[inline(always)]
 fn leave_external<F: Path>(ctx: &TcContext) -> Result<i32, Reason> {
-    let env = Kernel { ctx };
-    let packet = skb::load::<F>(&env)?;
-    if packet.kind == Kind::IcmpError {
+    let hand = skb::load::<F>(&Kernel { ctx })?;
+    if hand.packet.kind == Kind::IcmpError {
         cold_path();
-        skb::linearize(ctx, packet.l3.l4_off + 48);
-        if let Ok(inner) = Inner::parse(&Skb(ctx), packet)
-            && let Some(translation) = icmp::to_external(&env, packet, &inner)
-        {
-            if Env::<F>::in_any_network(&env, &translation.src_addr) {
-                return Err(Reason::Leak);
-            }
-            rewrite_error(ctx, packet, &inner, &translation, packet.l3.ttl)?;
-            return Ok(PASS);
+        if error_to_external(ctx, hand) {
+            let leaks = Env::<F>::in_any_network(&Kernel { ctx }, &hand.plan.tuple.src_addr);
+            return if leaks { Err(Reason::Leak) } else { carry_out_error(ctx, hand) };
         }
     }
-    let config = Env::<F>::config(&env).ok_or(Reason::EndpointGone)?;
-    let decision = external::to_external(&env, config, packet, skb::ifindex(ctx))?;
-    carry_out(ctx, packet, &decision)
+    decide_to_external(ctx, hand)?;
+    carry_out(ctx, hand)
 }
 
-#[inline(always)]
-fn arrive_container(ctx: &TcContext) -> Result<i32, Reason> {
-    let eth: EthHdr = Skb(ctx).get(0).ok_or(Reason::Malformed)?;
-    let arrival = Arrival { ifindex: skb::ifindex(ctx), src_mac: eth.src_addr, dst_mac: eth.dst_addr };
-    match skb::ether_type(ctx) {
-        V4::ETHER_TYPE => arrive_container_ip::<V4>(ctx, &arrival),
-        ARP => arp::check(ctx, &arrival).map(|()| PASS),
-        _ => Err(Reason::UnknownProtocol),
-    }
-}
-
-#[inline(always)]
-fn arrive_container_ip<F: Path>(ctx: &TcContext, arrival: &Arrival) -> Result<i32, Reason> {
+#[inline(never)]
+fn decide_to_external<F: Path>(ctx: &TcContext, hand: &mut Hand<F>) -> Result<(), Reason> {
     let env = Kernel { ctx };
-    let packet = skb::load::<F>(&env)?;
+    let config = Env::<F>::config(&env).ok_or(Reason::EndpointGone)?;
+    let decision = external::to_external(&env, config, &hand.packet, skb::ifindex(ctx))?;
+    hand.plan.set(&decision);
+    Ok(())
+}
+
+/// As [`error_from_external`].
+#[inline(never)]
+fn error_to_external<F: Path>(ctx: &TcContext, hand: &mut Hand<F>) -> bool {
+    if !read_quoted(ctx, hand) {
+        return false;
+    }
+    let translation = icmp::to_external(&Kernel { ctx }, &hand.packet, &hand.inner);
+    translation.is_some_and(|translation| hand.set_error(&translation))
+}
+
+#[inline(always)]
+fn read_quoted<F: Path>(ctx: &TcContext, hand: &mut Hand<F>) -> bool {
+    skb::linearize(ctx, skb::MAX_HEADERS);
+    let inner = Inner::parse(&Skb(ctx), &hand.packet);
+    inner.is_ok_and(|inner| {
+        hand.inner = inner;
+        true
+    })
+}
+
+#[inline(always)]
+fn arrival(ctx: &TcContext) -> Result<Arrival, Reason> {
+    let eth: EthHdr = Skb(ctx).get(0).ok_or(Reason::Malformed)?;
+    Ok(Arrival { ifindex: skb::ifindex(ctx), src_mac: eth.src_addr, dst_mac: eth.dst_addr })
+}
+
+/// `passes` says which packets pass before anybody asks who may talk to whom.
+#[inline(always)]
+fn leave_container<F: Path>(
+    ctx: &TcContext,
+    passes: impl FnOnce(&Kernel<'_>, &Packet<F>, &Arrival) -> Result<bool, Reason>,
+) -> Result<i32, Reason> {
+    let arrival = arrival(ctx)?;
+    let env = Kernel { ctx };
+    let hand = skb::load::<F>(&env)?;
+    if passes(&env, &hand.packet, &arrival)? {
+        return Ok(PASS);
+    }
+    decide_from_container(ctx, hand, &arrival)?;
+    carry_out(ctx, hand)
+}
+
+#[inline(never)]
+fn decide_from_container<F: Path>(ctx: &TcContext, hand: &mut Hand<F>, arrival: &Arrival) -> Result<(), Reason> {
+    let env = Kernel { ctx };
+    let packet = &hand.packet;
     let config = Env::<F>::config(&env).ok_or(Reason::EndpointGone)?;
     let sender = policy::sender::<F, _>(&env, &packet.tuple.src_addr, arrival)?;
     let decision = policy::from_container(&env, config, packet, arrival, &sender)?;
-    carry_out(ctx, packet, &decision)
+    hand.plan.set(&decision);
+    Ok(())
 }

@@ -3,12 +3,13 @@
 use aya_ebpf::programs::TcContext;
 use netpath_common::{Addr6, Address, Counter, DropKey, Event, EventKind, Reason, config_flag};
 use netpath_ebpf::{
-    family::{Family, V4},
+    family::{Family, V4, V6},
     packet::Packet,
 };
 use network_types::eth::EthHdr;
 
 use super::{
+    family_maps::FamilyMaps,
     maps,
     skb::{self, Skb},
 };
@@ -86,15 +87,34 @@ fn tell(ctx: &TcContext, reason: Reason, len: u32) {
         proto: 0,
         family: 0,
     };
-    if skb::ether_type(ctx) == V4::ETHER_TYPE
-        && let Ok(packet) = Packet::<V4>::parse(&Skb(ctx), EthHdr::LEN)
-    {
+    match skb::ether_type(ctx) {
+        V4::ETHER_TYPE => describe::<V4>(ctx, &mut event),
+        V6::ETHER_TYPE => describe::<V6>(ctx, &mut event),
+        _ => {}
+    }
+    emit(&event);
+}
+
+#[inline(always)]
+fn describe<F: FamilyMaps>(ctx: &TcContext, event: &mut Event) {
+    let Some(hand) = F::hand() else { return };
+    if let Ok(packet) = Packet::<F>::parse(&Skb(ctx), EthHdr::LEN) {
+        // Not on the stack, and dropped is dropped: nobody has a use for the packet in hand any more.
+        // SAFETY: this CPU's own element, and programs do not interrupt each other on one CPU.
+        let hand = unsafe { &mut *hand };
+        hand.packet = packet;
+        let packet = &hand.packet;
         event.src_addr = widen(&packet.tuple.src_addr);
         event.dst_addr = widen(&packet.tuple.dst_addr);
         event.src_port = packet.tuple.src_port;
         event.dst_port = packet.tuple.dst_port;
         event.proto = packet.tuple.proto;
-        event.family = 4;
+        event.family = family_of::<F>();
     }
-    emit(&event);
+}
+
+/// 4 or 6.
+#[inline(always)]
+pub(super) const fn family_of<F: Family>() -> u8 {
+    if F::Addr::LEN == 4 { 4 } else { 6 }
 }

@@ -1,6 +1,6 @@
 //! The two families as maps and helpers have them.
 
-use core::mem;
+use core::{hint::black_box, mem};
 
 use aya_ebpf::{
     bindings::{bpf_fib_lookup, bpf_sock_tuple},
@@ -10,12 +10,9 @@ use netpath_common::{
     Addr4, Addr6, Address, AllowedSource, Flow, FragmentKey, Inside, Mapping, MappingKey, PortKey, PortSource,
     PortTarget, Ports, Tuple,
 };
-use netpath_ebpf::{
-    family::{Family, V4, V6},
-    packet::Packet,
-};
+use netpath_ebpf::family::{Family, V4, V6};
 
-use super::maps;
+use super::{hand::Hand, maps};
 
 /// The maps of one family, and what its addresses look like to helpers.
 pub(super) trait FamilyMaps: Family {
@@ -30,8 +27,8 @@ pub(super) trait FamilyMaps: Family {
     fn fragments() -> &'static LruHashMap<FragmentKey<Self::Addr>, Ports>;
     fn allowed() -> &'static LpmTrie<AllowedSource<Self::Addr>, u32>;
 
-    /// Where the packet in hand is kept.
-    fn scratch() -> Option<*mut Packet<Self>>;
+    /// What this CPU has in hand.
+    fn hand() -> Option<*mut Hand<Self>>;
 
     /// Fills in family and addresses of a route look-up.
     fn set_route(params: &mut bpf_fib_lookup, src_addr: &Self::Addr, dst_addr: &Self::Addr);
@@ -40,10 +37,19 @@ pub(super) trait FamilyMaps: Family {
     fn socket_tuple(tuple: &Tuple<Self::Addr>) -> (bpf_sock_tuple, u32);
 }
 
+/// A socket look-up's tuple of zeros. Of zeros that LLVM does not know, or it makes a call to a byte loop of
+/// this.
+#[inline(always)]
+fn no_tuple() -> bpf_sock_tuple {
+    const WORDS: usize = size_of::<bpf_sock_tuple>() / 4;
+    // SAFETY: of the same size, and plain integers.
+    unsafe { mem::transmute([black_box(0u32); WORDS]) }
+}
+
 /// The maps of a family, by the names they have with its suffix.
 macro_rules! family_maps {
     ($addresses:ident, $prefixes:ident, $published_ports:ident, $published_sources:ident, $allowed:ident, $flows:ident,
-     $mappings:ident, $replies:ident, $flow_ring:ident, $fragments:ident, $packet:ident) => {
+     $mappings:ident, $replies:ident, $flow_ring:ident, $fragments:ident, $hand:ident) => {
         #[inline(always)]
         fn addresses() -> &'static HashMap<Self::Addr, u32> {
             &maps::$addresses
@@ -85,8 +91,8 @@ macro_rules! family_maps {
             &maps::$fragments
         }
         #[inline(always)]
-        fn scratch() -> Option<*mut Packet<Self>> {
-            maps::$packet.get_ptr_mut(0)
+        fn hand() -> Option<*mut Hand<Self>> {
+            maps::$hand.get_ptr_mut(0)
         }
     };
 }
@@ -103,7 +109,7 @@ impl FamilyMaps for V4 {
         REPLIES_V4,
         FLOW_RING_V4,
         FRAGMENTS_V4,
-        PACKET_V4
+        HAND_V4
     );
 
     #[inline(always)]
@@ -122,8 +128,7 @@ impl FamilyMaps for V4 {
 
     #[inline(always)]
     fn socket_tuple(tuple: &Tuple<Addr4>) -> (bpf_sock_tuple, u32) {
-        // SAFETY: plain integers, for which zero is valid.
-        let mut params: bpf_sock_tuple = unsafe { mem::zeroed() };
+        let mut params = no_tuple();
         params.__bindgen_anon_1.ipv4.saddr = tuple.src_addr.words()[0];
         params.__bindgen_anon_1.ipv4.daddr = tuple.dst_addr.words()[0];
         params.__bindgen_anon_1.ipv4.sport = tuple.src_port.to_be();
@@ -144,7 +149,7 @@ impl FamilyMaps for V6 {
         REPLIES_V6,
         FLOW_RING_V6,
         FRAGMENTS_V6,
-        PACKET_V6
+        HAND_V6
     );
 
     #[inline(always)]
@@ -163,8 +168,7 @@ impl FamilyMaps for V6 {
 
     #[inline(always)]
     fn socket_tuple(tuple: &Tuple<Addr6>) -> (bpf_sock_tuple, u32) {
-        // SAFETY: plain integers, for which zero is valid.
-        let mut params: bpf_sock_tuple = unsafe { mem::zeroed() };
+        let mut params = no_tuple();
         params.__bindgen_anon_1.ipv6.saddr = tuple.src_addr.words();
         params.__bindgen_anon_1.ipv6.daddr = tuple.dst_addr.words();
         params.__bindgen_anon_1.ipv6.sport = tuple.src_port.to_be();

@@ -7,16 +7,17 @@ use aya_ebpf::{
     helpers::generated::{bpf_redirect_neigh, bpf_redirect_peer},
     programs::TcContext,
 };
-use netpath_common::{Addr4, Address, Reason};
+use netpath_common::{Addr4, Addr6, Address, Reason};
 use netpath_ebpf::{
-    decision::{Decision, Out},
-    family::{Family, V4},
-    packet::Packet,
+    decision::Out,
+    family::{Family, V4, V6},
 };
 
 use super::{
     event,
     family_maps::FamilyMaps,
+    hand::Hand,
+    icmp::rewrite_error,
     kernel::Kernel,
     rewrite::{StoreL3, rewrite},
 };
@@ -38,57 +39,94 @@ impl NextHop for V4 {
     }
 }
 
-/// Rewrites the packet, counts it and sends it on.
+impl NextHop for V6 {
+    #[inline(always)]
+    fn redirect_params(next_hop: &Addr6) -> [u32; 5] {
+        const AF_INET6: u32 = 10;
+        let words = next_hop.words();
+        [AF_INET6, words[0], words[1], words[2], words[3]]
+    }
+}
+
+/// Does with the packet in hand what is planned: rewrites it, counts it and sends it on.
 ///
 /// # Errors
 ///
 /// [`Reason::RewriteFailed`].
 #[inline(always)]
-pub(super) fn carry_out<F: FamilyMaps + StoreL3 + NextHop>(
-    ctx: &TcContext,
-    packet: &Packet<F>,
-    decision: &Decision<F>,
-) -> Result<i32, Reason> {
+pub(super) fn carry_out<F: FamilyMaps + StoreL3 + NextHop>(ctx: &TcContext, hand: &Hand<F>) -> Result<i32, Reason> {
+    let verdict = rewrite_and_send(ctx, hand);
+    if verdict == REFUSED { Err(Reason::RewriteFailed) } else { Ok(verdict) }
+}
+
+/// Instead of a verdict: the packet could not be rewritten.
+const REFUSED: i32 = i32::MIN;
+
+/// Not inlined, for a stack of its own, and therefore with a result that fits into one register.
+#[inline(never)]
+fn rewrite_and_send<F: FamilyMaps + StoreL3 + NextHop>(ctx: &TcContext, hand: &Hand<F>) -> i32 {
+    let Hand { packet, plan, .. } = hand;
     if packet.l3.is_first_fragment() {
         cold_path();
         // Only here: a container that sends it is known to be who it says.
         let tuple = &packet.tuple;
         Kernel { ctx }.remember_fragment::<F>(&packet.fragment_key(), tuple.src_port, tuple.dst_port);
     }
-    event::count(decision.counters[0], packet.l3.len);
-    event::count(decision.counters[1], packet.l3.len);
-    match decision.out {
-        Out::Kernel => {
-            if decision.tuple != packet.tuple {
-                rewrite::<F>(ctx, packet, &decision.tuple, packet.l3.ttl)?;
-            }
-            Ok(PASS)
-        }
-        Out::Container(ifindex) => {
-            rewrite::<F>(ctx, packet, &decision.tuple, packet.l3.ttl - 1)?;
-            Ok(redirect_peer(ifindex))
-        }
+    event::count(plan.counters[0], packet.l3.len);
+    event::count(plan.counters[1], packet.l3.len);
+    let out = plan.out();
+    let hops = match out {
+        Out::Kernel | Out::Sibling(_) => packet.l3.ttl,
+        Out::Container(_) | Out::External { .. } => packet.l3.ttl - 1,
+    };
+    if (hops != packet.l3.ttl || plan.tuple != packet.tuple) && rewrite::<F>(ctx, packet, &plan.tuple, hops).is_err() {
+        return REFUSED;
+    }
+    match out {
+        Out::Kernel => PASS,
+        Out::Container(ifindex) => redirect_peer(ifindex),
         Out::Sibling(ifindex) => {
             const PACKET_HOST: u32 = 0;
             // The host's veth end took it for somebody else's frame, by its hardware address.
-            ctx.change_type(PACKET_HOST).map_err(|_| Reason::RewriteFailed)?;
-            Ok(redirect_peer(ifindex))
+            if ctx.change_type(PACKET_HOST).is_err() {
+                return REFUSED;
+            }
+            redirect_peer(ifindex)
         }
         Out::External { ifindex, next_hop } => {
-            rewrite::<F>(ctx, packet, &decision.tuple, packet.l3.ttl - 1)?;
             const _: () = assert!(size_of::<bpf_redir_neigh>() == size_of::<[u32; 5]>());
             let mut params = F::redirect_params(&next_hop);
             // SAFETY: the parameters have the helper's layout and are valid for the call.
             let verdict = unsafe {
                 bpf_redirect_neigh(ifindex, params.as_mut_ptr().cast(), size_of::<bpf_redir_neigh>() as i32, 0)
             };
-            Ok(verdict as i32)
+            verdict as i32
+        }
+    }
+}
+
+/// The same with an ICMP error, whose quotation is rewritten, too.
+///
+/// # Errors
+///
+/// As [`carry_out`].
+#[inline(always)]
+pub(super) fn carry_out_error<F: FamilyMaps + StoreL3>(ctx: &TcContext, hand: &Hand<F>) -> Result<i32, Reason> {
+    let hops = hand.packet.l3.ttl;
+    match hand.plan.out() {
+        Out::Container(ifindex) => {
+            rewrite_error(ctx, hand, hops - 1)?;
+            Ok(redirect_peer(ifindex))
+        }
+        Out::Kernel | Out::Sibling(_) | Out::External { .. } => {
+            rewrite_error(ctx, hand, hops)?;
+            Ok(PASS)
         }
     }
 }
 
 #[inline(always)]
-pub(super) fn redirect_peer(ifindex: u32) -> i32 {
+fn redirect_peer(ifindex: u32) -> i32 {
     // SAFETY: no pointers.
     unsafe { bpf_redirect_peer(ifindex, 0) as i32 }
 }

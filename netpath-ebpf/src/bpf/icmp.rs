@@ -1,43 +1,42 @@
 //! Writes the translation of an ICMP error: two network headers, the quoted ports and their checksums.
 
-use aya_ebpf::programs::TcContext;
-use netpath_common::{Reason, proto};
+use aya_ebpf::{bindings::BPF_F_PSEUDO_HDR, programs::TcContext};
+use netpath_common::{Reason, Tuple, proto};
 use netpath_ebpf::{
     checksum::Delta,
     family::Family,
-    icmp::{Inner, Translation},
-    packet::{Bytes, Packet, bounded},
+    icmp::Inner,
+    packet::{Bytes, bounded},
 };
 use network_types::eth::EthHdr;
 
 use super::{
+    hand::Hand,
     rewrite::{StoreL3, address_delta},
     skb::Skb,
 };
 
-/// Rewrites the ICMP error `packet`, which quotes `inner`.
+/// Rewrites the ICMP error in hand as planned. Not inlined, for a stack of its own.
 ///
 /// # Errors
 ///
 /// [`Reason::RewriteFailed`].
-#[inline(always)]
-pub(super) fn rewrite_error<F: StoreL3>(
-    ctx: &TcContext,
-    packet: &Packet<F>,
-    inner: &Inner<F>,
-    translation: &Translation<F>,
-    hops: u8,
-) -> Result<(), Reason> {
+#[inline(never)]
+pub(super) fn rewrite_error<F: StoreL3>(ctx: &TcContext, hand: &Hand<F>, hops: u8) -> Result<(), Reason> {
+    let Hand { packet, inner, quoted: new, plan } = hand;
     let outer_check_off = packet.l3.l4_off + 2;
-    let new = &translation.inner;
-    rewrite_quoted_check::<F>(ctx, outer_check_off, inner, translation)?;
+    rewrite_quoted_check::<F>(ctx, outer_check_off, inner, new)?;
     let l4_off = inner.l3.l4_off;
     let (src_off, dst_off) = if inner.is_query { (l4_off + 4, l4_off + 4) } else { (l4_off, l4_off + 2) };
     replace_word(ctx, outer_check_off, src_off, inner.tuple.src_port.to_be(), new.src_port.to_be())?;
     replace_word(ctx, outer_check_off, dst_off, inner.tuple.dst_port.to_be(), new.dst_port.to_be())?;
-    // The quoted network header's sum stays the same, so the outer checksum does not see it change.
-    F::store_l3(ctx, packet.l3.l4_off + 8, &inner.l3, &new.src_addr, &new.dst_addr, inner.l3.ttl)?;
-    F::store_l3(ctx, EthHdr::LEN, &packet.l3, &translation.src_addr, &translation.dst_addr, hops)
+    F::store_quoted(ctx, outer_check_off, packet.l3.l4_off + 8, &inner.l3, &new.src_addr, &new.dst_addr)?;
+    if F::ICMP_HAS_PSEUDO_HEADER {
+        let delta = address_delta::<F>(&packet.l3, &plan.tuple.src_addr, &plan.tuple.dst_addr);
+        ctx.l4_csum_replace(outer_check_off, 0, u64::from(delta.value()), u64::from(BPF_F_PSEUDO_HDR))
+            .map_err(|_| Reason::RewriteFailed)?;
+    }
+    F::store_l3(ctx, EthHdr::LEN, &packet.l3, &plan.tuple.src_addr, &plan.tuple.dst_addr, hops)
 }
 
 /// Adjusts the quoted packet's own transport checksum where the quotation reaches so far.
@@ -46,9 +45,8 @@ fn rewrite_quoted_check<F: Family>(
     ctx: &TcContext,
     outer_check_off: usize,
     inner: &Inner<F>,
-    translation: &Translation<F>,
+    new: &Tuple<F::Addr>,
 ) -> Result<(), Reason> {
-    let new = &translation.inner;
     let check_off = inner.l3.l4_off
         + match inner.l3.proto {
             proto::TCP => 16,
@@ -61,8 +59,9 @@ fn rewrite_quoted_check<F: Family>(
     }
     let ports = Delta::of_word(inner.tuple.src_port.to_be(), new.src_port.to_be())
         .plus(Delta::of_word(inner.tuple.dst_port.to_be(), new.dst_port.to_be()));
+    let has_pseudo_header = !inner.is_query || F::ICMP_HAS_PSEUDO_HEADER;
     let delta =
-        if inner.is_query { ports } else { ports.plus(address_delta::<F>(&inner.l3, &new.src_addr, &new.dst_addr)) };
+        if has_pseudo_header { ports.plus(address_delta::<F>(&inner.l3, &new.src_addr, &new.dst_addr)) } else { ports };
     replace_word(ctx, outer_check_off, check_off, check, delta.apply(check))
 }
 

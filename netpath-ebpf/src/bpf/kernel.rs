@@ -324,7 +324,7 @@ impl<F: FamilyMaps> Env<F> for Kernel<'_> {
                 dst_port: tuple.dst_port,
                 nat_port,
                 proto: tuple.proto,
-                family: if F::Addr::LEN == 4 { 4 } else { 6 },
+                family: event::family_of::<F>(),
             });
         }
     }

@@ -13,10 +13,9 @@ use netpath_common::{
     HostPeerKey, Inside, Link, LinkKey, Mapping, MappingKey, Network, PORT_BITS_WORDS, PortKey, PortSource, PortTarget,
     Ports, TrustedKey, Tuple,
 };
-use netpath_ebpf::{
-    family::{V4, V6},
-    packet::Packet,
-};
+use netpath_ebpf::family::{V4, V6};
+
+use super::hand::Hand;
 
 /// Settings: one element. Written by the agent.
 #[map]
@@ -108,9 +107,9 @@ pub(super) static RING_HAND: PerCpuArray<u32> = PerCpuArray::with_max_entries(1,
 #[map]
 pub(super) static FRAGMENTS_V4: LruHashMap<FragmentKey<Addr4>, Ports> = LruHashMap::with_max_entries(4096, 0);
 
-/// The packet in hand, per CPU. Written here.
+/// What is in hand. Written here.
 #[map]
-pub(super) static PACKET_V4: PerCpuArray<Packet<V4>> = PerCpuArray::with_max_entries(1, 0);
+pub(super) static HAND_V4: PerCpuArray<Hand<V4>> = PerCpuArray::with_max_entries(1, 0);
 
 /// Sources that may use a published port that has such a list. Written by the agent.
 #[map]
@@ -161,9 +160,9 @@ pub(super) static FLOW_RING_V6: Array<Tuple<Addr6>> = Array::with_max_entries(13
 #[map]
 pub(super) static FRAGMENTS_V6: LruHashMap<FragmentKey<Addr6>, Ports> = LruHashMap::with_max_entries(4096, 0);
 
-/// The packet in hand, per CPU. Written here.
+/// What is in hand. Written here.
 #[map]
-pub(super) static PACKET_V6: PerCpuArray<Packet<V6>> = PerCpuArray::with_max_entries(1, 0);
+pub(super) static HAND_V6: PerCpuArray<Hand<V6>> = PerCpuArray::with_max_entries(1, 0);
 
 /// Sources that may use a published port that has such a list. Written by the agent.
 #[map]

@@ -5,9 +5,11 @@ mod entry;
 mod event;
 mod family_maps;
 mod forward;
+mod hand;
 mod icmp;
 mod kernel;
 mod maps;
+mod nd;
 mod rewrite;
 mod skb;
 

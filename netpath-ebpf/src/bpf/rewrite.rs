@@ -2,16 +2,24 @@
 //!
 //! The transport checksum goes through `bpf_l4_csum_replace`, which knows CHECKSUM_PARTIAL and
 //! CHECKSUM_COMPLETE: address deltas with BPF_F_PSEUDO_HDR, port deltas in a call of their own without
-//! it. The network header is written with its own checksum adjusted, so its sum never changes.
+//! it.
+//!
+//! CHECKSUM_COMPLETE is a sum over the network header, too. With BPF_F_PSEUDO_HDR the helper takes the
+//! transport checksum's change into it, but not that of the addresses. An IPv4 header is written with its own
+//! checksum adjusted, so its sum does not change. An IPv6 header has none and is written with
+//! BPF_F_RECOMPUTE_CSUM, which takes addresses and hop count into the sum. (BPF_F_IPV6, Linux 6.16, says instead
+//! that addresses and transport checksum cancel. The hop count would still be missing.)
+
+use core::hint::cold_path;
 
 use aya_ebpf::{
-    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
+    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM},
     programs::TcContext,
 };
-use netpath_common::{Addr4, Address, Reason, Tuple, proto};
+use netpath_common::{Addr4, Addr6, Address, Reason, Tuple, proto};
 use netpath_ebpf::{
     checksum::Delta,
-    family::{Family, V4},
+    family::{Family, V4, V6},
     packet::{Kind, L3, Packet},
 };
 use network_types::eth::EthHdr;
@@ -28,13 +36,123 @@ pub(super) trait StoreL3: Family {
         hops: u8,
     ) -> Result<(), Reason>;
 
-    /// The same for the packet's own header, with the ports that follow it, in one write.
+    /// Writes addresses into the header at `l3_off` of a packet that an ICMP error quotes. The error's own
+    /// checksum, at `check_off`, covers it.
+    fn store_quoted(
+        ctx: &TcContext,
+        check_off: usize,
+        l3_off: usize,
+        l3: &L3<Self::Addr>,
+        src_addr: &Self::Addr,
+        dst_addr: &Self::Addr,
+    ) -> Result<(), Reason>;
+
+    /// Writes addresses, hop count and the ports that follow the packet's own header.
     fn store_l3_and_ports(
         ctx: &TcContext,
-        l3: &L3<Self::Addr>,
+        packet: &Packet<Self>,
         tuple: &Tuple<Self::Addr>,
         hops: u8,
     ) -> Result<(), Reason>;
+}
+
+/// All of an IPv6 header behind the flow label.
+#[repr(C)]
+struct Ipv6Tail {
+    payload_length: u16,
+    next_header: u8,
+    hop_limit: u8,
+    src_addr: Addr6,
+    dst_addr: Addr6,
+}
+
+impl Ipv6Tail {
+    const OFF: usize = 4;
+    const HOP_LIMIT_OFF: usize = 7;
+    const ADDRS_OFF: usize = 8;
+}
+
+/// Writes addresses and hop count into a header that extension headers may follow.
+#[inline(always)]
+fn store_v6(
+    ctx: &TcContext,
+    l3_off: usize,
+    l3: &L3<Addr6>,
+    src_addr: &Addr6,
+    dst_addr: &Addr6,
+    hops: u8,
+) -> Result<(), Reason> {
+    if l3.l4_off == l3_off + V6::HEADER_LEN {
+        return store_plain_v6(ctx, l3_off, l3, src_addr, dst_addr, hops);
+    }
+    cold_path();
+    let flags = u64::from(BPF_F_RECOMPUTE_CSUM);
+    store(ctx, l3_off + Ipv6Tail::HOP_LIMIT_OFF, &hops, flags)?;
+    store(ctx, l3_off + Ipv6Tail::ADDRS_OFF, &[*src_addr, *dst_addr], flags)
+}
+
+/// The same where the transport header follows at once: the packet's protocol is the next header then.
+#[inline(always)]
+fn store_plain_v6(
+    ctx: &TcContext,
+    l3_off: usize,
+    l3: &L3<Addr6>,
+    src_addr: &Addr6,
+    dst_addr: &Addr6,
+    hops: u8,
+) -> Result<(), Reason> {
+    let tail = Ipv6Tail {
+        payload_length: (l3.len as u16).wrapping_sub(V6::HEADER_LEN as u16).to_be(),
+        next_header: l3.proto,
+        hop_limit: hops,
+        src_addr: *src_addr,
+        dst_addr: *dst_addr,
+    };
+    store(ctx, l3_off + Ipv6Tail::OFF, &tail, u64::from(BPF_F_RECOMPUTE_CSUM))
+}
+
+#[inline(always)]
+fn store<T>(ctx: &TcContext, off: usize, value: &T, flags: u64) -> Result<(), Reason> {
+    ctx.store(off, value, flags).map_err(|_| Reason::RewriteFailed)
+}
+
+impl StoreL3 for V6 {
+    #[inline(always)]
+    fn store_l3(
+        ctx: &TcContext,
+        l3_off: usize,
+        l3: &L3<Addr6>,
+        src_addr: &Addr6,
+        dst_addr: &Addr6,
+        hops: u8,
+    ) -> Result<(), Reason> {
+        store_v6(ctx, l3_off, l3, src_addr, dst_addr, hops)
+    }
+
+    #[inline(always)]
+    fn store_quoted(
+        ctx: &TcContext,
+        check_off: usize,
+        l3_off: usize,
+        l3: &L3<Addr6>,
+        src_addr: &Addr6,
+        dst_addr: &Addr6,
+    ) -> Result<(), Reason> {
+        // Both changes cancel in the packet's sum.
+        let delta = address_delta::<V6>(l3, src_addr, dst_addr);
+        ctx.l4_csum_replace(check_off, 0, u64::from(delta.value()), 0).map_err(|_| Reason::RewriteFailed)?;
+        store(ctx, l3_off + Ipv6Tail::ADDRS_OFF, &[*src_addr, *dst_addr], 0)
+    }
+
+    #[inline(always)]
+    fn store_l3_and_ports(ctx: &TcContext, packet: &Packet<V6>, tuple: &Tuple<Addr6>, hops: u8) -> Result<(), Reason> {
+        store_plain_v6(ctx, EthHdr::LEN, &packet.l3, &tuple.src_addr, &tuple.dst_addr, hops)?;
+        // In a write of their own: their change cancels with that of the transport checksum.
+        if packet.tuple.src_port == tuple.src_port && packet.tuple.dst_port == tuple.dst_port {
+            return Ok(());
+        }
+        store(ctx, EthHdr::LEN + V6::HEADER_LEN, &[tuple.src_port.to_be(), tuple.dst_port.to_be()], 0)
+    }
 }
 
 /// The second half of an IPv4 header.
@@ -77,14 +195,27 @@ impl StoreL3 for V4 {
         hops: u8,
     ) -> Result<(), Reason> {
         let tail = Ipv4Tail::new(l3, src_addr, dst_addr, hops);
-        ctx.store(l3_off + Ipv4Tail::OFF, &tail, 0).map_err(|_| Reason::RewriteFailed)
+        store(ctx, l3_off + Ipv4Tail::OFF, &tail, 0)
     }
 
     #[inline(always)]
-    fn store_l3_and_ports(ctx: &TcContext, l3: &L3<Addr4>, tuple: &Tuple<Addr4>, hops: u8) -> Result<(), Reason> {
-        let tail = Ipv4Tail::new(l3, &tuple.src_addr, &tuple.dst_addr, hops);
+    fn store_quoted(
+        ctx: &TcContext,
+        _check_off: usize,
+        l3_off: usize,
+        l3: &L3<Addr4>,
+        src_addr: &Addr4,
+        dst_addr: &Addr4,
+    ) -> Result<(), Reason> {
+        // The header's sum stays the same, so the error's checksum does not see it change.
+        Self::store_l3(ctx, l3_off, l3, src_addr, dst_addr, l3.ttl)
+    }
+
+    #[inline(always)]
+    fn store_l3_and_ports(ctx: &TcContext, packet: &Packet<V4>, tuple: &Tuple<Addr4>, hops: u8) -> Result<(), Reason> {
+        let tail = Ipv4Tail::new(&packet.l3, &tuple.src_addr, &tuple.dst_addr, hops);
         let both = Ipv4TailAndPorts { tail, ports: [tuple.src_port.to_be(), tuple.dst_port.to_be()] };
-        ctx.store(EthHdr::LEN + Ipv4Tail::OFF, &both, 0).map_err(|_| Reason::RewriteFailed)
+        store(ctx, EthHdr::LEN + Ipv4Tail::OFF, &both, 0)
     }
 }
 
@@ -117,7 +248,7 @@ pub(super) fn rewrite<F: StoreL3>(
         if *tuple != packet.tuple {
             adjust_check::<F>(ctx, packet, tuple, &L4Layout::of(packet))?;
         }
-        return F::store_l3_and_ports(ctx, &packet.l3, tuple, hops);
+        return F::store_l3_and_ports(ctx, packet, tuple, hops);
     }
     if *tuple != packet.tuple && packet.kind != Kind::LaterFragment {
         rewrite_l4::<F>(ctx, packet, tuple)?;
@@ -200,5 +331,5 @@ fn store_port(ctx: &TcContext, off: usize, old: u16, new: u16) -> Result<(), Rea
     if old == new {
         return Ok(());
     }
-    ctx.store(off, &new.to_be(), 0).map_err(|_| Reason::RewriteFailed)
+    store(ctx, off, &new.to_be(), 0)
 }

@@ -6,16 +6,16 @@ use aya_ebpf::programs::TcContext;
 use netpath_common::Reason;
 use netpath_ebpf::{
     env::Env,
+    family::Family,
     packet::{Bytes, Kind, Packet, bounded},
 };
 use network_types::eth::EthHdr;
 
-use super::{family_maps::FamilyMaps, kernel::Kernel};
+use super::{family_maps::FamilyMaps, hand::Hand, kernel::Kernel};
 
-/// Headers up to TCP without options.
-const MIN_HEADERS: usize = EthHdr::LEN + 20 + 20;
-/// Headers up to the ports inside an ICMP error, with all IPv4 options.
-const MAX_HEADERS: u32 = 192;
+/// Headers up to the checksum inside an ICMP error, with as many extension headers as are walked through in
+/// both packets.
+pub(super) const MAX_HEADERS: usize = EthHdr::LEN + 40 + 256 + 8 + 40 + 256 + 20;
 
 /// The linear part of an skb.
 pub(super) struct Skb<'a>(pub(super) &'a TcContext);
@@ -65,34 +65,44 @@ pub(super) fn linearize(ctx: &TcContext, len: usize) {
     let len = bounded(len);
     if ctx.data() + len > ctx.data_end() && ctx.data_end() - ctx.data() < ctx.len() as usize {
         // A failure leaves the packet as it is, and parsing finds it too short.
-        let _ = ctx.pull_data(ctx.len().min(MAX_HEADERS));
+        let _ = ctx.pull_data(ctx.len().min(MAX_HEADERS as u32));
     }
 }
 
-/// Reads the packet into this CPU's scratch space.
-///
-/// Not onto the stack, for two reasons: its 512 bytes are few, and what is read back from a map is any
-/// number to the verifier, so that it checks what follows once and not once per kind of packet.
+/// Takes the packet in hand.
 ///
 /// # Errors
 ///
 /// [`Reason::Malformed`].
 #[inline(always)]
-pub(super) fn load<F: FamilyMaps>(env: &Kernel<'_>) -> Result<&'static Packet<F>, Reason>
+pub(super) fn load<F: FamilyMaps>(env: &Kernel<'_>) -> Result<&'static mut Hand<F>, Reason>
 where
     for<'a> Kernel<'a>: Env<F>,
 {
-    let ctx = env.ctx;
-    let slot = F::scratch().ok_or(Reason::Malformed)?;
+    let hand = F::hand().ok_or(Reason::Malformed)?;
     // SAFETY: this CPU's own element, and programs do not interrupt each other on one CPU.
-    let slot = unsafe { &mut *slot };
-    if ctx.data() + MIN_HEADERS > ctx.data_end() {
+    let hand = unsafe { &mut *hand };
+    read(env.ctx, &mut hand.packet)?;
+    if hand.packet.kind == Kind::LaterFragment {
         cold_path();
-        linearize(ctx, MIN_HEADERS);
+        let ports = ports_of_first(env.ctx, &hand.packet);
+        hand.packet.set_ports((ports >> 16) as u16, ports as u16);
     }
-    if has_options(ctx) {
+    Ok(hand)
+}
+
+/// Not inlined, for a stack of its own.
+#[inline(never)]
+fn read<F: Family>(ctx: &TcContext, slot: &mut Packet<F>) -> Result<(), Reason> {
+    // Up to TCP without options.
+    let min_headers = EthHdr::LEN + F::HEADER_LEN + 20;
+    if ctx.data() + min_headers > ctx.data_end() {
         cold_path();
-        linearize(ctx, MAX_HEADERS as usize);
+        linearize(ctx, min_headers);
+    }
+    if !F::is_plain(&Skb(ctx), EthHdr::LEN) {
+        cold_path();
+        linearize(ctx, MAX_HEADERS);
     }
     *slot = Packet::<F>::parse(&Skb(ctx), EthHdr::LEN)?;
     if slot.l3.len as usize > ctx.len() as usize - EthHdr::LEN {
@@ -103,29 +113,13 @@ where
     if gso_size != 0 {
         slot.segment_len = (slot.l3.l4_off - EthHdr::LEN) as u32 + slot.l4_header_len().saturating_add(gso_size);
     }
-    if slot.l3.fragment != 0 {
-        cold_path();
-        find_ports(env, slot);
-    }
-    Ok(slot)
+    Ok(())
 }
 
-/// Whether the first byte behind the Ethernet header is not that of an IPv4 header without options: the
-/// transport header may then lie outside the linear part.
-#[inline(always)]
-fn has_options(ctx: &TcContext) -> bool {
-    Skb(ctx).get::<u8>(EthHdr::LEN) != Some(0x45)
-}
-
-/// Gives a later fragment the ports of its first one, if that was seen.
-#[inline(always)]
-fn find_ports<F: FamilyMaps>(env: &Kernel<'_>, packet: &mut Packet<F>)
-where
-    for<'a> Kernel<'a>: Env<F>,
-{
-    if packet.kind == Kind::LaterFragment
-        && let Some(ports) = env.fragment_ports::<F>(&packet.fragment_key())
-    {
-        packet.set_ports(ports.src_port, ports.dst_port);
-    }
+/// Source and destination port of a later fragment, in one number; 0: the first one was not seen. Not inlined, as
+/// [`read`].
+#[inline(never)]
+fn ports_of_first<F: FamilyMaps>(ctx: &TcContext, packet: &Packet<F>) -> u32 {
+    let ports = Kernel { ctx }.fragment_ports::<F>(&packet.fragment_key());
+    ports.map_or(0, |ports| u32::from(ports.src_port) << 16 | u32::from(ports.dst_port))
 }
