@@ -161,7 +161,8 @@ pub fn echo(asker: &Namespace, answerer: &Namespace, to: impl Into<IpAddr>, id: 
     request.src_addr
 }
 
-pub(crate) fn checksum(bytes: &[u8]) -> u16 {
+/// RFC 1071, of bytes in which the checksum's own are zero.
+pub fn checksum(bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
     let mut sum: u32 = words.sum();
     while sum > 0xffff {

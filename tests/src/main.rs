@@ -38,6 +38,9 @@ mod restart;
 /// The flow table: what is in it, what happens when it is full.
 mod flow_table;
 
+/// What people have complained about, where no other file has it.
+mod complaints;
+
 /// Ports and policies change while traffic flows; a container's namespace vanishes.
 mod live_change;
 
