@@ -1,17 +1,16 @@
 //! The agent between two requests: what it knows and what it holds. Here are the steps that keep state,
 //! maps and kernel in agreement; what requests make of them is in the files beside.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 use netpath_common::{PortRange, config_flag};
 
+use crate::announce::announce;
 use crate::api;
-use crate::arp;
-use crate::bridge::Bridge;
 use crate::counters::Counters;
 use crate::datapath::{Attachment, Datapath};
-use crate::desired::{BridgeFacts, HostFacts, Policy, desired, endpoint_image};
+use crate::desired::{self, Addrs, BridgeFacts, HostFacts, container_image, desired};
 use crate::externals::{self, Interfaces};
 use crate::host;
 use crate::ipam::Allocator;
@@ -19,10 +18,10 @@ use crate::netlink::{Netlink, Notice};
 use crate::options::Options;
 use crate::reconcile::{Change, Image, diff};
 use crate::refusal::Refusal;
-use crate::state::{Endpoint, State, Store};
+use crate::state::{Network, State, Store};
 
-/// Name of the one network.
-pub const NETWORK_NAME: &str = "bridge";
+/// Index of the default network.
+pub const DEFAULT_NETWORK_INDEX: u32 = 1;
 
 pub struct Agent {
     pub(crate) options: Options,
@@ -31,8 +30,8 @@ pub struct Agent {
     pub(crate) datapath: Datapath,
     pub(crate) netlink: Netlink,
     pub(crate) host: HostFacts,
-    pub(crate) policy: Policy,
-    pub(crate) addresses: Allocator,
+    /// Network index to its addresses.
+    pub(crate) addresses: BTreeMap<u32, Addresses>,
     pub(crate) counters: Counters,
     /// What the maps hold.
     pub(crate) image: Image,
@@ -40,21 +39,27 @@ pub struct Agent {
     pub(crate) last_automatic_port: u16,
 }
 
+/// A network's addresses.
+#[derive(Clone, Debug, Default)]
+pub struct Addresses {
+    pub v4: Option<Allocator>,
+    pub v6: Option<Allocator>,
+}
+
 impl Agent {
-    pub fn network(&self) -> api::Network {
-        let external = |facts: &crate::desired::ExternalFacts| api::External {
+    pub fn info(&self) -> api::Info {
+        let external = |facts: &desired::ExternalFacts| api::External {
             ifname: facts.ifname.clone(),
             ifindex: facts.ifindex,
-            addresses: facts.addrs.clone(),
+            addresses: facts
+                .addrs
+                .iter()
+                .copied()
+                .map(Into::into)
+                .chain(facts.addrs6.iter().copied().map(Into::into))
+                .collect(),
         };
-        api::Network {
-            name: NETWORK_NAME.to_owned(),
-            bridge: self.options.bridge.clone(),
-            subnet: self.host.bridge.addr.trunc(),
-            gateway: self.gateway(),
-            mtu: self.mtu(),
-            icc: self.policy.icc,
-            masquerade: self.policy.masquerade,
+        api::Info {
             shortcuts: self.datapath.config().flags & config_flag::SHORTCUTS != 0,
             externals: self.host.externals.iter().map(external).collect(),
             state_dir: self.options.state_dir.clone(),
@@ -62,19 +67,15 @@ impl Agent {
         }
     }
 
-    /// Changes the network's policy until the agent is started anew.
+    /// Changes the data plane's settings until the agent is started anew.
     ///
     /// # Errors
     /// If a map cannot be written.
-    pub fn patch_network(&mut self, patch: api::NetworkPatch) -> Result<api::Network> {
-        if let Some(icc) = patch.icc {
-            self.policy.icc = icc;
-            self.reconcile()?;
-        }
+    pub fn patch_info(&mut self, patch: &api::InfoPatch) -> Result<api::Info> {
         if let Some(shortcuts) = patch.shortcuts {
             self.set_config_flag(config_flag::SHORTCUTS, shortcuts)?;
         }
-        Ok(self.network())
+        Ok(self.info())
     }
 
     pub(crate) fn set_config_flag(&mut self, flag: u32, on: bool) -> Result<()> {
@@ -83,48 +84,52 @@ impl Agent {
         self.datapath.set_config(config)
     }
 
-    /// The gateway that containers get.
-    pub(crate) fn gateway(&self) -> std::net::Ipv4Addr {
-        self.options.default_gateway.unwrap_or(self.host.bridge.addr.addr())
+    /// The MTU that a new container of the network gets.
+    pub(crate) fn mtu(&self, network: &Network) -> u32 {
+        mtu(network, &self.host)
     }
 
-    /// The MTU that a new container gets.
-    pub(crate) fn mtu(&self) -> u32 {
-        self.options.mtu.unwrap_or_else(|| externals::smallest_mtu(&self.host.externals))
-    }
-
-    /// Puts `endpoint` on disk and then into the maps, or leaves both as they were.
+    /// Changes the state as far as `container` is concerned, on disk and then in the maps, or leaves both as
+    /// they were.
     ///
     /// # Errors
     /// A [`Refusal`] if the port table has no room; if disk or map cannot be written.
-    pub(crate) fn put_endpoint(&mut self, index: u32, endpoint: Endpoint) -> Result<()> {
-        let part = |endpoint: &Endpoint| endpoint_image(index, endpoint, &self.host);
-        let before = self.state.endpoints.get(&index).map(part).unwrap_or_default();
-        let after = part(&endpoint);
-        let published = self.image.published_len() - before.published_len() + after.published_len();
-        if published > self.options.max_ports as usize {
-            let max = self.options.max_ports;
-            let error = format!("the table of published ports is full: want {published} entries, --max-ports is {max}");
-            return Err(Refusal::Taken(error).into());
-        }
-        let old = self.state.endpoints.insert(index, endpoint);
-        let done = self.store.save(&self.state).and_then(|()| self.apply(&diff(&after, &before)));
-        if let Err(error) = done {
-            match old {
-                Some(old) => self.state.endpoints.insert(index, old),
-                None => self.state.endpoints.remove(&index),
-            };
+    pub(crate) fn change(&mut self, container: &str, change: impl FnOnce(&mut State)) -> Result<()> {
+        let old = self.state.clone();
+        let before = self.part(container);
+        change(&mut self.state);
+        let after = self.part(container);
+        let done = self.check_room(&before, &after).and_then(|()| self.store.save(&self.state));
+        let done = done.and_then(|()| self.apply(&diff(&after, &before)));
+        if done.is_err() {
+            self.state = old;
             let restored = self.reconcile();
             self.warn("restore the maps", restored);
             self.warn("restore the state", self.store.save(&self.state));
-            return Err(error);
         }
-        Ok(())
+        done
+    }
+
+    /// What the maps should hold that a change of `container` can change, the links of others to it among it.
+    fn part(&self, container: &str) -> Image {
+        let mut image = container_image(container, &self.state, &Addrs::new(&self.state, &self.host));
+        image.links = desired::links(&self.state);
+        image
+    }
+
+    fn check_room(&self, before: &Image, after: &Image) -> Result<()> {
+        let published = self.image.published_len() + after.published_len() - before.published_len();
+        let max = self.options.max_ports;
+        if published <= max as usize {
+            return Ok(());
+        }
+        let error = format!("the table of published ports is full: want {published} entries, --max-ports is {max}");
+        Err(Refusal::Taken(error).into())
     }
 
     /// Makes the maps hold what they should.
     pub(crate) fn reconcile(&mut self) -> Result<()> {
-        let desired = desired(&self.state.endpoints, &self.host, self.policy);
+        let desired = desired(&self.state, &self.host);
         self.apply(&diff(&desired, &self.image))
     }
 
@@ -139,19 +144,17 @@ impl Agent {
 
     /// Acts on what has changed on the host, a burst of changes at once.
     pub async fn notice(&mut self, notices: impl IntoIterator<Item = Notice>) {
-        let (mut look, mut announce) = (false, false);
+        let (mut look, mut bridges) = (false, BTreeSet::new());
         for notice in notices {
             match notice {
-                Notice::LinkGone(ifindex) if ifindex == self.host.bridge.ifindex => {
-                    tracing::error!(
-                        "bridge {} has been removed: its containers are cut off until the agent is restarted, which makes it anew",
-                        self.options.bridge
-                    );
+                Notice::LinkGone(ifindex) => {
+                    self.notice_bridge_gone(ifindex);
+                    look |= !self.forget_link(ifindex).await;
                 }
-                Notice::LinkGone(ifindex) => look |= !self.forget_link(ifindex).await,
                 Notice::Link(ifindex) => {
                     look |= self.endpoint_of(ifindex).is_none();
-                    announce |= ifindex == self.host.bridge.ifindex;
+                    bridges
+                        .extend(self.host.bridges.iter().find(|(_, b)| b.ifindex == ifindex).map(|(index, _)| *index));
                 }
                 Notice::Address(_) | Notice::Route => look = true,
             }
@@ -160,18 +163,33 @@ impl Agent {
             let refreshed = self.refresh().await;
             self.warn("follow the host's interfaces", refreshed);
         }
-        if announce && let Err(error) = self.announce_bridge() {
-            // Nobody is missed on a bridge that is down or gone.
-            tracing::debug!("announce the bridge: {error:#}");
+        for index in bridges {
+            if let Err(error) = self.announce_bridge(index) {
+                // Nobody is missed on a bridge that is down or gone.
+                tracing::debug!("announce the bridge: {error:#}");
+            }
         }
     }
 
-    /// Tells the containers the bridge's hardware address: one that was made anew has another than they
-    /// remember. A bridge that is just coming up may lose this without an error; when it is up, the kernel
+    /// Tells the containers of a network the bridge's hardware address: one that was made anew has another than
+    /// they remember. A bridge that is just coming up may lose this without an error; when it is up, the kernel
     /// gives notice, and it is said again.
-    pub(crate) fn announce_bridge(&self) -> Result<()> {
-        let bridge = &self.host.bridge;
-        arp::announce(bridge.ifindex, bridge.addr.addr(), bridge.mac)
+    pub(crate) fn announce_bridge(&self, index: u32) -> Result<()> {
+        let (Some(network), Some(bridge)) = (self.state.networks.get(&index), self.host.bridges.get(&index)) else {
+            return Ok(());
+        };
+        let mut addrs = [&network.v4, &network.v6].into_iter().flatten().filter_map(|subnet| subnet.bridge);
+        addrs.try_for_each(|addr| announce(bridge.ifindex, addr, bridge.mac))
+    }
+
+    fn notice_bridge_gone(&self, ifindex: u32) {
+        let network = self.host.bridges.iter().find(|(_, bridge)| bridge.ifindex == ifindex);
+        if let Some(network) = network.and_then(|(index, _)| self.state.networks.get(index)) {
+            tracing::error!(
+                "bridge {} has been removed: its containers are cut off until the agent is restarted, which makes it anew",
+                network.bridge
+            );
+        }
     }
 
     /// Compares the host with what the agent believes, and acts on the difference.
@@ -185,20 +203,22 @@ impl Agent {
         for ifindex in gone {
             self.forget_link(ifindex).await;
         }
-        let mut bridge = self.host.bridge.clone();
-        if let Some(link) = interfaces.links.iter().find(|link| link.ifindex == bridge.ifindex) {
-            bridge.mac = link.mac;
+        self.forget_ended();
+        let mut bridges = self.host.bridges.clone();
+        for bridge in bridges.values_mut() {
+            if let Some(link) = interfaces.links.iter().find(|link| link.ifindex == bridge.ifindex) {
+                bridge.mac = link.mac;
+            }
         }
-        let facts = facts(&interfaces, &self.options, &self.state, bridge);
+        let facts = facts(&interfaces, &self.options, &self.state, bridges);
         if facts == self.host {
             return Ok(());
         }
-        tracing::info!("external interfaces: {}", describe(&facts));
-        let old_mtu = self.mtu();
-        self.host = facts;
-        if self.mtu() != old_mtu {
-            self.change_mtu().await;
+        if facts.externals != self.host.externals {
+            tracing::info!("external interfaces: {}", describe(&facts));
         }
+        let old = std::mem::replace(&mut self.host, facts);
+        self.follow_mtu(&old).await;
         self.reconcile()?;
         self.attach_externals()
     }
@@ -220,31 +240,43 @@ impl Agent {
         Ok(())
     }
 
-    /// Removes the endpoint whose veth is gone; `false` if `ifindex` is nobody's veth.
+    fn endpoint_of(&self, ifindex: u32) -> Option<u32> {
+        self.state.endpoints.iter().find(|(_, endpoint)| endpoint.ifindex == ifindex).map(|(index, _)| *index)
+    }
+
+    /// Removes the endpoint whose veth is gone, and its container with the last one; `false` if `ifindex` is
+    /// nobody's veth.
     async fn forget_link(&mut self, ifindex: u32) -> bool {
         let Some(index) = self.endpoint_of(ifindex) else { return false };
         let endpoint = &self.state.endpoints[&index];
-        let name = endpoint.name.clone();
+        let name = endpoint.container.clone();
         tracing::info!("container `{name}` is disconnected: its interface {} has gone", endpoint.ifname);
-        for error in self.discard(index).await {
+        let errors = if self.state.endpoints_of(&name).len() > 1 {
+            self.discard_endpoint(index).await
+        } else {
+            self.discard(&name).await
+        };
+        for error in errors {
             tracing::warn!("clean up after `{name}`: {error:#}");
         }
         true
     }
 
-    fn endpoint_of(&self, ifindex: u32) -> Option<u32> {
-        self.state.endpoints.iter().find(|(_, endpoint)| endpoint.ifindex == ifindex).map(|(index, _)| *index)
-    }
-
-    /// Gives the bridge its new MTU. Containers keep theirs: where it is too large, path MTU discovery
-    /// says so.
-    async fn change_mtu(&mut self) {
-        let mtu = self.mtu();
-        tracing::info!("the MTU of new containers is {mtu}");
-        self.host.bridge.mtu = network_mtu(mtu, &self.state);
-        if self.state.network.as_ref().is_some_and(|network| network.created) {
-            let set = self.netlink.set_mtu(self.host.bridge.ifindex, mtu).await;
-            self.warn("change the bridge's MTU", set);
+    /// Gives the bridges whose MTU follows the externals their new one. Containers keep theirs: where it is too
+    /// large, path MTU discovery says so.
+    async fn follow_mtu(&mut self, old: &HostFacts) {
+        for (index, network) in &self.state.networks {
+            let new = mtu(network, &self.host);
+            if new == mtu(network, old) {
+                continue;
+            }
+            tracing::info!("the MTU of new containers in network `{}` is {new}", network.name);
+            let Some(bridge) = self.host.bridges.get_mut(index) else { continue };
+            bridge.mtu = network_mtu(*index, new, &self.state);
+            if network.created {
+                let set = self.netlink.set_mtu(bridge.ifindex, new).await;
+                self.warn("change the bridge's MTU", set);
+            }
         }
     }
 
@@ -265,32 +297,53 @@ pub(crate) async fn read_interfaces(netlink: &Netlink) -> Result<Interfaces> {
     })
 }
 
-/// What `interfaces` mean to the network behind `bridge`.
-pub(crate) fn facts(interfaces: &Interfaces, options: &Options, state: &State, bridge: BridgeFacts) -> HostFacts {
+/// What `interfaces` mean to the networks behind `bridges`.
+pub(crate) fn facts(
+    interfaces: &Interfaces,
+    options: &Options,
+    state: &State,
+    bridges: BTreeMap<u32, BridgeFacts>,
+) -> HostFacts {
     let own = state.endpoints.values().map(|endpoint| endpoint.ifindex).collect();
-    let externals = interfaces.externals(&options.externals, &options.bridge, &own);
+    let bridge_names: BTreeSet<&str> = state.networks.values().map(|network| network.bridge.as_str()).collect();
     let every = PortRange { first: 1, last: u16::MAX };
     HostFacts {
-        bridge,
-        externals,
+        bridges,
+        externals: interfaces.externals(&options.externals, &bridge_names, &own),
         local_addrs: interfaces.local_addrs(),
         local_addrs6: interfaces.local_addrs6(),
         ephemeral: host::ephemeral_ports().unwrap_or(every),
+        trusted: trusted(interfaces, options, state),
     }
 }
 
-pub(crate) fn bridge_facts(bridge: &Bridge, mtu: u32, state: &State) -> BridgeFacts {
-    BridgeFacts { ifindex: bridge.ifindex, mac: bridge.mac, addr: bridge.addr, mtu: network_mtu(mtu, state) }
+/// Interfaces and the networks whose containers they may reach directly.
+fn trusted(interfaces: &Interfaces, options: &Options, state: &State) -> Vec<(u32, u32)> {
+    let mut trusted = Vec::new();
+    for (index, network) in &state.networks {
+        for ifname in network.trusted.iter().chain(&options.trusted) {
+            let link = interfaces.links.iter().find(|link| link.ifname == *ifname);
+            trusted.extend(link.map(|link| (link.ifindex, *index)));
+        }
+    }
+    trusted
 }
 
-/// The largest packet that the bridge and every container take.
-fn network_mtu(mtu: u32, state: &State) -> u32 {
-    state.endpoints.values().map(|endpoint| endpoint.mtu).fold(mtu, u32::min)
+/// The MTU of a network: as asked for, or that of the externals.
+pub(crate) fn mtu(network: &Network, host: &HostFacts) -> u32 {
+    network.mtu.unwrap_or_else(|| externals::smallest_mtu(&host.externals))
+}
+
+/// The largest packet that the bridge and every container of the network take.
+pub(crate) fn network_mtu(index: u32, mtu: u32, state: &State) -> u32 {
+    let endpoints = state.endpoints.values().filter(|endpoint| endpoint.network == index);
+    endpoints.map(|endpoint| endpoint.mtu).fold(mtu, u32::min)
 }
 
 fn describe(facts: &HostFacts) -> String {
-    let one = |external: &crate::desired::ExternalFacts| {
-        let addrs: Vec<_> = external.addrs.iter().map(ToString::to_string).collect();
+    let one = |external: &desired::ExternalFacts| {
+        let v4 = external.addrs.iter().map(ToString::to_string);
+        let addrs: Vec<_> = v4.chain(external.addrs6.iter().map(ToString::to_string)).collect();
         format!("{} ({})", external.ifname, addrs.join(", "))
     };
     let all: Vec<_> = facts.externals.iter().map(one).collect();

@@ -3,14 +3,21 @@
 //! | method and path | body | answer |
 //! |---|---|---|
 //! | `GET /v1/version` | - | [`Version`] |
-//! | `GET /v1/network` | - | [`Network`] |
-//! | `PATCH /v1/network` | [`NetworkPatch`] | [`Network`] |
-//! | `GET /v1/endpoints` | - | `[`[`Endpoint`]`]` |
-//! | `POST /v1/endpoints` | [`Attach`] | [`Endpoint`] |
-//! | `GET /v1/endpoints/NAME` | - | [`Endpoint`] |
-//! | `DELETE /v1/endpoints/NAME` | - | [`Endpoint`] as it was |
-//! | `POST /v1/endpoints/NAME/ports` | [`Ports`] | [`Endpoint`] |
-//! | `DELETE /v1/endpoints/NAME/ports` | [`Ports`] | [`Endpoint`] |
+//! | `GET /v1/info` | - | [`Info`] |
+//! | `PATCH /v1/info` | [`InfoPatch`] | [`Info`] |
+//! | `GET /v1/networks` | - | `[`[`Network`]`]` |
+//! | `POST /v1/networks` | [`NetworkCreate`] | [`Network`] |
+//! | `GET /v1/networks/NAME` | - | [`Network`] |
+//! | `PATCH /v1/networks/NAME` | [`NetworkPatch`] | [`Network`] |
+//! | `DELETE /v1/networks/NAME` | - | [`Network`] as it was |
+//! | `POST /v1/networks/NAME/endpoints` | [`Connect`] | [`Container`] |
+//! | `DELETE /v1/networks/NAME/endpoints/CONTAINER` | - | [`Container`] |
+//! | `GET /v1/containers` | - | `[`[`Container`]`]` |
+//! | `POST /v1/containers` | [`Attach`] | [`Container`] |
+//! | `GET /v1/containers/NAME` | - | [`Container`] |
+//! | `DELETE /v1/containers/NAME` | - | [`Container`] as it was |
+//! | `POST /v1/containers/NAME/ports` | [`Ports`] | [`Container`] |
+//! | `DELETE /v1/containers/NAME/ports` | [`Ports`] | [`Container`] |
 //! | `GET /v1/rules` | - | `[`[`Rule`]`]` |
 //! | `GET /v1/conntrack?proto=&src=&dst=&sport=&dport=&name=` | - | `[`[`Flow`]`]` |
 //! | `DELETE /v1/conntrack` with the same query; no query = all | - | [`Deleted`] |
@@ -20,11 +27,11 @@
 //!
 //! Errors: status 400 (the request is wrong), 404 (no such name), 409 (taken), 500, with [`ErrorBody`].
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::port_spec::Proto;
@@ -36,16 +43,9 @@ pub struct Version {
     pub pid: u32,
 }
 
-/// The bridge network.
+/// The agent and what it serves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Network {
-    pub name: String,
-    pub bridge: String,
-    pub subnet: Ipv4Net,
-    pub gateway: Ipv4Addr,
-    pub mtu: u32,
-    pub icc: bool,
-    pub masquerade: bool,
+pub struct Info {
     pub shortcuts: bool,
     /// Interfaces served as external.
     pub externals: Vec<External>,
@@ -57,17 +57,103 @@ pub struct Network {
 pub struct External {
     pub ifname: String,
     pub ifindex: u32,
-    pub addresses: Vec<Ipv4Addr>,
+    pub addresses: Vec<IpAddr>,
 }
 
-/// Live changes to the network; what is absent stays.
+/// Live changes to the agent; what is absent stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InfoPatch {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shortcuts: Option<bool>,
+}
+
+/// A bridge network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    pub name: String,
+    /// Name of the bridge's interface.
+    pub bridge: String,
+    /// Absent only where the network has IPv6 alone.
+    pub v4: Option<Subnet>,
+    pub v6: Option<Subnet>,
+    pub mtu: u32,
+    pub icc: bool,
+    pub internal: bool,
+    pub masquerade: bool,
+    pub gateway_mode_ipv4: GatewayMode,
+    pub gateway_mode_ipv6: GatewayMode,
+    /// Interfaces from which containers may be reached by their own addresses.
+    pub trusted: Vec<String>,
+    /// The containers connected to it.
+    pub containers: Vec<String>,
+}
+
+/// The addresses of one family in a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Subnet {
+    pub subnet: IpNet,
+    /// Part of the subnet that addresses are picked from; absent: all of it.
+    pub ip_range: Option<IpNet>,
+    /// The bridge's own address; absent in gateway mode `isolated`.
+    pub bridge: Option<IpAddr>,
+    /// Where the containers' default route leads; absent in an internal network.
+    pub gateway: Option<IpAddr>,
+}
+
+/// What a network's containers and the outside have of each other, per family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GatewayMode {
+    /// Masquerade and published ports.
+    #[default]
+    Nat,
+    /// The same, and every port of a container is reached at its own address.
+    NatUnprotected,
+    /// Containers are reached and known by their own addresses, at their published ports.
+    Routed,
+    /// The bridge has no address; internal networks only.
+    Isolated,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NetworkCreate {
+    pub name: String,
+    /// At most one of each family; without one, the first pool that is free.
+    pub subnets: Vec<IpNet>,
+    pub gateways: Vec<IpAddr>,
+    pub ip_ranges: Vec<IpNet>,
+    pub ipv6: bool,
+    pub internal: bool,
+    pub icc: Option<bool>,
+    pub masquerade: Option<bool>,
+    pub mtu: Option<u32>,
+    pub gateway_mode_ipv4: GatewayMode,
+    pub gateway_mode_ipv6: GatewayMode,
+    pub trusted: Vec<String>,
+    /// Name of the bridge's interface; created if missing. Default: `br-` and 12 hexadecimal digits.
+    pub bridge: Option<String>,
+}
+
+/// Live changes to a network; what is absent stays.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkPatch {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub icc: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub shortcuts: Option<bool>,
+}
+
+/// Connects a container to one more network.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Connect {
+    pub container: String,
+    pub address: Option<Ipv4Addr>,
+    pub address6: Option<Ipv6Addr>,
+    /// `aa:bb:cc:dd:ee:ff`
+    pub mac: Option<String>,
 }
 
 /// Whose network namespace to connect.
@@ -83,11 +169,25 @@ pub enum Netns {
 pub struct Attach {
     pub name: String,
     pub netns: Netns,
+    /// `bridge`, `none`, `host`, `container:NAME` or the name of a network. Absent: `bridge`.
+    #[serde(default)]
+    pub network: Option<String>,
     /// `-p` specifications in Docker's grammar.
     #[serde(default)]
     pub publish: Vec<String>,
+    /// Publishes every exposed port automatically.
+    #[serde(default)]
+    pub publish_all: bool,
+    /// Exposed ports, `PORT[-LAST][/PROTO]`.
+    #[serde(default)]
+    pub expose: Vec<String>,
+    /// `NAME[:ALIAS]` of containers to link to.
+    #[serde(default)]
+    pub links: Vec<String>,
     #[serde(default)]
     pub address: Option<Ipv4Addr>,
+    #[serde(default)]
+    pub address6: Option<Ipv6Addr>,
     /// `aa:bb:cc:dd:ee:ff`
     #[serde(default)]
     pub mac: Option<String>,
@@ -137,32 +237,60 @@ impl PortBinding {
     }
 }
 
+/// A container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Endpoint {
+pub struct Container {
     pub name: String,
-    pub address: Ipv4Addr,
-    pub prefix_len: u8,
-    pub gateway: Ipv4Addr,
-    pub mac: String,
-    pub mtu: u32,
-    /// Host end of the veth pair.
-    pub ifname: String,
-    pub ifindex: u32,
-    pub network: String,
+    /// As asked for: `bridge`, `none`, `host`, `container:NAME` or the name of a network.
+    pub network_mode: String,
+    /// Of the first endpoint; absent where there is none.
+    pub address: Option<Ipv4Addr>,
+    pub address6: Option<Ipv6Addr>,
     pub netns: Netns,
     pub hostname: Option<String>,
     pub command: Vec<String>,
     /// Seconds since the epoch.
     pub created: u64,
+    /// Its interfaces, the one that published ports lead to first.
+    pub endpoints: Vec<Endpoint>,
     pub ports: Vec<PortBinding>,
+    /// Exposed ports, `PORT[-LAST]/PROTO`.
+    pub expose: Vec<String>,
+    pub links: Vec<Link>,
     /// Where the runner keeps the logs of detached containers.
     pub log_dir: PathBuf,
+}
+
+/// A container's interface in a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    pub network: String,
+    /// Name inside the container.
+    pub interface: String,
+    pub address: Option<Ipv4Addr>,
+    pub prefix_len: u8,
+    pub gateway: Option<Ipv4Addr>,
+    pub address6: Option<Ipv6Addr>,
+    pub prefix_len6: u8,
+    pub gateway6: Option<Ipv6Addr>,
+    pub mac: String,
+    pub mtu: u32,
+    /// Host end of the veth pair.
+    pub ifname: String,
+    pub ifindex: u32,
+}
+
+/// A link to another container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    pub name: String,
+    pub alias: String,
 }
 
 /// One line of `netpath rules`: what `iptables -L -v -n` would have shown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
-    /// `dnat`, `masquerade`, `icc`, `to`, `from` or `drop`.
+    /// `dnat`, `masquerade`, `routed`, `unprotected`, `internal`, `icc`, `trusted`, `link`, `to`, `from` or `drop`.
     pub kind: String,
     /// Endpoint or network name; empty for the host.
     pub name: String,
@@ -183,11 +311,11 @@ pub struct Flow {
     /// Seconds until it expires.
     pub expires_s: u32,
     pub name: String,
-    pub src: Ipv4Addr,
+    pub src: IpAddr,
     pub sport: u16,
-    pub dst: Ipv4Addr,
+    pub dst: IpAddr,
     pub dport: u16,
-    pub nat_addr: Ipv4Addr,
+    pub nat_addr: IpAddr,
     pub nat_port: u16,
 }
 
@@ -198,7 +326,8 @@ pub struct Deleted {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
-    pub endpoints: usize,
+    pub containers: usize,
+    pub networks: usize,
     pub published_ports: usize,
     pub flows: usize,
     pub max_flows: u32,

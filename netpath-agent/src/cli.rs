@@ -1,11 +1,12 @@
 //! The command line: clap types only. What a subcommand does is in `commands/`.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use crate::cli_network::NetworkCommand;
 use crate::names::hosts::ExtraHost;
 use crate::names::resolv_conf;
 use crate::options::{AgentFlags, DEFAULT_SOCKET};
@@ -47,8 +48,11 @@ pub enum Command {
     Ps(TableArgs),
     /// Lists the published ports of a container, or where one of them leads
     Port(PortArgs),
-    /// Shows a container, or without a name the network, as JSON
+    /// Shows a container, or without a name the agent, as JSON
     Inspect(InspectArgs),
+    /// Creates, removes and shows networks
+    #[command(subcommand)]
+    Network(NetworkCommand),
     /// Publishes more ports of a container
     Publish(PublishArgs),
     /// Unpublishes ports of a container
@@ -163,9 +167,29 @@ pub struct EndpointArgs {
     #[arg(short, long, value_name = "SPEC")]
     pub publish: Vec<String>,
 
-    /// Address of the container [default: the lowest that is free]
+    /// Publishes every exposed port at a host port that is free
+    #[arg(short = 'P', long)]
+    pub publish_all: bool,
+
+    /// Exposes a port to linked containers and to -P: PORT[-LAST][/PROTO]
+    #[arg(long, value_name = "PORT")]
+    pub expose: Vec<String>,
+
+    /// Links to another container of the network: its exposed ports are open to this one
+    #[arg(long, value_name = "NAME[:ALIAS]")]
+    pub link: Vec<String>,
+
+    /// Network: bridge, none, host, container:NAME or one made by `network create` [default: bridge]
+    #[arg(long, visible_alias = "network", value_name = "NETWORK")]
+    pub net: Option<String>,
+
+    /// IPv4 address of the container [default: the lowest that is free]
     #[arg(long, value_name = "ADDR")]
     pub ip: Option<Ipv4Addr>,
+
+    /// IPv6 address of the container [default: the lowest that is free]
+    #[arg(long, value_name = "ADDR")]
+    pub ip6: Option<Ipv6Addr>,
 
     /// Hardware address of the container [default: random]
     #[arg(long, value_name = "MAC")]
@@ -304,16 +328,16 @@ pub struct ConntrackAction {
 #[group(multiple = true)]
 pub struct ConntrackFilter {
     /// Protocol
-    #[arg(short, long, value_parser = ["tcp", "udp", "icmp"], ignore_case = true)]
+    #[arg(short, long, value_parser = ["tcp", "udp", "icmp", "icmpv6", "sctp"], ignore_case = true)]
     pub proto: Option<String>,
 
     /// Source address
     #[arg(short, long, value_name = "ADDR")]
-    pub src: Option<Ipv4Addr>,
+    pub src: Option<IpAddr>,
 
     /// Destination address
     #[arg(short, long, value_name = "ADDR")]
-    pub dst: Option<Ipv4Addr>,
+    pub dst: Option<IpAddr>,
 
     /// Source port
     #[arg(long, value_name = "PORT")]

@@ -50,6 +50,10 @@ impl Client {
         self.call(Method::POST, path, Some(body)).await
     }
 
+    pub async fn patch<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+        self.call(Method::PATCH, path, Some(body)).await
+    }
+
     pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         self.call(Method::DELETE, path, None::<&()>).await
     }
@@ -173,9 +177,9 @@ mod tests {
     #[tokio::test]
     async fn names_arrive_as_they_were_typed() {
         let name = get(|UrlPath(name): UrlPath<String>| async { Json(name) });
-        let (client, _dir) = serve(Router::new().route("/v1/endpoints/{name}", name));
+        let (client, _dir) = serve(Router::new().route("/v1/containers/{name}", name));
         for typed in ["web", "a/b", "x?y=z&ä %2F"] {
-            let got: String = client.get(&format!("/v1/endpoints/{}", encode(typed))).await.unwrap();
+            let got: String = client.get(&format!("/v1/containers/{}", encode(typed))).await.unwrap();
             assert_eq!(got, typed);
         }
     }
@@ -183,8 +187,8 @@ mod tests {
     #[tokio::test]
     async fn the_agents_words_are_the_error() {
         let taken = || async { (StatusCode::CONFLICT, Json(json!({"error": "name `web` is taken"}))) };
-        let (client, _dir) = serve(Router::new().route("/v1/endpoints", get(taken)));
-        let error = client.get::<Value>("/v1/endpoints").await.unwrap_err();
+        let (client, _dir) = serve(Router::new().route("/v1/containers", get(taken)));
+        let error = client.get::<Value>("/v1/containers").await.unwrap_err();
         assert_eq!(format!("{error:#}"), "name `web` is taken");
         assert!(matches!(error.downcast_ref(), Some(ClientError::Refused { status: 409, .. })));
         let error = client.get::<Value>("/nothing").await.unwrap_err();

@@ -9,12 +9,13 @@ pub mod process;
 
 use std::fs;
 use std::io::Read;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use nix::unistd::Pid;
 
-use crate::api::{Attach, Endpoint, Netns};
+use crate::api::{Attach, Container, Netns};
 use crate::cli::{NamesArgs, RunArgs, Variable};
 use crate::client::{Client, encode};
 use crate::commands::block_on;
@@ -49,17 +50,22 @@ pub fn run(client: &Client, args: RunArgs) -> Result<Outcome> {
     let request = Attach {
         name: name.clone(),
         netns: Netns::Pid(child.pid().as_raw().cast_unsigned()),
+        network: args.endpoint.net,
         publish: args.endpoint.publish,
+        publish_all: args.endpoint.publish_all,
+        expose: args.endpoint.expose,
+        links: args.endpoint.link,
         address: args.endpoint.ip,
+        address6: args.endpoint.ip6,
         mac: args.endpoint.mac_address,
         hostname: Some(hostname.clone()),
         command: args.command,
     };
-    let endpoint: Endpoint = block_on(client.post("/v1/endpoints", &request))??;
-    let order = files.contents(&endpoint, child.pid()).map(|files| Order {
+    let container: Container = block_on(client.post("/v1/containers", &request))??;
+    let order = files.contents(&container, child.pid()).map(|files| Order {
         files,
         env,
-        log: args.detach.then(|| endpoint.log_dir.join(format!("{}.log", endpoint.name))),
+        log: args.detach.then(|| container.log_dir.join(format!("{}.log", container.name))),
     });
     match order.and_then(|order| child.release(&order)) {
         Ok(None) if args.detach => {
@@ -86,18 +92,24 @@ struct FilesArgs<'a> {
 }
 
 impl FilesArgs<'_> {
-    fn contents(self, endpoint: &Endpoint, pid: Pid) -> Result<Vec<(PathBuf, String)>> {
+    fn contents(self, container: &Container, pid: Pid) -> Result<Vec<(PathBuf, String)>> {
         let has_ipv6 = fs::read_to_string(format!("/proc/{pid}/net/if_inet6")).is_ok_and(|text| !text.is_empty());
+        let endpoints = &container.endpoints;
+        let v4 = endpoints.iter().filter_map(|endpoint| endpoint.address).map(IpAddr::from);
+        let addrs: Vec<IpAddr> = v4.chain(endpoints.iter().filter_map(|e| e.address6).map(IpAddr::from)).collect();
+        let v4 = endpoints.iter().filter_map(|endpoint| endpoint.gateway).map(IpAddr::from);
+        let gateways: Vec<IpAddr> = v4.chain(endpoints.iter().filter_map(|e| e.gateway6).map(IpAddr::from)).collect();
+        let reach = Reach::Network { has_ipv6: endpoints.iter().any(|endpoint| endpoint.address6.is_some()) };
         let hosts = Hosts {
             has_ipv6,
             extra: &self.names.add_host,
-            gateways: &[endpoint.gateway.into()],
+            gateways: &gateways,
             links: &[],
             hostname: self.hostname,
-            addrs: &[endpoint.address.into()],
+            addrs: &addrs,
         };
         let dns = Dns { servers: self.names.dns, search: self.names.dns_search, options: self.names.dns_option };
-        let resolv_conf = resolv_conf::text(&resolv_conf::of_host()?, &dns, Reach::Network { has_ipv6: false });
+        let resolv_conf = resolv_conf::text(&resolv_conf::of_host()?, &dns, reach);
         Ok(vec![
             ("/etc/hosts".into(), hosts.text()),
             ("/etc/hostname".into(), format!("{}\n", self.hostname)),
@@ -110,7 +122,7 @@ impl FilesArgs<'_> {
 /// after `netpath run` has ended the name and the ports are free at once this way.
 fn give_up(client: &Client, child: Child, name: &str) {
     drop(child);
-    if let Ok(Err(e)) = block_on(client.delete::<Endpoint>(&format!("/v1/endpoints/{}", encode(name)))) {
+    if let Ok(Err(e)) = block_on(client.delete::<Container>(&format!("/v1/containers/{}", encode(name)))) {
         // Most likely the agent was faster.
         tracing::debug!("remove {name}: {e:#}");
     }

@@ -4,10 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::state::State;
 
-/// The network's pair: masqueraded packets, and packets between its containers.
-pub const NETWORK: u32 = 1;
-
-/// Hands out indices: pairs to endpoints, single ones to port bindings. Index 0 is nobody's.
+/// Hands out indices: pairs to networks, endpoints and links, single ones to port bindings. Index 0 is nobody's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// The lowest index that was never used.
@@ -22,9 +19,11 @@ impl Counters {
     /// The counters of a map with `size` elements, of which `state` uses some.
     pub fn new(size: u32, state: &State) -> Self {
         let pairs = state.endpoints.values().flat_map(|endpoint| [endpoint.counter, endpoint.counter + 1]);
-        let network = [NETWORK, NETWORK + 1];
-        let used: BTreeSet<u32> =
-            network.into_iter().chain(pairs).chain(state.bindings().map(|(_, port)| port.counter)).collect();
+        let networks = state.networks.values().flat_map(|network| [network.counter, network.counter + 1]);
+        let links = state.containers.values().flat_map(|container| &container.links);
+        let links = links.flat_map(|link| [link.counter, link.counter + 1]);
+        let ports = state.bindings().map(|(_, port)| port.counter);
+        let used: BTreeSet<u32> = networks.chain(pairs).chain(links).chain(ports).collect();
         let mut counters = Self {
             next: used.last().map_or(1, |last| last + 1),
             size,
@@ -84,11 +83,11 @@ mod tests {
 
     #[test]
     fn the_map_is_used_to_its_last_element() {
-        let mut counters = Counters::new(7, &State::new(String::new()));
-        assert_eq!((counters.take_pair(), counters.take(), counters.take()), (Some(3), Some(5), Some(6)));
+        let mut counters = Counters::new(5, &State::new(String::new()));
+        assert_eq!((counters.take_pair(), counters.take(), counters.take()), (Some(1), Some(3), Some(4)));
         assert_eq!((counters.take_pair(), counters.take()), (None, None));
-        counters.give_back_pair(3);
-        assert_eq!((counters.take(), counters.take(), counters.take()), (Some(3), Some(4), None));
+        counters.give_back_pair(1);
+        assert_eq!((counters.take(), counters.take(), counters.take()), (Some(1), Some(2), None));
     }
 
     proptest! {
@@ -106,7 +105,7 @@ mod tests {
                 let held: Vec<u32> = singles.iter().copied().chain(pairs.iter().flat_map(|p| [*p, p + 1])).collect();
                 let distinct: BTreeSet<u32> = held.iter().copied().collect();
                 prop_assert_eq!(held.len(), distinct.len());
-                prop_assert!(distinct.iter().all(|index| (NETWORK + 2..40).contains(index)));
+                prop_assert!(distinct.iter().all(|index| (1..40).contains(index)));
             }
         }
     }

@@ -42,7 +42,9 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     agent.datapath.show_trace()?;
     let (sender, commands) = mpsc::channel(64);
     let server = tokio::spawn(server::serve(listener, sender));
-    tracing::info!("ready on {}, network {}", path.display(), agent.host.bridge.addr.trunc());
+    let subnets = agent.networks().into_iter().flat_map(|network| [network.v4, network.v6]).flatten();
+    let subnets: Vec<_> = subnets.map(|subnet| subnet.subnet.to_string()).collect();
+    tracing::info!("ready on {}, networks {}", path.display(), subnets.join(", "));
 
     let mut daemon = Daemon { agent, events, monitors: broadcast::channel(EVENT_BACKLOG).0, monitoring: false };
     let ended = daemon.serve(&mut notices, commands, shutdown).await;
@@ -113,10 +115,29 @@ impl Daemon {
     async fn handle(&mut self, command: Command) {
         let agent = &mut self.agent;
         match command {
-            Command::Network(reply) => answer(reply, Ok(agent.network())),
-            Command::PatchNetwork(patch, reply) => answer(reply, agent.patch_network(patch)),
-            Command::Endpoints(reply) => answer(reply, Ok(agent.endpoints())),
-            Command::Endpoint(name, reply) => answer(reply, agent.endpoint(&name)),
+            Command::Info(reply) => answer(reply, Ok(agent.info())),
+            Command::PatchInfo(patch, reply) => answer(reply, agent.patch_info(&patch)),
+            Command::Networks(reply) => answer(reply, Ok(agent.networks())),
+            Command::Network(name, reply) => answer(reply, agent.network(&name)),
+            Command::CreateNetwork(request, reply) => {
+                let created = agent.create_network(*request).await;
+                answer(reply, created);
+            }
+            Command::PatchNetwork(name, patch, reply) => answer(reply, agent.patch_network(&name, &patch)),
+            Command::DeleteNetwork(name, reply) => {
+                let deleted = agent.delete_network(&name).await;
+                answer(reply, deleted);
+            }
+            Command::Connect(network, request, reply) => {
+                let connected = agent.connect(&network, &request).await;
+                answer(reply, connected);
+            }
+            Command::Disconnect(network, name, reply) => {
+                let disconnected = agent.disconnect(&network, &name).await;
+                answer(reply, disconnected);
+            }
+            Command::Containers(reply) => answer(reply, Ok(agent.containers())),
+            Command::Container(name, reply) => answer(reply, agent.container(&name)),
             Command::Attach(request, reply) => {
                 let attached = agent.attach(*request).await;
                 answer(reply, attached);

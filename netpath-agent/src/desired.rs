@@ -1,23 +1,24 @@
-//! What the maps should hold, given the agent's state and the facts of the host. Pure: no I/O.
+//! What the maps should hold, given the agent's state and the facts of the host. Pure: no I/O. What published
+//! ports give is `desired_ports`' business.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
-use netpath_common::{Addr4, Endpoint, External, Network, PortRange, network_flag};
+use netpath_common::{
+    Addr4, Addr6, Address, Endpoint, External, Link, LinkKey, Network, PortRange, TrustedKey, network_flag,
+};
 
-use crate::counters;
-use crate::desired_ports::{self, Gateway, HostAddrs};
+use crate::api::{GatewayMode, Subnet};
+use crate::desired_ports::{self, Gateway, HostAddrs, Target};
+use crate::exposed;
 use crate::reconcile::{FamilyImage, Image};
-use crate::state;
-
-/// Index of the one bridge network.
-pub const NETWORK: u32 = 1;
+use crate::state::{self, Container, State};
 
 /// What the kernel says about the interfaces of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostFacts {
-    pub bridge: BridgeFacts,
+    /// Network index to its bridge.
+    pub bridges: BTreeMap<u32, BridgeFacts>,
     /// The one with the default route first.
     pub externals: Vec<ExternalFacts>,
     /// Every address of the host but 127.0.0.0/8, the bridges' included.
@@ -26,14 +27,14 @@ pub struct HostFacts {
     pub local_addrs6: Vec<Ipv6Addr>,
     /// Ports that the kernel gives to sockets that ask for none.
     pub ephemeral: PortRange,
+    /// Interfaces from which containers may be reached directly, and the networks they may reach.
+    pub trusted: Vec<(u32, u32)>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BridgeFacts {
     pub ifindex: u32,
     pub mac: [u8; 6],
-    /// The bridge's address and the network's prefix.
-    pub addr: Ipv4Net,
     /// Largest L3 packet in bytes that every interface of the network takes.
     pub mtu: u32,
 }
@@ -50,125 +51,278 @@ pub struct ExternalFacts {
     pub addrs6: Vec<Ipv6Addr>,
 }
 
-/// What the network allows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Policy {
-    pub icc: bool,
-    pub masquerade: bool,
-}
-
 /// Everything that the maps should hold.
-pub fn desired(endpoints: &BTreeMap<u32, state::Endpoint>, host: &HostFacts, policy: Policy) -> Image {
-    let mut image = network_image(host, policy);
-    for (index, endpoint) in endpoints {
-        image.extend(endpoint_image(*index, endpoint, host));
+pub fn desired(state: &State, host: &HostFacts) -> Image {
+    let mut image = host_image(host);
+    for (index, network) in &state.networks {
+        image.extend(network_image(*index, network, host));
     }
+    let addrs = Addrs::new(state, host);
+    for name in state.containers.keys() {
+        image.extend(container_image(name, state, &addrs));
+    }
+    image.links = links(state);
     image
 }
 
-/// What the maps should hold about the network and the interfaces of the host.
-pub fn network_image(host: &HostFacts, policy: Policy) -> Image {
-    let mut network = Network::EMPTY;
-    network.flags = network_flag::EXISTS
-        | if policy.icc { network_flag::ICC } else { 0 }
-        | if policy.masquerade { network_flag::MASQUERADE4 } else { 0 };
-    network.ifindex = host.bridge.ifindex;
-    network.mtu = host.bridge.mtu;
-    network.counter = counters::NETWORK;
-    network.mac = host.bridge.mac;
-    let subnet = host.bridge.addr.trunc();
-    network.prefix4 = subnet.network().into();
-    network.mask4 = subnet.netmask().into();
+fn host_image(host: &HostFacts) -> Image {
     let external = |facts: &ExternalFacts| {
         let addr4 = facts.addrs.first().copied().unwrap_or(Ipv4Addr::UNSPECIFIED).into();
         let addr6 = facts.addrs6.first().copied().unwrap_or(Ipv6Addr::UNSPECIFIED).into();
         (facts.ifindex, External { addr4, addr6 })
     };
     Image {
-        networks: BTreeMap::from([(NETWORK, network)]),
-        v4: FamilyImage {
-            prefixes: BTreeMap::from([((Addr4::from(subnet.network()), subnet.prefix_len()), NETWORK)]),
-            ..FamilyImage::default()
-        },
         externals: host.externals.iter().map(external).collect(),
+        trusted: host.trusted.iter().map(|(ifindex, network)| (TrustedKey::new(*ifindex, *network), 1)).collect(),
         ..Image::default()
     }
 }
 
-/// What the maps should hold about one endpoint and its published ports.
-pub fn endpoint_image(index: u32, endpoint: &state::Endpoint, host: &HostFacts) -> Image {
-    let mut entry = Endpoint::EMPTY;
-    entry.generation = endpoint.generation;
-    entry.ifindex = endpoint.ifindex;
-    entry.network = NETWORK;
-    entry.counter = endpoint.counter;
-    entry.addr4 = endpoint.addr.into();
-    entry.mac = endpoint.mac.0;
-
-    let mut image = Image {
-        endpoints: BTreeMap::from([(index, entry)]),
-        v4: FamilyImage { addresses: BTreeMap::from([(endpoint.addr.into(), index)]), ..FamilyImage::default() },
-        ..Image::default()
-    };
-    let target = desired_ports::Target {
-        index,
-        generation: endpoint.generation,
-        addr: endpoint.addr.into(),
-        gateway: Gateway::Nat,
-    };
-    desired_ports::publish(target, &endpoint.ports, &host.addrs4(), &mut image.v4);
+/// What the maps should hold about a network; nothing while its bridge is gone.
+fn network_image(index: u32, network: &state::Network, host: &HostFacts) -> Image {
+    let mut image = Image::default();
+    let Some(bridge) = host.bridges.get(&index) else { return image };
+    let mut entry = Network::EMPTY;
+    entry.flags = flags(network);
+    entry.ifindex = bridge.ifindex;
+    entry.mtu = bridge.mtu;
+    entry.counter = network.counter;
+    entry.mac = bridge.mac;
+    if let Some((addr, mask, len)) = network.v4.as_ref().and_then(prefix::<Addr4>) {
+        (entry.prefix4, entry.mask4) = (addr, mask);
+        image.v4.prefixes.insert((addr, len), index);
+    }
+    if let Some((addr, mask, len)) = network.v6.as_ref().and_then(prefix::<Addr6>) {
+        (entry.prefix6, entry.mask6) = (addr, mask);
+        image.v6.prefixes.insert((addr, len), index);
+    }
+    image.networks.insert(index, entry);
     image
 }
 
-impl HostFacts {
-    fn addrs4(&self) -> HostAddrs<Addr4> {
-        let addrs = |addrs: &[Ipv4Addr]| addrs.iter().copied().map(Addr4::from).collect();
-        HostAddrs {
-            local: addrs(&self.local_addrs),
-            external: self.externals.iter().flat_map(|external| addrs(&external.addrs)).collect::<Vec<_>>(),
-            bridges: vec![self.bridge.addr.addr().into()],
-            ephemeral: self.ephemeral,
+fn flags(network: &state::Network) -> u32 {
+    let translated = |mode| network.masquerade && !network.internal && mode != GatewayMode::Routed;
+    [
+        (true, network_flag::EXISTS),
+        (network.icc, network_flag::ICC),
+        (network.internal, network_flag::INTERNAL),
+        (translated(network.mode4), network_flag::MASQUERADE4),
+        (translated(network.mode6), network_flag::MASQUERADE6),
+        (network.mode4 == GatewayMode::Routed, network_flag::ROUTED4),
+        (network.mode6 == GatewayMode::Routed, network_flag::ROUTED6),
+        (network.mode4 == GatewayMode::NatUnprotected, network_flag::UNPROTECTED4),
+        (network.mode6 == GatewayMode::NatUnprotected, network_flag::UNPROTECTED6),
+    ]
+    .iter()
+    .fold(0, |flags, (is_set, flag)| if *is_set { flags | flag } else { flags })
+}
+
+/// Address, mask and length of a subnet's prefix.
+fn prefix<A: TryFrom<IpAddr>>(subnet: &Subnet) -> Option<(A, A, u8)> {
+    let net = subnet.subnet;
+    Some((A::try_from(net.network()).ok()?, A::try_from(net.netmask()).ok()?, net.prefix_len()))
+}
+
+/// The host's addresses as published ports need them, of both families.
+pub struct Addrs {
+    v4: HostAddrs<Addr4>,
+    v6: HostAddrs<Addr6>,
+}
+
+impl Addrs {
+    pub fn new(state: &State, host: &HostFacts) -> Self {
+        let bridges = || state.networks.values().flat_map(|network| [&network.v4, &network.v6]);
+        let bridges = || bridges().flatten().filter_map(|subnet| subnet.bridge);
+        let externals = &host.externals;
+        Self {
+            v4: HostAddrs {
+                local: host.local_addrs.iter().copied().map(Addr4::from).collect(),
+                external: externals.iter().flat_map(|e| &e.addrs).copied().map(Addr4::from).collect(),
+                bridges: bridges().filter_map(|addr| Addr4::try_from(addr).ok()).collect(),
+                ephemeral: host.ephemeral,
+            },
+            v6: HostAddrs {
+                local: host.local_addrs6.iter().copied().map(Addr6::from).collect(),
+                external: externals.iter().flat_map(|e| &e.addrs6).copied().map(Addr6::from).collect(),
+                bridges: bridges().filter_map(|addr| Addr6::try_from(addr).ok()).collect(),
+                ephemeral: host.ephemeral,
+            },
         }
     }
 }
 
+/// What the maps should hold about a container: its endpoints and published ports.
+pub fn container_image(name: &str, state: &State, addrs: &Addrs) -> Image {
+    let mut image = Image::default();
+    let Some(container) = state.containers.get(name) else { return image };
+    let endpoints = state.endpoints_of(name);
+    for (index, endpoint) in &endpoints {
+        image.extend(endpoint_image(*index, endpoint));
+    }
+    publish(container, state, &endpoints, |e| e.addr.map(Addr4::from), |n| n.mode4, &addrs.v4, &mut image.v4);
+    publish(container, state, &endpoints, |e| e.addr6.map(Addr6::from), |n| n.mode6, &addrs.v6, &mut image.v6);
+    image
+}
+
+/// What the maps should hold about an endpoint but its published ports.
+fn endpoint_image(index: u32, endpoint: &state::Endpoint) -> Image {
+    let mut entry = Endpoint::EMPTY;
+    entry.generation = endpoint.generation;
+    entry.ifindex = endpoint.ifindex;
+    entry.network = endpoint.network;
+    entry.counter = endpoint.counter;
+    entry.mac = endpoint.mac.0;
+    let mut image = Image::default();
+    if let Some(addr) = endpoint.addr {
+        entry.addr4 = addr.into();
+        image.v4.addresses.insert(addr.into(), index);
+    }
+    if let Some(addr) = endpoint.addr6 {
+        entry.addr6 = addr.into();
+        image.v6.addresses.insert(addr.into(), index);
+        image.v6.addresses.insert(link_local(endpoint.mac.0).into(), index);
+    }
+    image.endpoints.insert(index, entry);
+    image
+}
+
+/// The address that the kernel gives an interface by itself (RFC 4291, appendix A).
+fn link_local(mac: [u8; 6]) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = mac;
+    let word = |high, low| u16::from_be_bytes([high, low]);
+    Ipv6Addr::new(0xfe80, 0, 0, 0, word(a ^ 2, b), word(c, 0xff), word(0xfe, d), word(e, f))
+}
+
+/// Publishes the container's ports at the endpoint that they lead to in one family: the first whose network
+/// has an outside.
+fn publish<A: Address + Ord + TryFrom<IpAddr>>(
+    container: &Container,
+    state: &State,
+    endpoints: &[(u32, &state::Endpoint)],
+    addr: fn(&state::Endpoint) -> Option<A>,
+    mode: fn(&state::Network) -> GatewayMode,
+    host: &HostAddrs<A>,
+    image: &mut FamilyImage<A>,
+) {
+    let target = endpoints.iter().find_map(|(index, endpoint)| {
+        let network = state.networks.get(&endpoint.network).filter(|network| !network.internal)?;
+        let gateway = if mode(network) == GatewayMode::Routed { Gateway::Routed } else { Gateway::Nat };
+        Some(Target { index: *index, generation: endpoint.generation, addr: addr(endpoint)?, gateway })
+    });
+    if let Some(target) = target {
+        desired_ports::publish(target, &container.ports, host, image);
+    }
+}
+
+/// The exposed ports that linked containers may use: each end's interfaces that share a network.
+pub fn links(state: &State) -> BTreeMap<LinkKey, Link> {
+    let mut links = BTreeMap::new();
+    for (name, container) in &state.containers {
+        for link in &container.links {
+            let Some(target) = state.containers.get(&link.target) else { continue };
+            let ports = exposed::ports(target);
+            for (_, from) in state.endpoints_of(name) {
+                for (_, to) in state.endpoints_of(&link.target) {
+                    if from.network == to.network {
+                        let key = |(proto, port)| LinkKey::new(from.generation, to.generation, port, proto);
+                        links.extend(ports.iter().copied().map(|p| (key(p), Link { counter: link.counter })));
+                    }
+                }
+            }
+        }
+    }
+    links
+}
+
 #[cfg(test)]
 mod tests {
+    use netpath_common::proto;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::api::Netns;
     use crate::port_spec::Proto;
     use crate::reconcile::diff;
-    use crate::state::{Mac, PortBinding};
+    use crate::state::PortBinding;
+    use crate::state::samples;
 
-    const CONTAINER: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 2);
-    const BRIDGE: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 1);
     const ETH0: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
     const ETH1: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 
     #[test]
     fn policy_becomes_flags() {
-        let flags = |icc, masquerade| network_image(&host(&[]), Policy { icc, masquerade }).networks[&NETWORK].flags;
-        assert_eq!(flags(false, false), network_flag::EXISTS);
-        assert_eq!(flags(true, false), network_flag::EXISTS | network_flag::ICC);
-        assert_eq!(flags(false, true), network_flag::EXISTS | network_flag::MASQUERADE4);
+        let of = |change: fn(&mut state::Network)| {
+            let mut network = samples::network("bridge");
+            change(&mut network);
+            flags(&network) & !network_flag::EXISTS
+        };
+        let both = network_flag::MASQUERADE4 | network_flag::MASQUERADE6;
+        assert_eq!(of(|_| {}), network_flag::ICC | both);
+        assert_eq!(of(|n| n.icc = false), both);
+        assert_eq!(of(|n| n.masquerade = false), network_flag::ICC);
+        assert_eq!(of(|n| n.internal = true), network_flag::ICC | network_flag::INTERNAL);
+        let routed6 = network_flag::ICC | network_flag::MASQUERADE4 | network_flag::ROUTED6;
+        assert_eq!(of(|n| n.mode6 = GatewayMode::Routed), routed6);
+        assert_eq!(
+            of(|n| n.mode4 = GatewayMode::NatUnprotected),
+            network_flag::ICC | both | network_flag::UNPROTECTED4
+        );
+    }
+
+    #[test]
+    fn a_network_whose_bridge_is_gone_gives_nothing() {
+        let image = desired(&state(&[]), &HostFacts { bridges: BTreeMap::new(), ..host(&[]) });
+        assert_eq!((image.networks.len(), image.v4.prefixes.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_dual_stack_endpoint_is_known_by_three_addresses() {
+        let mut state = state(&[]);
+        let endpoint = state.endpoints.get_mut(&1).unwrap();
+        endpoint.addr6 = Some("fd00::2".parse().unwrap());
+        endpoint.mac = state::Mac([0x02, 0x42, 0xac, 0x11, 0, 2]);
+        let image = desired(&state, &host(&[ETH0]));
+        let addrs: Vec<_> = image.v6.addresses.keys().map(|addr| addr.to_ip().to_string()).collect();
+        assert_eq!(addrs, ["fd00::2", "fe80::42:acff:fe11:2"]);
+        assert_eq!(image.v4.addresses.len(), 1);
+    }
+
+    #[test]
+    fn ports_lead_to_the_first_endpoint_that_has_an_outside() {
+        let mut state = state(&[(ETH0, 8080, 80)]);
+        state.networks.insert(2, state::Network { internal: true, ..samples::network("inside") });
+        let inside = state::Endpoint { network: 2, generation: 1, ..samples::endpoint("web") };
+        state.endpoints.get_mut(&1).unwrap().generation = 2;
+        state.endpoints.insert(2, inside);
+        let image = desired(&state, &host(&[ETH0]));
+        assert_eq!(image.v4.published.values().map(|target| target.endpoint).collect::<Vec<_>>(), [1]);
+    }
+
+    #[test]
+    fn a_link_opens_exposed_and_published_ports_to_the_other_end_only() {
+        let mut state = state(&[(ETH0, 8080, 80)]);
+        state.containers.get_mut("web").unwrap().expose = vec!["53/udp".to_owned()];
+        let link = state::Link { target: "web".to_owned(), alias: "w".to_owned(), counter: 9 };
+        state.containers.insert("app".to_owned(), Container { links: vec![link], ..samples::container() });
+        state.endpoints.insert(2, state::Endpoint { generation: 7, ..samples::endpoint("app") });
+        let keys: Vec<_> = links(&state).into_keys().collect();
+        assert_eq!(keys, [LinkKey::new(7, 1, 53, proto::UDP), LinkKey::new(7, 1, 80, proto::TCP)]);
+        state.endpoints.get_mut(&2).unwrap().network = 2;
+        assert!(links(&state).is_empty(), "they share no network");
     }
 
     proptest! {
         #[test]
-        fn one_endpoints_change_is_the_whole_images_change(
-            before in prop::collection::vec((0usize..3, 1u16..9, 1u16..5), 0..6),
-            after in prop::collection::vec((0usize..3, 1u16..9, 1u16..5), 0..6),
+        fn one_containers_change_is_the_whole_images_change(
+            before in prop::collection::btree_map((1u16..9, 0usize..3), 1u16..5, 0..6),
+            after in prop::collection::btree_map((1u16..9, 0usize..3), 1u16..5, 0..6),
         ) {
             let addrs = [Ipv4Addr::UNSPECIFIED, ETH0, ETH1];
-            let endpoint = |ports: &[(usize, u16, u16)]| {
-                endpoint(&ports.iter().map(|(a, h, c)| (addrs[*a], *h, *c)).collect::<Vec<_>>())
+            let state = |ports: &BTreeMap<(u16, usize), u16>| {
+                state(&ports.iter().map(|((h, a), c)| (addrs[*a], *h, *c)).collect::<Vec<_>>())
             };
-            let (before, after, host) = (endpoint(&before), endpoint(&after), host(&[ETH0, ETH1]));
-            let policy = Policy { icc: true, masquerade: true };
-            let whole = |e: &state::Endpoint| desired(&BTreeMap::from([(1, e.clone())]), &host, policy);
-            let part = |e: &state::Endpoint| endpoint_image(1, e, &host);
+            let (before, after, host) = (state(&before), state(&after), host(&[ETH0, ETH1]));
+            let part = |state: &State| container_image("web", state, &Addrs::new(state, &host));
+            let whole = |state: &State| desired(state, &host);
             prop_assert_eq!(diff(&part(&after), &part(&before)), diff(&whole(&after), &whole(&before)));
         }
     }
@@ -182,38 +336,31 @@ mod tests {
             addrs6: vec![],
         };
         HostFacts {
-            bridge: BridgeFacts { ifindex: 2, mac: [2; 6], addr: Ipv4Net::new_assert(BRIDGE, 16), mtu: 1500 },
+            bridges: BTreeMap::from([(1, BridgeFacts { ifindex: 2, mac: [2; 6], mtu: 1500 })]),
             externals: externals.iter().enumerate().map(external).collect(),
+            local_addrs: externals.iter().copied().chain([Ipv4Addr::new(172, 17, 0, 1)]).collect(),
             local_addrs6: vec![],
-            local_addrs: externals.iter().copied().chain([BRIDGE]).collect(),
             ephemeral: PortRange { first: 32768, last: 60999 },
+            trusted: vec![],
         }
     }
 
-    fn endpoint(ports: &[(Ipv4Addr, u16, u16)]) -> state::Endpoint {
+    /// One container, `web`, that publishes `ports`.
+    fn state(ports: &[(Ipv4Addr, u16, u16)]) -> State {
         let binding = |(i, (host_addr, host_port, container_port)): (usize, &(Ipv4Addr, u16, u16))| PortBinding {
             host_addr: (*host_addr).into(),
             host_port: *host_port,
             container_port: *container_port,
             count: 1,
             proto: Proto::Tcp,
-            counter: 3 + i as u32,
+            counter: 5 + i as u32,
             from: vec![],
         };
-        state::Endpoint {
-            name: "web".to_owned(),
-            generation: 5,
-            counter: 1,
-            ifname: "veth0".to_owned(),
-            ifindex: 7,
-            addr: CONTAINER,
-            mac: Mac([2; 6]),
-            mtu: 1500,
-            netns: Netns::Pid(1),
-            hostname: None,
-            command: vec![],
-            created: 0,
-            ports: ports.iter().enumerate().map(binding).collect(),
-        }
+        let mut state = State::new(String::new());
+        state.networks.insert(1, samples::network("bridge"));
+        let container = Container { ports: ports.iter().enumerate().map(binding).collect(), ..samples::container() };
+        state.containers.insert("web".to_owned(), container);
+        state.endpoints.insert(1, samples::endpoint("web"));
+        state
     }
 }

@@ -1,120 +1,108 @@
-//! Connecting containers and disconnecting them, publishing ports and unpublishing them: all of it or
-//! nothing.
+//! A container's interfaces: planned, made, taken away.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use anyhow::{Context, Error, Result, anyhow, ensure};
-use ipnet::Ipv4Net;
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
+use ipnet::IpNet;
 use nix::errno::Errno;
 
-use crate::agent::{Agent, NETWORK_NAME};
-use crate::api;
-use crate::arp;
-use crate::desired::endpoint_image;
+use crate::agent::{Addresses, Agent};
+use crate::announce::announce;
+use crate::desired::{Addrs, container_image};
 use crate::host;
-use crate::ipam::IpamError;
+use crate::ipam::{Allocator, IpamError};
 use crate::netlink::Veth;
-use crate::netns::{CONTAINER_IFNAME, Netns};
-use crate::ports::{self, ProcPorts, Resolver};
-use crate::reconcile::{Image, diff};
+use crate::netns::Netns;
+use crate::reconcile::diff;
 use crate::refusal::Refusal;
-use crate::state::{Endpoint, Mac, PortBinding};
+use crate::state::{Endpoint, Mac, State};
 
-/// Longest name; with the prefix of [`alias`] it fits an interface's alias.
-const MAX_NAME: usize = 128;
+/// What is asked of a new endpoint; the rest is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Asked<'a> {
+    pub address: Option<Ipv4Addr>,
+    pub address6: Option<Ipv6Addr>,
+    pub mac: Option<&'a str>,
+}
 
 impl Agent {
-    pub fn endpoints(&self) -> Vec<api::Endpoint> {
-        self.state.endpoints.values().map(|endpoint| self.show(endpoint)).collect()
-    }
-
-    /// # Errors
-    /// A [`Refusal`] if nobody has that name.
-    pub fn endpoint(&self, name: &str) -> Result<api::Endpoint> {
-        let (_, endpoint) = self.find(name)?;
-        Ok(self.show(endpoint))
-    }
-
-    /// Connects a network namespace.
+    /// Reserves everything that a new endpoint needs but the interface.
     ///
     /// # Errors
-    /// A [`Refusal`] if the request cannot be served; nothing has changed then, nor after any other
-    /// error.
-    pub async fn attach(&mut self, request: api::Attach) -> Result<api::Endpoint> {
-        self.check_name(&request.name)?;
-        let netns = Netns::open(&request.netns).map_err(Refusal::invalid)?;
-        let (index, mut endpoint) = self.plan(request).await?;
-        let name = endpoint.name.clone();
-        if let Err(error) = self.connect(index, &mut endpoint, &netns).await {
-            for error in self.undo(index, endpoint).await {
-                tracing::warn!("undo the connection of `{name}`: {error:#}");
-            }
-            return Err(error.context(format!("connect container `{name}`")));
+    /// A [`Refusal`] if it is not to be had; nothing is reserved then.
+    pub(crate) async fn plan_endpoint(
+        &mut self,
+        container: &str,
+        network: u32,
+        asked: Asked<'_>,
+    ) -> Result<(u32, Endpoint)> {
+        let index = self.state.free_index();
+        if index > self.options.max_endpoints {
+            let max = self.options.max_endpoints;
+            return Err(Refusal::Taken(format!("no room for another container: --max-endpoints is {max}")).into());
         }
-        tracing::info!("connected container `{name}` at {} by {}", endpoint.addr, endpoint.ifname);
-        self.endpoint(&name)
+        let mac = parse_mac(asked.mac)?;
+        self.check_mac(mac)?;
+        self.check_bridge(network).await?;
+        let ifname = self.free_ifname().await?;
+        let (addr, addr6) = self.take_addresses(network, asked)?;
+        let Some(counter) = self.counters.take_pair() else {
+            self.release_addresses(network, addr, addr6);
+            return Err(Refusal::Taken("no counter is free for another container".to_owned()).into());
+        };
+        self.datapath.reset_counter(counter)?;
+        self.datapath.reset_counter(counter + 1)?;
+        let generation = self.state.next_generation;
+        self.state.next_generation += 1;
+        let mtu = self.mtu(&self.state.networks[&network]);
+        let interface = self.free_interface(container);
+        let container = container.to_owned();
+        Ok((
+            index,
+            Endpoint { container, network, generation, counter, ifname, ifindex: 0, interface, addr, addr6, mac, mtu },
+        ))
     }
 
-    /// Disconnects a container and forgets it.
+    /// Makes the planned endpoint real. The container's first packet finds maps and program in place, because
+    /// the host's end of the pair comes up last.
     ///
     /// # Errors
-    /// A [`Refusal`] if nobody has that name. Otherwise everything that failed, the rest being done.
-    pub async fn detach(&mut self, name: &str) -> Result<api::Endpoint> {
-        let (index, endpoint) = self.find(name)?;
-        let was = self.show(endpoint);
-        let errors = self.discard(index).await;
-        tracing::info!("disconnected container `{name}`");
-        match join(&errors) {
-            Some(errors) => Err(anyhow!(errors).context(format!("disconnect container `{name}`"))),
-            None => Ok(was),
+    /// If any of it fails; call [`Self::undo_endpoint`] then.
+    pub(crate) async fn connect_endpoint(&mut self, index: u32, endpoint: &mut Endpoint, netns: &Netns) -> Result<()> {
+        let veth = Veth {
+            ifname: &endpoint.ifname,
+            mtu: endpoint.mtu,
+            mac: host::random_mac()?,
+            peer_ifname: &endpoint.interface,
+            peer_mac: endpoint.mac.0,
+            peer_netns: netns.fd(),
+        };
+        self.netlink.create_veth(&veth).await.map_err(|error| refuse_ifname(error, &endpoint.interface))?;
+        let link = self.netlink.link(&endpoint.ifname).await?.context("the namespace is gone")?;
+        endpoint.ifindex = link.ifindex;
+        self.netlink.set_alias(link.ifindex, &alias(&self.options.bridge, &endpoint.container)).await?;
+        netns.configure(&endpoint.interface, self.nets(endpoint)?).await?;
+        let old = self.gateways(&endpoint.container);
+        let name = endpoint.container.clone();
+        let made = endpoint.clone();
+        self.change(&name, |state| drop(state.endpoints.insert(index, made)))?;
+        let new = self.gateways(&name);
+        if old != new {
+            netns.set_default_routes(old, new).await?;
         }
+        self.datapath.attach_container(endpoint.ifindex, &endpoint.ifname)?;
+        let bridge = self.bridge_of(endpoint.network)?;
+        self.netlink.enslave(endpoint.ifindex, bridge).await?;
+        self.netlink.set_up(endpoint.ifindex).await?;
+        self.announce(bridge, endpoint).await;
+        Ok(())
     }
 
-    /// Publishes more ports of a container.
-    ///
-    /// # Errors
-    /// A [`Refusal`] if there is no such container or a port is not to be had; nothing has changed then.
-    pub fn publish(&mut self, name: &str, request: &api::Ports) -> Result<api::Endpoint> {
-        let (index, endpoint) = self.find(name)?;
-        let mut endpoint = endpoint.clone();
-        let bindings = self.resolve_ports(&request.ports, name)?;
-        let new = self.with_counters(bindings)?;
-        endpoint.ports.extend(new.iter().cloned());
-        if let Err(error) = self.put_endpoint(index, endpoint) {
-            new.iter().for_each(|port| self.counters.give_back(port.counter));
-            return Err(error);
-        }
-        self.endpoint(name)
-    }
-
-    /// Closes published ports of a container.
-    ///
-    /// # Errors
-    /// A [`Refusal`] if there is no such container or port; nothing has changed then.
-    pub fn unpublish(&mut self, name: &str, request: &api::Ports) -> Result<api::Endpoint> {
-        let (index, endpoint) = self.find(name)?;
-        let left = ports::without(&endpoint.ports, &request.ports, name)?;
-        let kept: std::collections::BTreeSet<u32> = left.iter().map(|port| port.counter).collect();
-        let freed: Vec<u32> = endpoint.ports.iter().map(|port| port.counter).filter(|c| !kept.contains(c)).collect();
-        let endpoint = Endpoint { ports: left, ..endpoint.clone() };
-        self.put_endpoint(index, endpoint)?;
-        freed.into_iter().for_each(|counter| self.counters.give_back(counter));
-        self.endpoint(name)
-    }
-
-    /// Takes everything away that belongs to the endpoint, and goes on past errors.
-    pub(crate) async fn discard(&mut self, index: u32) -> Vec<Error> {
-        match self.state.endpoints.get(&index).cloned() {
-            Some(endpoint) => self.undo(index, endpoint).await,
-            None => Vec::new(),
-        }
-    }
-
-    /// As [`Self::discard`], for an endpoint that may be half made.
-    async fn undo(&mut self, index: u32, endpoint: Endpoint) -> Vec<Error> {
+    /// Takes an endpoint away that may be half made, and goes on past errors.
+    pub(crate) async fn undo_endpoint(&mut self, index: u32, endpoint: Endpoint) -> Vec<Error> {
         let mut errors = Vec::new();
         let mut note = |result: Result<()>| errors.extend(result.err());
-        note(self.apply(&diff(&Image::default(), &self.in_maps(index, &endpoint))));
+        note(self.forget_endpoint(index, &endpoint.container));
         let ifindex = match endpoint.ifindex {
             0 => self.netlink.link(&endpoint.ifname).await.map(|link| link.map(|link| link.ifindex)),
             ifindex => Ok(Some(ifindex)),
@@ -129,168 +117,125 @@ impl Agent {
             Ok(None) => {}
             Err(error) => note(Err(error)),
         }
-        if self.state.endpoints.remove(&index).is_some() {
-            note(self.store.save(&self.state));
-        }
-        self.addresses.release(endpoint.addr);
+        self.release_addresses(endpoint.network, endpoint.addr, endpoint.addr6);
         self.counters.give_back_pair(endpoint.counter);
-        endpoint.ports.iter().for_each(|port| self.counters.give_back(port.counter));
         errors
     }
 
-    /// What of the endpoint's image is in the maps.
-    fn in_maps(&self, index: u32, endpoint: &Endpoint) -> Image {
-        let mut image = endpoint_image(index, endpoint, &self.host);
-        image.retain_keys_of(&self.image);
-        image
-    }
-
-    fn find(&self, name: &str) -> Result<(u32, &Endpoint), Refusal> {
-        self.state.find(name).ok_or_else(|| Refusal::no_endpoint(name))
-    }
-
-    fn check_name(&self, name: &str) -> Result<(), Refusal> {
-        let first = name.starts_with(|c: char| c.is_ascii_alphanumeric());
-        let rest = name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c));
-        if !first || !rest || name.len() > MAX_NAME {
-            return Err(Refusal::Invalid(format!(
-                "invalid container name `{name}`, only [a-zA-Z0-9][a-zA-Z0-9_.-]* up to {MAX_NAME} characters is allowed"
-            )));
-        }
-        match self.state.find(name) {
-            Some(_) => Err(Refusal::Taken(format!("the name `{name}` is already in use by another container"))),
-            None => Ok(()),
+    /// As [`Self::undo_endpoint`], for one that the state knows.
+    pub(crate) async fn discard_endpoint(&mut self, index: u32) -> Vec<Error> {
+        match self.state.endpoints.get(&index).cloned() {
+            Some(endpoint) => self.undo_endpoint(index, endpoint).await,
+            None => Vec::new(),
         }
     }
 
-    fn resolve_ports(&mut self, specs: &[String], name: &str) -> Result<Vec<PortBinding>> {
-        let (default, last) = (self.options.binding_addr, self.last_automatic_port);
-        let mut resolver = Resolver::new(ProcPorts::default(), &self.state, default, &self.host.local_addrs, last);
-        let bindings = resolver.resolve(specs, name)?;
-        self.last_automatic_port = resolver.last_automatic();
-        Ok(bindings)
+    /// Takes the endpoint out of maps and state. Unlike [`Agent::change`] it never takes anything back.
+    fn forget_endpoint(&mut self, index: u32, container: &str) -> Result<()> {
+        let addrs = |agent: &Self| Addrs::new(&agent.state, &agent.host);
+        let mut before = container_image(container, &self.state, &addrs(self));
+        before.links = crate::desired::links(&self.state);
+        let known = self.state.endpoints.remove(&index).is_some();
+        let mut after = container_image(container, &self.state, &addrs(self));
+        after.links = crate::desired::links(&self.state);
+        if !known {
+            return Ok(());
+        }
+        before.retain_keys_of(&self.image);
+        let applied = self.apply(&diff(&after, &before));
+        applied.and(self.store.save(&self.state))
     }
 
-    /// Gives each binding a counter of its own, at zero.
-    fn with_counters(&mut self, mut bindings: Vec<PortBinding>) -> Result<Vec<PortBinding>> {
-        for i in 0..bindings.len() {
-            let Some(counter) = self.counters.take() else {
-                bindings[..i].iter().for_each(|port| self.counters.give_back(port.counter));
-                return Err(Refusal::Taken("no counter is free for another port; raise --max-ports".to_owned()).into());
-            };
-            bindings[i].counter = counter;
-            self.datapath.reset_counter(counter)?;
+    /// Where the container's default routes lead: to the first network of each family that has a gateway.
+    pub(crate) fn gateways(&self, container: &str) -> Vec<IpAddr> {
+        gateways(&self.state, container)
+    }
+
+    pub(crate) fn bridge_of(&self, network: u32) -> Result<u32> {
+        let bridge = self.host.bridges.get(&network).context("the network's bridge is gone")?;
+        Ok(bridge.ifindex)
+    }
+
+    /// Its addresses with their prefixes.
+    fn nets(&self, endpoint: &Endpoint) -> Result<Vec<IpNet>> {
+        let network = &self.state.networks[&endpoint.network];
+        let mut nets = Vec::new();
+        if let (Some(addr), Some(subnet)) = (endpoint.addr, &network.v4) {
+            nets.push(IpNet::new(addr.into(), subnet.subnet.prefix_len())?);
         }
-        Ok(bindings)
+        if let (Some(addr), Some(subnet)) = (endpoint.addr6, &network.v6) {
+            nets.push(IpNet::new(addr.into(), subnet.subnet.prefix_len())?);
+        }
+        Ok(nets)
+    }
+
+    fn take_addresses(&mut self, network: u32, asked: Asked<'_>) -> Result<(Option<Ipv4Addr>, Option<Ipv6Addr>)> {
+        let addresses = self.addresses.entry(network).or_default();
+        let Addresses { v4, v6 } = addresses;
+        let addr = take(v4.as_mut(), asked.address.map(IpAddr::V4), "IPv4")?;
+        let addr6 = take(v6.as_mut(), asked.address6.map(IpAddr::V6), "IPv6");
+        let addr6 = match addr6 {
+            Ok(addr6) => addr6,
+            Err(error) => {
+                if let (Some(pool), Some(addr)) = (v4, addr) {
+                    pool.release(addr);
+                }
+                return Err(error);
+            }
+        };
+        let v4 = addr.and_then(|addr| if let IpAddr::V4(addr) = addr { Some(addr) } else { None });
+        let v6 = addr6.and_then(|addr| if let IpAddr::V6(addr) = addr { Some(addr) } else { None });
+        Ok((v4, v6))
+    }
+
+    fn release_addresses(&mut self, network: u32, addr: Option<Ipv4Addr>, addr6: Option<Ipv6Addr>) {
+        let Some(addresses) = self.addresses.get_mut(&network) else { return };
+        if let (Some(pool), Some(addr)) = (&mut addresses.v4, addr) {
+            pool.release(addr.into());
+        }
+        if let (Some(pool), Some(addr)) = (&mut addresses.v6, addr6) {
+            pool.release(addr.into());
+        }
     }
 
     /// Two interfaces with one hardware address would take each other's frames.
     fn check_mac(&self, mac: Mac) -> Result<()> {
         let holder = self.state.endpoints.values().find(|endpoint| endpoint.mac == mac);
-        let holder = holder.map(|endpoint| format!("container `{}`", endpoint.name));
-        let bridge = (mac.0 == self.host.bridge.mac).then(|| "the bridge".to_owned());
+        let holder = holder.map(|endpoint| format!("container `{}`", endpoint.container));
+        let bridge = self.host.bridges.values().any(|bridge| bridge.mac == mac.0).then(|| "the bridge".to_owned());
         match holder.or(bridge) {
             Some(holder) => Err(Refusal::Taken(format!("MAC address {mac} is already in use by {holder}")).into()),
             None => Ok(()),
         }
     }
 
-    async fn check_bridge(&self) -> Result<()> {
-        let bridge = &self.options.bridge;
+    async fn check_bridge(&self, network: u32) -> Result<()> {
+        let bridge = &self.state.networks[&network].bridge;
         let link = self.netlink.link(bridge).await?;
+        let ifindex = self.host.bridges.get(&network).map(|bridge| bridge.ifindex);
         ensure!(
-            link.is_some_and(|link| link.ifindex == self.host.bridge.ifindex),
+            link.is_some_and(|link| Some(link.ifindex) == ifindex),
             "bridge {bridge} has been removed; restart the agent, which makes it anew"
         );
         Ok(())
     }
 
-    /// Reserves everything that a new endpoint needs but the interface.
-    async fn plan(&mut self, request: api::Attach) -> Result<(u32, Endpoint)> {
-        let index = self.state.free_index();
-        if index > self.options.max_endpoints {
-            let max = self.options.max_endpoints;
-            return Err(Refusal::Taken(format!("no room for another container: --max-endpoints is {max}")).into());
+    /// Tells host and containers who has the addresses from now on.
+    async fn announce(&self, bridge: u32, endpoint: &Endpoint) {
+        let addrs = endpoint.addr.map(IpAddr::V4).into_iter().chain(endpoint.addr6.map(IpAddr::V6));
+        for addr in addrs {
+            let learned = self.netlink.learn_neighbour(bridge, addr, endpoint.mac.0).await;
+            self.warn("tell the host the container's address", learned);
+            self.warn("tell the containers the container's address", announce(bridge, addr, endpoint.mac.0));
         }
-        let mac = parse_mac(request.mac.as_deref())?;
-        self.check_mac(mac)?;
-        self.check_bridge().await?;
-        let bindings = self.resolve_ports(&request.publish, &request.name)?;
-        let ifname = self.free_ifname().await?;
-        let addr = match request.address {
-            Some(addr) => self.addresses.allocate_exact(addr).map(|()| addr),
-            None => self.addresses.allocate(),
-        };
-        let addr = addr.map_err(refuse_address)?;
-        let (ports, counter) = match self.take_counters(bindings) {
-            Ok(taken) => taken,
-            Err(error) => {
-                self.addresses.release(addr);
-                return Err(error);
-            }
-        };
-        let generation = self.state.next_generation;
-        self.state.next_generation += 1;
-        let endpoint = Endpoint {
-            name: request.name,
-            generation,
-            counter,
-            ifname,
-            ifindex: 0,
-            addr,
-            mac,
-            mtu: self.mtu(),
-            netns: request.netns,
-            hostname: request.hostname,
-            command: request.command,
-            created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-            ports,
-        };
-        Ok((index, endpoint))
     }
 
-    fn take_counters(&mut self, bindings: Vec<PortBinding>) -> Result<(Vec<PortBinding>, u32)> {
-        let ports = self.with_counters(bindings)?;
-        let Some(counter) = self.counters.take_pair() else {
-            ports.iter().for_each(|port| self.counters.give_back(port.counter));
-            return Err(Refusal::Taken("no counter is free for another container".to_owned()).into());
-        };
-        self.datapath.reset_counter(counter)?;
-        self.datapath.reset_counter(counter + 1)?;
-        Ok((ports, counter))
-    }
-
-    /// Makes the planned endpoint real. The container's first packet finds maps and program in place,
-    /// because the host's end of the pair comes up last.
-    async fn connect(&mut self, index: u32, endpoint: &mut Endpoint, netns: &Netns) -> Result<()> {
-        let veth = Veth {
-            ifname: &endpoint.ifname,
-            mtu: endpoint.mtu,
-            mac: host::random_mac()?,
-            peer_ifname: CONTAINER_IFNAME,
-            peer_mac: endpoint.mac.0,
-            peer_netns: netns.fd(),
-        };
-        self.netlink.create_veth(&veth).await.map_err(refuse_ifname)?;
-        let link = self.netlink.link(&endpoint.ifname).await?.context("the namespace is gone")?;
-        endpoint.ifindex = link.ifindex;
-        self.netlink.set_alias(link.ifindex, &alias(&self.options.bridge, &endpoint.name)).await?;
-        let net = Ipv4Net::new(endpoint.addr, self.host.bridge.addr.prefix_len())?;
-        netns.configure(net, self.gateway()).await?;
-        self.put_endpoint(index, endpoint.clone())?;
-        self.datapath.attach_container(endpoint.ifindex, &endpoint.ifname)?;
-        self.netlink.enslave(endpoint.ifindex, self.host.bridge.ifindex).await?;
-        self.netlink.set_up(endpoint.ifindex).await?;
-        self.announce(endpoint).await;
-        Ok(())
-    }
-
-    /// Tells host and containers who has the address from now on.
-    async fn announce(&self, endpoint: &Endpoint) {
-        let bridge = self.host.bridge.ifindex;
-        let learned = self.netlink.learn_neighbour(bridge, endpoint.addr.into(), endpoint.mac.0).await;
-        self.warn("tell the host the container's address", learned);
-        self.warn("tell the containers the container's address", arp::announce(bridge, endpoint.addr, endpoint.mac.0));
+    /// `eth0`, or the next that the container does not have.
+    fn free_interface(&self, container: &str) -> String {
+        let endpoints = self.state.endpoints_of(container);
+        let is_free = |name: &String| endpoints.iter().all(|(_, endpoint)| endpoint.interface != *name);
+        let names = (0..=endpoints.len()).map(|i| format!("eth{i}"));
+        names.into_iter().find(is_free).unwrap_or_else(|| format!("eth{}", endpoints.len()))
     }
 
     /// `veth` and seven hexadecimal digits, as Docker names them.
@@ -302,40 +247,37 @@ impl Agent {
                 return Ok(ifname);
             }
         }
-        Err(anyhow!("find a free interface name: three random ones are taken"))
-    }
-
-    fn show(&self, endpoint: &Endpoint) -> api::Endpoint {
-        let port = |port: &PortBinding| api::PortBinding {
-            host_addr: port.host_addr,
-            host_port: port.host_port,
-            container_port: port.container_port,
-            count: port.count,
-            proto: port.proto,
-            from: port.from.clone(),
-        };
-        let endpoint = endpoint.clone();
-        api::Endpoint {
-            name: endpoint.name,
-            address: endpoint.addr,
-            prefix_len: self.host.bridge.addr.prefix_len(),
-            gateway: self.gateway(),
-            mac: endpoint.mac.to_string(),
-            mtu: endpoint.mtu,
-            ifname: endpoint.ifname,
-            ifindex: endpoint.ifindex,
-            network: NETWORK_NAME.to_owned(),
-            netns: endpoint.netns,
-            hostname: endpoint.hostname,
-            command: endpoint.command,
-            created: endpoint.created,
-            ports: endpoint.ports.iter().map(port).collect(),
-            log_dir: self.store.log_dir(),
-        }
+        bail!("find a free interface name: three random ones are taken")
     }
 }
 
-/// The alias of a container's veth: it says whose it is when the state is lost.
+/// Where a container's default routes lead.
+fn gateways(state: &State, container: &str) -> Vec<IpAddr> {
+    let endpoints = state.endpoints_of(container);
+    let first = |family: fn(&crate::state::Network) -> Option<IpAddr>| {
+        endpoints.iter().find_map(|(_, endpoint)| family(state.networks.get(&endpoint.network)?))
+    };
+    let v4 = first(|network| network.v4.as_ref().and_then(|subnet| subnet.gateway));
+    let v6 = first(|network| network.v6.as_ref().and_then(|subnet| subnet.gateway));
+    v4.into_iter().chain(v6).collect()
+}
+
+fn take(pool: Option<&mut Allocator>, asked: Option<IpAddr>, family: &str) -> Result<Option<IpAddr>> {
+    match (pool, asked) {
+        (None, None) => Ok(None),
+        (None, Some(addr)) => {
+            Err(Refusal::Invalid(format!("cannot use address {addr}: the network has no {family}")).into())
+        }
+        (Some(pool), Some(addr)) => {
+            pool.allocate_exact(addr).map_err(refuse_address)?;
+            Ok(Some(addr))
+        }
+        (Some(pool), None) => Ok(Some(pool.allocate().map_err(refuse_address)?)),
+    }
+}
+
+/// The alias of a container's veth: it says whose it is when the state is lost. `bridge` is the default
+/// network's, which tells one agent from another.
 pub(crate) fn alias(bridge: &str, name: &str) -> String {
     format!("netpath:{bridge}:{name}")
 }
@@ -345,54 +287,64 @@ pub(crate) fn name_in_alias<'a>(bridge: &str, alias: &'a str) -> Option<&'a str>
     alias.strip_prefix("netpath:")?.strip_prefix(bridge)?.strip_prefix(':')
 }
 
-/// All errors in one line.
-pub(crate) fn join(errors: &[Error]) -> Option<String> {
-    let texts: Vec<_> = errors.iter().map(|error| format!("{error:#}")).collect();
-    (!texts.is_empty()).then(|| texts.join("; "))
-}
-
 fn parse_mac(text: Option<&str>) -> Result<Mac> {
     let Some(text) = text else { return Ok(Mac(host::random_mac()?)) };
     let mac: Mac = text.parse().map_err(Refusal::invalid)?;
-    if mac.0[0] & 1 == 1 || mac.0 == [0; 6] {
+    if mac.0[0] & 1 != 0 || mac.0 == [0; 6] {
         return Err(Refusal::Invalid(format!("MAC address {mac} is no address of an interface")).into());
     }
     Ok(mac)
 }
 
-fn refuse_address(error: IpamError) -> Refusal {
+fn refuse_address(error: IpamError) -> Error {
     match error {
-        IpamError::AlreadyAllocated(_) | IpamError::Exhausted(_) => Refusal::Taken(error.to_string()),
-        _ => Refusal::invalid(error),
+        IpamError::AlreadyAllocated(_) | IpamError::Exhausted(_) => Refusal::Taken(error.to_string()).into(),
+        _ => Refusal::invalid(error).into(),
     }
 }
 
-fn refuse_ifname(error: Error) -> Error {
-    match error.downcast_ref() {
-        Some(Errno::EEXIST) => {
-            Refusal::Taken(format!("the namespace already has an interface {CONTAINER_IFNAME}")).into()
-        }
-        _ => error,
+fn refuse_ifname(error: Error, interface: &str) -> Error {
+    if error.downcast_ref() == Some(&Errno::EEXIST) {
+        return Refusal::Taken(format!("the namespace already has an interface {interface}")).into();
     }
+    anyhow!(error)
+}
+
+/// Several errors as one line; `None` for none.
+pub(crate) fn join(errors: &[Error]) -> Option<String> {
+    let texts: Vec<_> = errors.iter().map(|error| format!("{error:#}")).collect();
+    (!texts.is_empty()).then(|| texts.join("; "))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::{Network, samples};
 
     #[test]
-    fn an_alias_gives_the_name_back_to_its_own_network_only() {
+    fn an_alias_names_agent_and_container() {
         assert_eq!(name_in_alias("netpath0", &alias("netpath0", "web")), Some("web"));
-        assert_eq!(name_in_alias("netpath", &alias("netpath0", "web")), None);
-        assert_eq!(name_in_alias("netpath0", "somebody's"), None);
-        assert!(alias("123456789012345", &"x".repeat(MAX_NAME)).len() < 256);
+        assert_eq!(name_in_alias("netpath1", &alias("netpath0", "web")), None);
+        assert_eq!(name_in_alias("netpath0", "netpath"), None);
     }
 
     #[test]
-    fn a_group_address_is_no_containers_address() {
+    fn group_addresses_are_no_mac_address_of_an_interface() {
         assert!(parse_mac(Some("02:00:00:00:00:01")).is_ok());
-        for text in ["01:00:5e:00:00:01", "ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00", "eth0"] {
-            assert!(parse_mac(Some(text)).is_err(), "{text}");
-        }
+        assert!(parse_mac(Some("01:00:5e:00:00:01")).is_err());
+        assert!(parse_mac(Some("00:00:00:00:00:00")).is_err());
+        assert!(parse_mac(Some("zz")).is_err());
+    }
+
+    #[test]
+    fn the_default_route_leads_to_the_first_network_that_has_a_gateway() {
+        let mut state = State::new(String::new());
+        let subnet = samples::network("inside").v4.map(|subnet| crate::api::Subnet { gateway: None, ..subnet });
+        state.networks.insert(1, Network { v4: subnet, internal: true, ..samples::network("inside") });
+        state.networks.insert(2, samples::network("bridge"));
+        state.endpoints.insert(1, Endpoint { network: 1, ..samples::endpoint("web") });
+        assert!(gateways(&state, "web").is_empty());
+        state.endpoints.insert(2, Endpoint { network: 2, generation: 2, ..samples::endpoint("web") });
+        assert_eq!(gateways(&state, "web"), ["172.17.0.1".parse::<IpAddr>().unwrap()]);
     }
 }

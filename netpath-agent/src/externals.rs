@@ -19,13 +19,14 @@ pub struct Interfaces {
 
 impl Interfaces {
     /// The external interfaces: those called one of `names` or, without names, each that has an
-    /// address. Never `bridge`, its ports, `lo`, one of `own`, or a tunnel without Ethernet header, which the
+    /// address. Never one of `bridges`, their ports, `lo`, one of `own`, or a tunnel without Ethernet header, which the
     /// programs do not understand.
-    pub fn externals(&self, names: &[String], bridge: &str, own: &BTreeSet<u32>) -> Vec<ExternalFacts> {
-        let bridge = self.links.iter().find(|link| link.ifname == bridge).map(|link| link.ifindex);
+    pub fn externals(&self, names: &[String], bridges: &BTreeSet<&str>, own: &BTreeSet<u32>) -> Vec<ExternalFacts> {
+        let bridges: BTreeSet<u32> =
+            self.links.iter().filter(|link| bridges.contains(link.ifname.as_str())).map(|link| link.ifindex).collect();
         let qualifies = |link: &&Link| {
-            let is_ours = own.contains(&link.ifindex) || bridge == Some(link.ifindex);
-            let is_port = bridge.is_some() && link.master == bridge;
+            let is_ours = own.contains(&link.ifindex) || bridges.contains(&link.ifindex);
+            let is_port = link.master.is_some_and(|master| bridges.contains(&master));
             let wanted = if names.is_empty() { self.has_address(link) } else { names.contains(&link.ifname) };
             wanted && link.ethernet && !link.loopback && !is_ours && !is_port
         };
@@ -108,7 +109,11 @@ mod tests {
     fn a_tunnel_without_ethernet_header_is_not_external() {
         let mut interfaces = host();
         let names = |interfaces: &Interfaces| -> Vec<String> {
-            interfaces.externals(&[], "netpath0", &BTreeSet::new()).into_iter().map(|e| e.ifname).collect()
+            interfaces
+                .externals(&[], &BTreeSet::from(["netpath0"]), &BTreeSet::new())
+                .into_iter()
+                .map(|e| e.ifname)
+                .collect()
         };
         let before = names(&interfaces);
         let tunnel = before[0].clone();
@@ -118,20 +123,23 @@ mod tests {
 
     #[test]
     fn each_interface_with_an_address_is_external_but_netpaths_own_and_lo() {
-        assert_eq!(names(&host().externals(&[], "netpath0", &BTreeSet::from([5]))), ["eth1", "eth0"]);
+        assert_eq!(
+            names(&host().externals(&[], &BTreeSet::from(["netpath0"]), &BTreeSet::from([5]))),
+            ["eth1", "eth0"]
+        );
     }
 
     #[test]
     fn named_interfaces_are_external_even_without_address() {
         let wanted = ["eth2".to_owned(), "netpath0".to_owned(), "lo".to_owned(), "missing".to_owned()];
-        let externals = host().externals(&wanted, "netpath0", &BTreeSet::new());
+        let externals = host().externals(&wanted, &BTreeSet::from(["netpath0"]), &BTreeSet::new());
         assert_eq!(names(&externals), ["eth2"]);
         assert_eq!(externals[0].addrs, [] as [Ipv4Addr; 0]);
     }
 
     #[test]
     fn masquerade_uses_the_address_beside_the_default_gateway() {
-        let externals = host().externals(&[], "netpath0", &BTreeSet::new());
+        let externals = host().externals(&[], &BTreeSet::from(["netpath0"]), &BTreeSet::new());
         let addrs: Vec<_> = externals[0].addrs.iter().map(ToString::to_string).collect();
         assert_eq!(addrs, ["198.51.100.1", "198.51.100.2", "203.0.113.1", "169.254.0.1"]);
     }
@@ -145,7 +153,7 @@ mod tests {
 
     #[test]
     fn the_smallest_mtu_counts() {
-        let externals = host().externals(&[], "netpath0", &BTreeSet::new());
+        let externals = host().externals(&[], &BTreeSet::from(["netpath0"]), &BTreeSet::new());
         assert_eq!((smallest_mtu(&externals), smallest_mtu(&[])), (1400, 1500));
     }
 

@@ -1,24 +1,24 @@
 //! Flows as `netpath conntrack` lists and deletes them.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use anyhow::Result;
-use netpath_common::{Addr4, CtState, Flow, Tuple, proto};
+use netpath_common::{Address, CtState, Flow, Tuple, proto};
 use netpath_ebpf::conntrack::timeout_s;
-use netpath_ebpf::family::V4;
+use netpath_ebpf::family::{V4, V6};
 use serde::Deserialize;
 
 use crate::agent::Agent;
 use crate::api;
-use crate::datapath::now_s;
+use crate::datapath::{FamilyMaps, now_s};
 
 /// Which flows; what is absent matches all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FlowFilter {
     pub proto: Option<String>,
-    pub src: Option<Ipv4Addr>,
-    pub dst: Option<Ipv4Addr>,
+    pub src: Option<IpAddr>,
+    pub dst: Option<IpAddr>,
     pub sport: Option<u16>,
     pub dport: Option<u16>,
     /// Container.
@@ -31,7 +31,9 @@ impl Agent {
     /// # Errors
     /// If the map cannot be read.
     pub fn flows(&self, filter: &FlowFilter) -> Result<Vec<api::Flow>> {
-        Ok(self.matching(filter)?.into_iter().map(|(_, flow)| flow).collect())
+        let v4 = self.matching::<V4>(filter)?.into_iter().map(|(_, flow)| flow);
+        let v6 = self.matching::<V6>(filter)?.into_iter().map(|(_, flow)| flow);
+        Ok(v4.chain(v6).collect())
     }
 
     /// Deletes the flows that `filter` matches.
@@ -39,18 +41,15 @@ impl Agent {
     /// # Errors
     /// If the map cannot be read or written.
     pub fn delete_flows(&mut self, filter: &FlowFilter) -> Result<api::Deleted> {
-        let mut deleted = 0;
-        for (tuple, _) in self.matching(filter)? {
-            deleted += usize::from(self.datapath.delete_flow::<V4>(&tuple)?);
-        }
+        let deleted = self.delete_matching::<V4>(filter)? + self.delete_matching::<V6>(filter)?;
         Ok(api::Deleted { deleted })
     }
 
-    fn matching(&self, filter: &FlowFilter) -> Result<Vec<(Tuple<Addr4>, api::Flow)>> {
+    fn matching<F: FamilyMaps>(&self, filter: &FlowFilter) -> Result<Vec<(Tuple<F::Addr>, api::Flow)>> {
         let now_s = now_s()?;
         let config = self.datapath.config();
         let mut flows = Vec::new();
-        for (tuple, flow) in self.datapath.flows::<V4>()? {
+        for (tuple, flow) in self.datapath.flows::<F>()? {
             let Some(endpoint) = self.state.endpoints.get(&u32::from(flow.endpoint)) else { continue };
             if endpoint.generation != flow.generation {
                 continue;
@@ -59,12 +58,20 @@ impl Agent {
             let Some(expires_s) = remaining_s(timeout_s(&config, state, tuple.proto), flow.last_seen_s, now_s) else {
                 continue;
             };
-            let shown = show(&tuple, &flow, state, &endpoint.name, expires_s);
+            let shown = show(&tuple, &flow, state, &endpoint.container, expires_s);
             if filter.matches(&shown) {
                 flows.push((tuple, shown));
             }
         }
         Ok(flows)
+    }
+
+    fn delete_matching<F: FamilyMaps>(&mut self, filter: &FlowFilter) -> Result<usize> {
+        let mut deleted = 0;
+        for (tuple, _) in self.matching::<F>(filter)? {
+            deleted += usize::from(self.datapath.delete_flow::<F>(&tuple)?);
+        }
+        Ok(deleted)
     }
 }
 
@@ -85,17 +92,17 @@ fn remaining_s(timeout_s: u32, last_seen_s: u32, now_s: u32) -> Option<u32> {
     timeout_s.checked_sub(now_s.saturating_sub(last_seen_s))
 }
 
-fn show(tuple: &Tuple<Addr4>, flow: &Flow<Addr4>, state: CtState, name: &str, expires_s: u32) -> api::Flow {
+fn show<A: Address>(tuple: &Tuple<A>, flow: &Flow<A>, state: CtState, name: &str, expires_s: u32) -> api::Flow {
     api::Flow {
         proto: proto_name(tuple.proto),
         state: state.name().to_owned(),
         expires_s,
         name: name.to_owned(),
-        src: tuple.src_addr.into(),
+        src: tuple.src_addr.to_ip(),
         sport: tuple.src_port,
-        dst: tuple.dst_addr.into(),
+        dst: tuple.dst_addr.to_ip(),
         dport: tuple.dst_port,
-        nat_addr: flow.nat_addr.into(),
+        nat_addr: flow.nat_addr.to_ip(),
         nat_port: flow.nat_port,
     }
 }
@@ -106,6 +113,8 @@ pub(crate) fn proto_name(proto: u8) -> String {
         proto::ICMP => "icmp".to_owned(),
         proto::TCP => "tcp".to_owned(),
         proto::UDP => "udp".to_owned(),
+        proto::ICMPV6 => "icmpv6".to_owned(),
+        proto::SCTP => "sctp".to_owned(),
         other => other.to_string(),
     }
 }
@@ -128,11 +137,11 @@ mod tests {
             state: "ESTABLISHED".to_owned(),
             expires_s: 9,
             name: "web".to_owned(),
-            src: Ipv4Addr::new(172, 17, 0, 2),
+            src: IpAddr::from([172, 17, 0, 2]),
             sport: 40000,
-            dst: Ipv4Addr::new(192, 0, 2, 9),
+            dst: IpAddr::from([192, 0, 2, 9]),
             dport: 443,
-            nat_addr: Ipv4Addr::new(192, 0, 2, 1),
+            nat_addr: IpAddr::from([192, 0, 2, 1]),
             nat_port: 2000,
         };
         let none = FlowFilter::default();
@@ -140,6 +149,6 @@ mod tests {
         assert!(FlowFilter { proto: Some("TCP".to_owned()), dport: Some(443), ..none.clone() }.matches(&shown));
         assert!(FlowFilter { name: Some("web".to_owned()), sport: Some(40000), ..none.clone() }.matches(&shown));
         assert!(!FlowFilter { proto: Some("udp".to_owned()), ..none.clone() }.matches(&shown));
-        assert!(!FlowFilter { src: Some(Ipv4Addr::new(192, 0, 2, 9)), ..none }.matches(&shown));
+        assert!(!FlowFilter { src: Some(IpAddr::from([192, 0, 2, 9])), ..none }.matches(&shown));
     }
 }

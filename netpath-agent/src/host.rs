@@ -13,6 +13,7 @@ use nix::libc;
 use nix::mount::MsFlags;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use sha2::{Digest, Sha256};
 
 const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 const BPF_FS: &str = "/sys/fs/bpf";
@@ -96,6 +97,54 @@ pub fn disable_ipv6(ifname: &str) -> Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         result => result.with_context(|| format!("write 1 to {path}")),
     }
+}
+
+/// Switches IPv6 on for an interface of the calling thread's namespace, without routers' advertisements.
+///
+/// # Errors
+/// If the kernel has no IPv6, or /proc/sys is read-only.
+pub fn enable_ipv6(ifname: &str) -> Result<()> {
+    for (name, value) in [("disable_ipv6", "0"), ("accept_ra", "0")] {
+        let path = format!("/proc/sys/net/ipv6/conf/{ifname}/{name}");
+        fs::write(&path, value).with_context(|| format!("write {value} to {path}"))?;
+    }
+    Ok(())
+}
+
+/// # Errors
+/// If the kernel has no IPv6, or it is switched off for new interfaces.
+pub fn require_ipv6() -> Result<()> {
+    for name in ["all", "default"] {
+        let path = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
+        let is_off = fs::read_to_string(&path).map_or(true, |text| text.trim() != "0");
+        ensure!(!is_off, "IPv6 is switched off in the kernel (net.ipv6.conf.{name}.disable_ipv6)");
+    }
+    Ok(())
+}
+
+/// Lets the host forward IPv6 packets; `false` if it did already.
+///
+/// # Errors
+/// If /proc/sys is read-only.
+pub fn enable_ipv6_forward() -> Result<bool> {
+    const PATH: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
+    if read(PATH)? != "0" {
+        return Ok(false);
+    }
+    fs::write(PATH, "1").with_context(|| format!("write 1 to {PATH}"))?;
+    Ok(true)
+}
+
+/// Five bytes that are always the same on this host, and say nothing about it.
+///
+/// # Errors
+/// If the host has no identity and no random numbers either.
+pub fn site_id() -> Result<[u8; 5]> {
+    let Ok(machine) = read("/etc/machine-id") else { return random() };
+    let digest = Sha256::digest(format!("netpath site {machine}"));
+    let mut id = [0; 5];
+    id.copy_from_slice(&digest[..5]);
+    Ok(id)
 }
 
 /// Ports that the kernel gives to sockets that ask for none.

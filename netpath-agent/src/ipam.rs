@@ -5,14 +5,14 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// Something on the host that a subnet must not overlap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InUse {
-    pub subnet: Ipv4Net,
+    pub subnet: IpNet,
     /// For people: "route 172.17.0.0/16 dev docker0", "nameserver 172.18.0.1".
     pub by: String,
 }
@@ -20,62 +20,77 @@ pub struct InUse {
 /// A default pool that could not be taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Skipped {
-    pub pool: Ipv4Net,
+    pub pool: IpNet,
     pub by: String,
 }
 
 /// The subnet that was picked and the pools before it that were not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Picked {
-    pub pool: Ipv4Net,
+    pub pool: IpNet,
     pub skipped: Vec<Skipped>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IpamError {
-    #[error("all predefined address pools overlap networks of this host ({}); choose a subnet with `--bip`", list(.0))]
+    #[error("all predefined address pools overlap networks of this host ({}); choose a subnet with `--bip` or `--subnet`", list(.0))]
     NoFreePool(Vec<Skipped>),
     #[error("{addr} is not an address for a host in {subnet}")]
-    NotAHost { addr: Ipv4Addr, subnet: Ipv4Net },
+    NotAHost { addr: IpAddr, subnet: IpNet },
     #[error("requested address {addr} is out of range: not in subnet {subnet}")]
-    OutOfRange { addr: Ipv4Addr, subnet: Ipv4Net },
+    OutOfRange { addr: IpAddr, subnet: IpNet },
     #[error("range {range} is not in subnet {subnet}")]
-    RangeOutside { range: Ipv4Net, subnet: Ipv4Net },
+    RangeOutside { range: IpNet, subnet: IpNet },
     #[error("subnet {subnet} overlaps {by}")]
-    Overlap { subnet: Ipv4Net, by: String },
+    Overlap { subnet: IpNet, by: String },
     #[error("address {0} is already in use")]
-    AlreadyAllocated(Ipv4Addr),
-    #[error("no available IPv4 addresses on this network's address pools: {0}")]
-    Exhausted(Ipv4Net),
+    AlreadyAllocated(IpAddr),
+    #[error("no available {family} addresses on this network's address pools: {0}", family = family(.0))]
+    Exhausted(IpNet),
+}
+
+fn family(net: &IpNet) -> &'static str {
+    if net.addr().is_ipv4() { "IPv4" } else { "IPv6" }
 }
 
 /// Hands out the addresses of one subnet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Allocator {
-    subnet: Ipv4Net,
+    subnet: IpNet,
     /// Where addresses are picked from (`--fixed-cidr`); an explicit address may lie outside.
-    range: Ipv4Net,
+    range: IpNet,
     /// Never given to a container: gateway and the like.
-    reserved: BTreeSet<Ipv4Addr>,
-    allocated: BTreeSet<Ipv4Addr>,
+    reserved: BTreeSet<IpAddr>,
+    allocated: BTreeSet<IpAddr>,
     /// No address of the range below this one is free.
-    lowest: Ipv4Addr,
+    lowest: IpAddr,
 }
 
 /// Docker's predefined pools in Docker's order: 172.17.0.0/16 to 172.31.0.0/16, then 192.168.0.0/16 in /20s.
-pub fn default_pools() -> impl Iterator<Item = Ipv4Net> {
+pub fn default_pools() -> impl Iterator<Item = IpNet> {
     let large = (17..=31).map(|i| Ipv4Net::new_assert(Ipv4Addr::new(172, i, 0, 0), 16));
     let small = (0..16).map(|i| Ipv4Net::new_assert(Ipv4Addr::new(192, 168, i * 16, 0), 20));
-    large.chain(small)
+    large.chain(small).map(IpNet::V4)
 }
 
-/// Picks the first default pool that overlaps nothing in `in_use`.
+/// The pools of IPv6: a unique local /48 of this host's own (RFC 4193) in /64s. `host_id` is the same after
+/// every start and says nothing about the host.
+pub fn default_pools6(host_id: [u8; 5]) -> impl Iterator<Item = IpNet> {
+    let [a, b, c, d, e] = host_id;
+    let word = |x, y| u16::from_be_bytes([x, y]);
+    (0..=u16::MAX).map(move |subnet| {
+        let prefix = Ipv6Addr::new(word(0xfd, a), word(b, c), word(d, e), subnet, 0, 0, 0, 0);
+        IpNet::V6(Ipv6Net::new_assert(prefix, 64))
+    })
+}
+
+/// Picks the first of `pools` that overlaps nothing in `in_use`.
 ///
 /// # Errors
 /// Every pool overlaps something; the error says what.
-pub fn pick_pool(in_use: &[InUse]) -> Result<Picked, IpamError> {
+pub fn pick_pool(pools: impl Iterator<Item = IpNet>, in_use: &[InUse]) -> Result<Picked, IpamError> {
     let mut skipped = Vec::new();
-    for pool in default_pools() {
+    for pool in pools {
         match overlap(pool, in_use) {
             None => return Ok(Picked { pool, skipped }),
             Some(by) => skipped.push(Skipped { pool, by: by.to_owned() }),
@@ -88,7 +103,7 @@ pub fn pick_pool(in_use: &[InUse]) -> Result<Picked, IpamError> {
 ///
 /// # Errors
 /// It overlaps something in `in_use`.
-pub fn check_overlap(subnet: Ipv4Net, in_use: &[InUse]) -> Result<(), IpamError> {
+pub fn check_overlap(subnet: IpNet, in_use: &[InUse]) -> Result<(), IpamError> {
     match overlap(subnet, in_use) {
         None => Ok(()),
         Some(by) => Err(IpamError::Overlap { subnet: subnet.trunc(), by: by.to_owned() }),
@@ -96,10 +111,12 @@ pub fn check_overlap(subnet: Ipv4Net, in_use: &[InUse]) -> Result<(), IpamError>
 }
 
 /// What overlaps `subnet`. The default route covers everything and counts for nothing.
-fn overlap(subnet: Ipv4Net, in_use: &[InUse]) -> Option<&str> {
+fn overlap(subnet: IpNet, in_use: &[InUse]) -> Option<&str> {
     let clash = |used: &&InUse| {
         let other = used.subnet.trunc();
-        other.prefix_len() > 0 && (other.contains(&subnet.trunc()) || subnet.trunc().contains(&other))
+        let one_family = other.addr().is_ipv4() == subnet.addr().is_ipv4();
+        let overlaps = other.contains(&subnet.network()) || subnet.contains(&other.network());
+        one_family && other.prefix_len() > 0 && overlaps
     };
     in_use.iter().find(clash).map(|used| used.by.as_str())
 }
@@ -109,7 +126,7 @@ impl Allocator {
     ///
     /// # Errors
     /// The range is not inside the subnet.
-    pub fn new(subnet: Ipv4Net, range: Option<Ipv4Net>) -> Result<Self, IpamError> {
+    pub fn new(subnet: IpNet, range: Option<IpNet>) -> Result<Self, IpamError> {
         let subnet = subnet.trunc();
         let range = range.unwrap_or(subnet).trunc();
         if !subnet.contains(&range) {
@@ -119,7 +136,7 @@ impl Allocator {
         Ok(Self { subnet, range, reserved: BTreeSet::new(), allocated: BTreeSet::new(), lowest })
     }
 
-    pub fn subnet(&self) -> Ipv4Net {
+    pub fn subnet(&self) -> IpNet {
         self.subnet
     }
 
@@ -127,7 +144,7 @@ impl Allocator {
     ///
     /// # Errors
     /// None is free.
-    pub fn pick_gateway(&self) -> Result<Ipv4Addr, IpamError> {
+    pub fn pick_gateway(&self) -> Result<IpAddr, IpamError> {
         self.first_free(self.subnet, self.subnet.network()).ok_or(IpamError::Exhausted(self.subnet))
     }
 
@@ -135,7 +152,7 @@ impl Allocator {
     ///
     /// # Errors
     /// The address is no host address of the subnet, or a container has it.
-    pub fn reserve(&mut self, addr: Ipv4Addr) -> Result<(), IpamError> {
+    pub fn reserve(&mut self, addr: IpAddr) -> Result<(), IpamError> {
         self.check_host(addr)?;
         if self.allocated.contains(&addr) {
             return Err(IpamError::AlreadyAllocated(addr));
@@ -148,7 +165,7 @@ impl Allocator {
     ///
     /// # Errors
     /// None is free.
-    pub fn allocate(&mut self) -> Result<Ipv4Addr, IpamError> {
+    pub fn allocate(&mut self) -> Result<IpAddr, IpamError> {
         let addr = self.first_free(self.range, self.lowest).ok_or(IpamError::Exhausted(self.range))?;
         self.allocated.insert(addr);
         self.lowest = addr;
@@ -159,7 +176,7 @@ impl Allocator {
     ///
     /// # Errors
     /// The address is no host address of the subnet, or taken.
-    pub fn allocate_exact(&mut self, addr: Ipv4Addr) -> Result<(), IpamError> {
+    pub fn allocate_exact(&mut self, addr: IpAddr) -> Result<(), IpamError> {
         self.check_host(addr)?;
         if self.is_taken(addr) {
             return Err(IpamError::AlreadyAllocated(addr));
@@ -169,17 +186,17 @@ impl Allocator {
     }
 
     /// Makes `addr` free again; fine if it was not allocated.
-    pub fn release(&mut self, addr: Ipv4Addr) {
+    pub fn release(&mut self, addr: IpAddr) {
         if self.allocated.remove(&addr) && self.range.contains(&addr) {
             self.lowest = self.lowest.min(addr);
         }
     }
 
-    fn is_taken(&self, addr: Ipv4Addr) -> bool {
+    fn is_taken(&self, addr: IpAddr) -> bool {
         self.reserved.contains(&addr) || self.allocated.contains(&addr)
     }
 
-    fn check_host(&self, addr: Ipv4Addr) -> Result<(), IpamError> {
+    fn check_host(&self, addr: IpAddr) -> Result<(), IpamError> {
         let subnet = self.subnet;
         if !subnet.contains(&addr) {
             return Err(IpamError::OutOfRange { addr, subnet });
@@ -187,16 +204,29 @@ impl Allocator {
         if is_host(subnet, addr) { Ok(()) } else { Err(IpamError::NotAHost { addr, subnet }) }
     }
 
-    fn first_free(&self, range: Ipv4Net, from: Ipv4Addr) -> Option<Ipv4Addr> {
-        let addrs = (u32::from(from)..=u32::from(range.broadcast())).map(Ipv4Addr::from);
-        addrs.into_iter().find(|addr| is_host(self.subnet, *addr) && !self.is_taken(*addr))
+    fn first_free(&self, range: IpNet, from: IpAddr) -> Option<IpAddr> {
+        let (mut number, last) = (number(from), number(range.broadcast()));
+        loop {
+            let addr = with_number(from, number);
+            if is_host(self.subnet, addr) && !self.is_taken(addr) {
+                return Some(addr);
+            }
+            if number == last {
+                return None;
+            }
+            number += 1;
+        }
     }
 }
 
-/// Whether a host may have `addr`: not the network's and not the broadcast address, which a /31 (RFC 3021)
-/// and a /32 do not have.
-fn is_host(subnet: Ipv4Net, addr: Ipv4Addr) -> bool {
-    subnet.prefix_len() >= 31 || (addr != subnet.network() && addr != subnet.broadcast())
+/// Whether a host may have `addr`: not the network's and not the broadcast address of IPv4, which a /31
+/// (RFC 3021) and a /32 do not have; not the subnet-router anycast address of IPv6 (RFC 4291, 2.6.1), which a
+/// /127 (RFC 6164) and a /128 do not have.
+fn is_host(subnet: IpNet, addr: IpAddr) -> bool {
+    match subnet {
+        IpNet::V4(_) => subnet.prefix_len() >= 31 || (addr != subnet.network() && addr != subnet.broadcast()),
+        IpNet::V6(_) => subnet.prefix_len() >= 127 || addr != subnet.network(),
+    }
 }
 
 fn list(skipped: &[Skipped]) -> String {
@@ -206,6 +236,21 @@ fn list(skipped: &[Skipped]) -> String {
 impl fmt::Display for Skipped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} overlaps {}", self.pool, self.by)
+    }
+}
+
+fn number(addr: IpAddr) -> u128 {
+    match addr {
+        IpAddr::V4(addr) => u32::from(addr).into(),
+        IpAddr::V6(addr) => addr.into(),
+    }
+}
+
+/// The address of `family`'s family with that number.
+fn with_number(family: IpAddr, number: u128) -> IpAddr {
+    match family {
+        IpAddr::V4(_) => Ipv4Addr::from(number as u32).into(),
+        IpAddr::V6(_) => Ipv6Addr::from(number).into(),
     }
 }
 
@@ -236,19 +281,19 @@ mod tests {
             (&["172.18.0.0/16"], "172.17.0.0/16", 0),
         ];
         for (used, expected, skipped) in rows {
-            let picked = pick_pool(&in_use(used)).unwrap();
+            let picked = pick_pool(default_pools(), &in_use(used)).unwrap();
             assert_eq!((picked.pool, picked.skipped.len()), (net(expected), *skipped), "{used:?}");
         }
-        let picked = pick_pool(&in_use(&["172.17.0.0/16"])).unwrap();
+        let picked = pick_pool(default_pools(), &in_use(&["172.17.0.0/16"])).unwrap();
         assert_eq!(picked.skipped[0].to_string(), "172.17.0.0/16 overlaps route 172.17.0.0/16");
     }
 
     #[test]
     fn without_a_free_pool_the_error_names_what_is_in_the_way() {
-        let text = pick_pool(&in_use(&["172.16.0.0/12", "192.168.0.0/16"])).unwrap_err().to_string();
+        let text = pick_pool(default_pools(), &in_use(&["172.16.0.0/12", "192.168.0.0/16"])).unwrap_err().to_string();
         assert!(text.contains("172.17.0.0/16 overlaps route 172.16.0.0/12"), "{text}");
         assert!(text.contains("192.168.240.0/20 overlaps route 192.168.0.0/16"), "{text}");
-        assert!(text.ends_with("choose a subnet with `--bip`"), "{text}");
+        assert!(text.ends_with("choose a subnet with `--bip` or `--subnet`"), "{text}");
     }
 
     #[test]
@@ -265,7 +310,7 @@ mod tests {
         let gateway = pool.pick_gateway().unwrap();
         assert_eq!(gateway, addr("10.0.0.1"));
         pool.reserve(gateway).unwrap();
-        let got: Vec<_> = (0..5).map(|_| pool.allocate().unwrap().octets()[3]).collect();
+        let got: Vec<_> = (0..5).map(|_| last_byte(pool.allocate().unwrap())).collect();
         assert_eq!(got, [2, 3, 4, 5, 6]);
         let text = pool.allocate().unwrap_err().to_string();
         assert_eq!(text, "no available IPv4 addresses on this network's address pools: 10.0.0.0/29");
@@ -298,7 +343,7 @@ mod tests {
         pool.reserve(addr("10.0.0.1")).unwrap();
         pool.allocate_exact(addr("10.0.9.9")).unwrap();
         pool.release(addr("10.0.9.9"));
-        let got: Vec<_> = (0..4).map(|_| pool.allocate().unwrap().octets()[3]).collect();
+        let got: Vec<_> = (0..4).map(|_| last_byte(pool.allocate().unwrap())).collect();
         assert_eq!(got, [0, 1, 2, 3], "inside the subnet these are ordinary addresses");
         assert_eq!(pool.allocate(), Err(IpamError::Exhausted(net("10.0.5.0/30"))));
         let outside = Allocator::new(net("10.0.0.0/24"), Some(net("10.0.1.0/24"))).unwrap_err();
@@ -328,7 +373,7 @@ mod tests {
         fn an_address_is_never_given_twice_and_always_the_lowest(
             prefix in 24u8..=30, actions in proptest::collection::vec((any::<bool>(), 0u8..=255), 0..80),
         ) {
-            let subnet = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), prefix);
+            let subnet = net(&format!("10.0.0.0/{prefix}"));
             let mut pool = Allocator::new(subnet, None).unwrap();
             pool.reserve(addr("10.0.0.1")).unwrap();
             let mut given = BTreeSet::new();
@@ -345,15 +390,47 @@ mod tests {
         }
     }
 
+    #[test]
+    fn ipv6_has_no_broadcast_address_and_its_first_is_every_routers() {
+        let mut pool = Allocator::new(net("fd00:1::/64"), None).unwrap();
+        assert_eq!(pool.pick_gateway(), Ok(addr("fd00:1::1")));
+        pool.reserve(addr("fd00:1::1")).unwrap();
+        assert_eq!((pool.allocate(), pool.allocate()), (Ok(addr("fd00:1::2")), Ok(addr("fd00:1::3"))));
+        assert!(pool.allocate_exact(addr("fd00:1::")).is_err());
+        assert_eq!(pool.allocate_exact(addr("fd00:1::ffff:ffff:ffff:ffff")), Ok(()));
+        let text = Allocator::new(net("fd00::/128"), None).map(|mut pool| (pool.allocate(), pool.allocate())).unwrap();
+        assert_eq!(text.0, Ok(addr("fd00::")));
+        assert!(text.1.unwrap_err().to_string().starts_with("no available IPv6 addresses"));
+    }
+
+    #[test]
+    fn the_pools_of_ipv6_are_unique_local_and_this_hosts_own() {
+        let pools: Vec<_> = default_pools6([1, 2, 3, 4, 5]).take(2).map(|pool| pool.to_string()).collect();
+        assert_eq!(pools, ["fd01:203:405::/64", "fd01:203:405:1::/64"]);
+    }
+
+    #[test]
+    fn families_do_not_overlap() {
+        assert_eq!(check_overlap(net("fd00::/64"), &in_use(&["10.0.0.0/8"])), Ok(()));
+        assert!(check_overlap(net("fd00::/64"), &in_use(&["fd00::/8"])).is_err());
+    }
+
+    fn last_byte(addr: IpAddr) -> u8 {
+        match addr {
+            IpAddr::V4(addr) => addr.octets()[3],
+            IpAddr::V6(addr) => addr.octets()[15],
+        }
+    }
+
     fn in_use(subnets: &[&str]) -> Vec<InUse> {
         subnets.iter().map(|text| InUse { subnet: net(text), by: format!("route {text}") }).collect()
     }
 
-    fn net(text: &str) -> Ipv4Net {
+    fn net(text: &str) -> IpNet {
         text.parse().unwrap()
     }
 
-    fn addr(text: &str) -> Ipv4Addr {
+    fn addr(text: &str) -> IpAddr {
         text.parse().unwrap()
     }
 }

@@ -1,20 +1,23 @@
-//! The netpath agent: creates bridge and veths and fills the maps that the eBPF programs decide from.
+//! The netpath agent: creates bridges and veths and fills the maps that the eBPF programs decide from.
 
 pub mod agent;
+pub mod announce;
 pub mod api;
-pub mod arp;
 pub mod binding;
 pub mod bridge;
 pub mod cli;
+pub mod cli_network;
 pub mod client;
 pub mod commands;
 pub mod container;
+pub mod containers;
 pub mod counters;
 pub mod daemon;
 pub mod datapath;
 pub mod desired;
 pub mod desired_ports;
 pub mod endpoints;
+pub mod exposed;
 pub mod externals;
 pub mod flows;
 pub mod holder;
@@ -25,6 +28,7 @@ pub mod names;
 pub mod netlink;
 pub mod netns;
 pub mod network_mode;
+pub mod networks;
 pub mod options;
 pub mod port_spec;
 pub mod ports;
@@ -34,4 +38,5 @@ pub mod refusal;
 pub mod server;
 pub mod startup;
 pub mod state;
+pub mod subnets;
 pub mod teardown;

@@ -6,12 +6,11 @@ use std::net::IpAddr;
 use anyhow::Result;
 use netpath_common::{Address, Counter, DropKey, Event, EventKind, Reason};
 
-use crate::agent::{Agent, NETWORK_NAME};
-use crate::api::{self, Rule};
+use crate::agent::Agent;
+use crate::api::{self, GatewayMode, Rule};
 use crate::binding::span;
-use crate::counters;
 use crate::flows::{FlowFilter, proto_name};
-use crate::state::Endpoint;
+use crate::state::{Container, Endpoint, Network, PortBinding};
 
 impl Agent {
     /// What `iptables -L -v` would have shown.
@@ -20,10 +19,13 @@ impl Agent {
     /// If a map cannot be read.
     pub fn rules(&self) -> Result<Vec<Rule>> {
         let drops = self.drops()?;
-        let mut rules = self.network_rules()?;
-        for endpoint in self.state.endpoints.values() {
-            rules.extend(self.endpoint_rules(endpoint)?);
-            rules.extend(drops.iter().filter(|drop| drop.name == endpoint.name).map(drop_rule));
+        let mut rules = Vec::new();
+        for network in self.state.networks.values() {
+            rules.extend(self.network_rules(network)?);
+        }
+        for (name, container) in &self.state.containers {
+            rules.extend(self.container_rules(name, container)?);
+            rules.extend(drops.iter().filter(|drop| drop.name == *name).map(drop_rule));
         }
         rules.extend(drops.iter().filter(|drop| drop.name.is_empty()).map(drop_rule));
         Ok(rules)
@@ -44,8 +46,9 @@ impl Agent {
             bytes: map.bytes,
         };
         Ok(api::Stats {
-            endpoints: self.state.endpoints.len(),
-            published_ports: self.image.published_len(),
+            containers: self.state.containers.len(),
+            networks: self.state.networks.len(),
+            published_ports: self.state.bindings().map(|(_, port)| usize::from(port.count)).sum(),
             flows: self.flows(&FlowFilter::default())?.len(),
             max_flows: self.datapath.config().max_flows,
             max_ports: self.options.max_ports,
@@ -72,55 +75,78 @@ impl Agent {
         }
     }
 
-    fn network_rules(&self) -> Result<Vec<Rule>> {
-        let (bridge, subnet) = (&self.options.bridge, self.host.bridge.addr.trunc());
-        let rule = |kind: &str, matches, action: &str, counter: Counter| Rule {
-            kind: kind.to_owned(),
-            name: NETWORK_NAME.to_owned(),
-            matches,
-            action: action.to_owned(),
-            packets: counter.packets,
-            bytes: counter.bytes,
-        };
+    fn network_rules(&self, network: &Network) -> Result<Vec<Rule>> {
+        let bridge = &network.bridge;
         let mut rules = Vec::new();
-        if self.policy.masquerade {
-            let counter = self.datapath.counter(counters::NETWORK)?;
-            let matches = format!("src {subnet} out !{bridge}");
-            rules.push(rule("masquerade", matches, "to the address of the outgoing interface", counter));
+        let rule = |kind: &str, matches, action: &str, counter| {
+            new_rule(kind, &network.name, matches, action.to_owned(), counter)
+        };
+        let modes = [(&network.v4, network.mode4), (&network.v6, network.mode6)];
+        for (subnet, mode) in modes.into_iter().filter_map(|(subnet, mode)| Some((subnet.as_ref()?.subnet, mode))) {
+            let outside = format!("in !{bridge} dst {subnet}");
+            if network.internal {
+                rules.push(rule("internal", format!("src {subnet} out !{bridge}"), "drop", Counter::default()));
+                continue;
+            }
+            match mode {
+                GatewayMode::Routed => {
+                    rules.push(rule("routed", outside, "accept icmp and published ports", Counter::default()))
+                }
+                GatewayMode::NatUnprotected => rules.push(rule("unprotected", outside, "accept", Counter::default())),
+                GatewayMode::Nat | GatewayMode::Isolated => {}
+            }
+            if network.masquerade && mode != GatewayMode::Routed {
+                let counter = self.datapath.counter(network.counter)?;
+                let matches = format!("src {subnet} out !{bridge}");
+                rules.push(rule("masquerade", matches, "to the address of the outgoing interface", counter));
+            }
         }
         // What the policy refuses is counted as drops of the sender.
-        let action = if self.policy.icc { "accept" } else { "drop" };
-        let counter = self.datapath.counter(counters::NETWORK + 1)?;
+        let action = if network.icc { "accept" } else { "drop" };
+        let counter = self.datapath.counter(network.counter + 1)?;
         rules.push(rule("icc", format!("in {bridge} out {bridge}"), action, counter));
+        for ifname in network.trusted.iter().chain(&self.options.trusted) {
+            rules.push(rule("trusted", format!("in {ifname} out {bridge}"), "accept", Counter::default()));
+        }
         Ok(rules)
     }
 
-    fn endpoint_rules(&self, endpoint: &Endpoint) -> Result<Vec<Rule>> {
-        let addr = endpoint.addr;
-        let rule = |kind: &str, matches, action, counter: Counter| Rule {
-            kind: kind.to_owned(),
-            name: endpoint.name.clone(),
-            matches,
-            action,
-            packets: counter.packets,
-            bytes: counter.bytes,
+    fn container_rules(&self, name: &str, container: &Container) -> Result<Vec<Rule>> {
+        let mut rules = Vec::with_capacity(container.ports.len() + 2);
+        let rule = |kind: &str, matches, action, counter| new_rule(kind, name, matches, action, counter);
+        let endpoints = self.state.endpoints_of(name);
+        let addr = |binding: &PortBinding| {
+            let v6 = binding.host_addr.is_ipv6();
+            let of = |e: &Endpoint| if v6 { e.addr6.map(IpAddr::from) } else { e.addr.map(IpAddr::from) };
+            endpoints
+                .iter()
+                .find_map(|(_, endpoint)| of(endpoint))
+                .map_or_else(|| "nobody".to_owned(), |a| a.to_string())
         };
-        let mut rules = Vec::with_capacity(endpoint.ports.len() + 2);
-        for port in &endpoint.ports {
+        for port in &container.ports {
             let matches = format!("{} dst {}{}", port.proto, port.host_name(), port.from_clause());
-            let action = format!("to {addr}:{}", span(&port.container_ports()));
+            let action = format!("to {}:{}", addr(port), span(&port.container_ports()));
             rules.push(rule("dnat", matches, action, self.datapath.counter(port.counter)?));
         }
-        let accept = || "accept".to_owned();
-        rules.push(rule("to", format!("dst {addr}"), accept(), self.datapath.counter(endpoint.counter)?));
-        rules.push(rule("from", format!("src {addr}"), accept(), self.datapath.counter(endpoint.counter + 1)?));
+        for link in &container.links {
+            let to = format!("dst {} ({}) exposed ports", link.target, link.alias);
+            rules.push(rule("link", to, "accept".to_owned(), self.datapath.counter(link.counter)?));
+            let back = format!("src {} ({}) exposed ports", link.target, link.alias);
+            rules.push(rule("link", back, "accept".to_owned(), self.datapath.counter(link.counter + 1)?));
+        }
+        for (_, endpoint) in &endpoints {
+            let addrs = endpoint.shown();
+            let accept = || "accept".to_owned();
+            rules.push(rule("to", format!("dst {addrs}"), accept(), self.datapath.counter(endpoint.counter)?));
+            rules.push(rule("from", format!("src {addrs}"), accept(), self.datapath.counter(endpoint.counter + 1)?));
+        }
         Ok(rules)
     }
 
     /// All drops, by container and reason; the name is empty where they belong to no container.
     fn drops(&self) -> Result<Vec<api::Drop>> {
         let names: HashMap<u32, &str> =
-            self.state.endpoints.values().map(|endpoint| (endpoint.ifindex, endpoint.name.as_str())).collect();
+            self.state.endpoints.values().map(|endpoint| (endpoint.ifindex, endpoint.container.as_str())).collect();
         let mut drops: Vec<_> = self.datapath.drops()?;
         drops.sort_by_key(|(key, _)| (key.ifindex, key.reason));
         let show = |(key, counter): (DropKey, Counter)| api::Drop {
@@ -137,6 +163,11 @@ impl Agent {
         let external = || self.host.externals.iter().find(|e| e.ifindex == ifindex).map(|e| &e.ifname);
         veth.or_else(external).cloned().unwrap_or_else(|| format!("if{ifindex}"))
     }
+}
+
+fn new_rule(kind: &str, name: &str, matches: String, action: String, counter: Counter) -> Rule {
+    let (packets, bytes) = (counter.packets, counter.bytes);
+    Rule { kind: kind.to_owned(), name: name.to_owned(), matches, action, packets, bytes }
 }
 
 fn drop_rule(drop: &api::Drop) -> Rule {

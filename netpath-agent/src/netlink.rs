@@ -1,5 +1,7 @@
-//! Interfaces, addresses, routes and neighbours over rtnetlink. The only file that names rtnetlink;
+//! Interfaces, addresses, routes and neighbours over rtnetlink. The only module that names rtnetlink;
 //! what it hands out are this file's own types.
+
+mod messages;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -10,18 +12,18 @@ use futures::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
 use nix::errno::Errno;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
-use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
-use rtnetlink::packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
-};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::address::AddressHeaderFlags;
+use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkMessage};
 use rtnetlink::packet_route::neighbour::NeighbourState;
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
-use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::packet_route::route::{RouteHeader, RouteMessage};
 use rtnetlink::sys::SocketAddr;
 use rtnetlink::{
     Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, MulticastGroup, RouteMessageBuilder, new_connection,
     new_multicast_connection,
 };
+
+use messages::{address, notice, route};
 
 /// A connection to rtnetlink in the network namespace where it was opened.
 #[derive(Clone, Debug)]
@@ -307,98 +309,6 @@ impl Notices {
     pub fn pending(&mut self) -> Option<Notice> {
         futures::FutureExt::now_or_never(self.next()).flatten()
     }
-}
-
-fn notice(message: &RouteNetlinkMessage) -> Option<Notice> {
-    // A port that leaves its bridge is announced as an AF_BRIDGE "link deleted", though it lives on.
-    let is_link = |link: &LinkMessage| link.header.interface_family == AddressFamily::Unspec;
-    match message {
-        RouteNetlinkMessage::NewLink(link) if is_link(link) => Some(Notice::Link(link.header.index)),
-        RouteNetlinkMessage::DelLink(link) if is_link(link) => Some(Notice::LinkGone(link.header.index)),
-        RouteNetlinkMessage::NewAddress(a) | RouteNetlinkMessage::DelAddress(a) => {
-            Some(Notice::Address(a.header.index))
-        }
-        RouteNetlinkMessage::NewRoute(_) | RouteNetlinkMessage::DelRoute(_) => Some(Notice::Route),
-        _ => None,
-    }
-}
-
-impl From<&LinkMessage> for Link {
-    fn from(message: &LinkMessage) -> Self {
-        let mut link = Self {
-            ifindex: message.header.index,
-            ifname: String::new(),
-            mac: [0; 6],
-            mtu: 0,
-            up: message.header.flags.contains(LinkFlags::Up),
-            loopback: message.header.flags.contains(LinkFlags::Loopback),
-            ethernet: message.header.link_layer_type == LinkLayerType::Ether,
-            bridge: false,
-            alias: None,
-            master: None,
-        };
-        for attribute in &message.attributes {
-            match attribute {
-                LinkAttribute::IfName(name) => link.ifname.clone_from(name),
-                LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().unwrap_or_default(),
-                LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
-                LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
-                LinkAttribute::Controller(master) => link.master = Some(*master).filter(|m| *m != 0),
-                LinkAttribute::LinkInfo(infos) => link.bridge = infos.contains(&LinkInfo::Kind(InfoKind::Bridge)),
-                _ => {}
-            }
-        }
-        link
-    }
-}
-
-fn address(message: &AddressMessage) -> Option<Address> {
-    // IFA_LOCAL is the interface's own address; IFA_ADDRESS is the peer's on point-to-point links.
-    let own = |attribute: &AddressAttribute| match attribute {
-        AddressAttribute::Local(addr) => Some(*addr),
-        _ => None,
-    };
-    let any = |attribute: &AddressAttribute| match attribute {
-        AddressAttribute::Address(addr) => Some(*addr),
-        _ => None,
-    };
-    let attributes = &message.attributes;
-    let addr = attributes.iter().find_map(own).or_else(|| attributes.iter().find_map(any))?;
-    let flags = message.header.flags;
-    // In IPv6 the bit of `Secondary` says that an address is a temporary one.
-    let unsure = AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed | AddressHeaderFlags::Deprecated;
-    Some(Address {
-        ifindex: message.header.index,
-        net: IpNet::new(addr, message.header.prefix_len).ok()?,
-        universe: message.header.scope == AddressScope::Universe,
-        secondary: flags.contains(AddressHeaderFlags::Secondary),
-        usable: !flags.intersects(unsure) || flags.contains(AddressHeaderFlags::Optimistic),
-    })
-}
-
-fn route(message: &RouteMessage) -> Option<Route> {
-    let mut dst: Option<IpAddr> = None;
-    let (mut gateway, mut ifindex) = (None, None);
-    let ip = |address: &RouteAddress| match address {
-        RouteAddress::Inet(addr) => Some(IpAddr::V4(*addr)),
-        RouteAddress::Inet6(addr) => Some(IpAddr::V6(*addr)),
-        _ => None,
-    };
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Destination(address) => dst = ip(address),
-            RouteAttribute::Gateway(address) => gateway = ip(address),
-            RouteAttribute::Oif(index) => ifindex = Some(*index),
-            _ => {}
-        }
-    }
-    let any = match message.header.address_family {
-        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        _ => return None,
-    };
-    let dst = IpNet::new(dst.unwrap_or(any), message.header.destination_prefix_length).ok()?;
-    Some(Route { dst, gateway, ifindex })
 }
 
 fn errno(error: &rtnetlink::Error) -> Option<Errno> {

@@ -3,14 +3,14 @@
 
 use std::fs::File;
 use std::future::Future;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::{FsType, fstatfs};
@@ -21,9 +21,6 @@ use crate::netlink::Netlink;
 
 // linux/magic.h: NSFS_MAGIC.
 const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
-
-/// Name of the interface inside a container.
-pub const CONTAINER_IFNAME: &str = "eth0";
 
 /// A network namespace, kept alive as long as this value lives.
 #[derive(Debug)]
@@ -84,23 +81,58 @@ impl Netns {
         Errno::result(kind).with_context(|| format!("ask for the kind of namespace {}", self.path.display()))
     }
 
-    /// Gives the container's end of the veth pair its address and route and sets it up, and `lo` too.
+    /// Sets `lo` up.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn set_up_loopback(&self) -> Result<()> {
+        let shown = self.path.display().to_string();
+        self.run(|| async { set_up_loopback(&Netlink::connect()?).await })
+            .await
+            .with_context(|| format!("configure lo in {shown}"))
+    }
+
+    /// Gives the container's end of a veth pair its addresses and sets it up, and `lo` too.
     ///
     /// # Errors
     /// If the kernel refuses any of it.
-    pub async fn configure(&self, net: Ipv4Net, gateway: Ipv4Addr) -> Result<()> {
+    pub async fn configure(&self, interface: &str, addrs: Vec<IpNet>) -> Result<()> {
+        let name = interface.to_owned();
         self.run(move || async move {
             let netlink = Netlink::connect()?;
-            let lo = netlink.link("lo").await?.context("no interface lo")?;
-            netlink.set_up(lo.ifindex).await?;
-            let eth0 = netlink.link(CONTAINER_IFNAME).await?.context("the veth's end is gone")?;
-            host::disable_ipv6(CONTAINER_IFNAME)?;
-            netlink.add_address(eth0.ifindex, net.into()).await?;
-            netlink.set_up(eth0.ifindex).await?;
-            netlink.add_default_route(gateway.into()).await
+            set_up_loopback(&netlink).await?;
+            let link = netlink.link(&name).await?.context("the veth's end is gone")?;
+            if addrs.iter().any(|net| net.addr().is_ipv6()) {
+                host::enable_ipv6(&name)?;
+            } else {
+                host::disable_ipv6(&name)?;
+            }
+            for net in addrs {
+                netlink.add_address(link.ifindex, net).await?;
+            }
+            netlink.set_up(link.ifindex).await
         })
         .await
-        .with_context(|| format!("configure {CONTAINER_IFNAME} in {}", self.path.display()))
+        .with_context(|| format!("configure {interface} in {}", self.path.display()))
+    }
+
+    /// Replaces the default routes.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn set_default_routes(&self, old: Vec<IpAddr>, new: Vec<IpAddr>) -> Result<()> {
+        self.run(move || async move {
+            let netlink = Netlink::connect()?;
+            for gateway in old {
+                netlink.delete_default_route(gateway).await?;
+            }
+            for gateway in new {
+                netlink.add_default_route(gateway).await?;
+            }
+            Ok(())
+        })
+        .await
+        .with_context(|| format!("set the default routes in {}", self.path.display()))
     }
 
     /// Runs `work` on a thread of its own inside the namespace.
@@ -117,6 +149,11 @@ impl Netns {
         spawned.context("start a thread")?;
         receiver.await.context("the thread inside the namespace panicked")?
     }
+}
+
+async fn set_up_loopback(netlink: &Netlink) -> Result<()> {
+    let lo = netlink.link("lo").await?.context("no interface lo")?;
+    netlink.set_up(lo.ifindex).await
 }
 
 fn enter_and_run<F: Future<Output = Result<()>>>(file: &File, work: impl FnOnce() -> F) -> Result<()> {

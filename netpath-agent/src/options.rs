@@ -2,12 +2,12 @@
 //! A flag wins over the file, the file over the default. Reads that one file and nothing else.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail, ensure};
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use netpath_common::{PortRange, Timeouts};
 use serde::Deserialize;
 
@@ -41,6 +41,26 @@ pub struct AgentFlags {
     #[arg(long, value_name = "ADDR")]
     pub default_gateway: Option<Ipv4Addr>,
 
+    /// Gives the network IPv6 too [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub ipv6: Option<bool>,
+
+    /// The bridge's IPv6 address and the network's prefix [default: a unique local /64 of this host's]
+    #[arg(long, value_name = "CIDR")]
+    pub bip6: Option<Ipv6Net>,
+
+    /// As --fixed-cidr, for IPv6; without --bip6 it is the subnet
+    #[arg(long, value_name = "CIDR")]
+    pub fixed_cidr_v6: Option<Ipv6Net>,
+
+    /// As --default-gateway, for IPv6
+    #[arg(long, value_name = "ADDR")]
+    pub default_gateway_v6: Option<Ipv6Addr>,
+
+    /// Interface from which containers may be reached by their own addresses, repeatable
+    #[arg(long, value_name = "IFACE")]
+    pub trusted: Vec<String>,
+
     /// MTU in bytes of bridge and containers [default: the smallest of the externals, 1500 without any]
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<u32>,
@@ -53,7 +73,7 @@ pub struct AgentFlags {
     #[arg(long, value_name = "ADDR")]
     pub ip: Option<Ipv4Addr>,
 
-    /// Turns on net.ipv4.ip_forward [default: true]
+    /// Turns on net.ipv4.ip_forward, and net.ipv6.conf.all.forwarding for IPv6 networks [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub ip_forward: Option<bool>,
 
@@ -61,7 +81,7 @@ pub struct AgentFlags {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub ip_masq: Option<bool>,
 
-    /// External interface, repeatable [default: each with an IPv4 address that is not netpath's own]
+    /// External interface, repeatable [default: each with an address that is not netpath's own]
     #[arg(long, value_name = "IFACE")]
     pub external: Vec<String>,
 
@@ -111,6 +131,12 @@ pub struct Options {
     pub bip: Option<Ipv4Net>,
     pub fixed_cidr: Option<Ipv4Net>,
     pub default_gateway: Option<Ipv4Addr>,
+    pub ipv6: bool,
+    pub bip6: Option<Ipv6Net>,
+    pub fixed_cidr_v6: Option<Ipv6Net>,
+    pub default_gateway_v6: Option<Ipv6Addr>,
+    /// Names of interfaces from which containers may be reached directly.
+    pub trusted: Vec<String>,
     pub mtu: Option<u32>,
     pub icc: bool,
     /// Host address of bindings that name none.
@@ -189,6 +215,11 @@ impl Options {
             bip: flags.bip,
             fixed_cidr: flags.fixed_cidr,
             default_gateway: flags.default_gateway,
+            ipv6: flags.ipv6.unwrap_or(false),
+            bip6: flags.bip6,
+            fixed_cidr_v6: flags.fixed_cidr_v6,
+            default_gateway_v6: flags.default_gateway_v6,
+            trusted: flags.trusted,
             mtu: flags.mtu,
             icc: flags.icc.unwrap_or(true),
             binding_addr: flags.ip.unwrap_or(Ipv4Addr::UNSPECIFIED),
@@ -230,6 +261,14 @@ impl Options {
             let is_host = bip.addr() != bip.network() && bip.addr() != bip.broadcast();
             ensure!(is_host, "--bip {bip} is the network's own or its broadcast address, want one for the bridge");
         }
+        if let Some(bip) = self.bip6 {
+            ensure!(
+                bip.prefix_len() <= 126 && bip.addr() != bip.network(),
+                "--bip6 {bip} is the network's own address or leaves none for containers, want one for the bridge"
+            );
+        }
+        let v6 = self.bip6.is_some() || self.fixed_cidr_v6.is_some() || self.default_gateway_v6.is_some();
+        ensure!(self.ipv6 || !v6, "--bip6, --fixed-cidr-v6 and --default-gateway-v6 need --ipv6");
         Ok(())
     }
 }
@@ -243,6 +282,11 @@ impl AgentFlags {
             bip: self.bip.or(file.bip),
             fixed_cidr: self.fixed_cidr.or(file.fixed_cidr),
             default_gateway: self.default_gateway.or(file.default_gateway),
+            ipv6: self.ipv6.or(file.ipv6),
+            bip6: self.bip6.or(file.bip6),
+            fixed_cidr_v6: self.fixed_cidr_v6.or(file.fixed_cidr_v6),
+            default_gateway_v6: self.default_gateway_v6.or(file.default_gateway_v6),
+            trusted: if self.trusted.is_empty() { file.trusted } else { self.trusted },
             mtu: self.mtu.or(file.mtu),
             icc: self.icc.or(file.icc),
             ip: self.ip.or(file.ip),
@@ -381,6 +425,11 @@ mod tests {
             bip = "10.1.0.1/16"
             fixed-cidr = "10.1.128.0/17"
             default-gateway = "10.1.0.9"
+            ipv6 = true
+            bip6 = "fd00:1::1/64"
+            fixed-cidr-v6 = "fd00:1::/80"
+            default-gateway-v6 = "fd00:1::9"
+            trusted = ["wg0"]
             mtu = 1400
             icc = false
             ip = "127.0.0.1"
@@ -419,6 +468,7 @@ mod tests {
             "--bridge=name-that-is-too-long",
             "--bip=10.0.0.0/16",
             "--bip=10.0.0.1/31",
+            "--bip6=fd00::1/64",
         ] {
             assert!(resolve(&[args], "").is_err(), "{args}");
         }

@@ -52,10 +52,10 @@ impl<'a, H: HostPorts> Resolver<'a, H> {
         last_automatic: u16,
     ) -> Self {
         let mut taken: HashMap<_, Vec<_>> = HashMap::new();
-        for (endpoint, port) in state.bindings() {
+        for (name, port) in state.bindings() {
             let IpAddr::V4(addr) = port.host_addr else { continue };
             for host_port in port.host_ports() {
-                taken.entry((port.proto, host_port)).or_default().push((addr, endpoint.name.as_str()));
+                taken.entry((port.proto, host_port)).or_default().push((addr, name));
             }
         }
         Self { host, default_addr, local_addrs, taken, last_automatic }
@@ -236,8 +236,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::api::Netns;
-    use crate::state::{Endpoint, Mac};
+    use crate::state::{Container, samples};
 
     const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
     const ETH0: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -352,22 +351,8 @@ mod tests {
             from: vec![],
         };
         let mut state = State::new(String::new());
-        let endpoint = Endpoint {
-            name: "other".to_owned(),
-            generation: 1,
-            counter: 1,
-            ifname: "veth0".to_owned(),
-            ifindex: 1,
-            addr: Ipv4Addr::new(172, 17, 0, 2),
-            mac: Mac([2; 6]),
-            mtu: 1500,
-            netns: Netns::Pid(1),
-            hostname: None,
-            command: vec![],
-            created: 0,
-            ports: taken.iter().map(port).collect(),
-        };
-        state.endpoints = BTreeMap::from([(1, endpoint)]);
+        let container = Container { ports: taken.iter().map(port).collect(), ..samples::container() };
+        state.containers = BTreeMap::from([("other".to_owned(), container)]);
         let texts: Vec<_> = texts.iter().map(ToString::to_string).collect();
         let mut resolver = Resolver::new(Fake, &state, ANY, &[ETH0], last);
         let bindings = resolver.resolve(&texts, "web").map_err(|error| format!("{error:#}"))?;

@@ -1,70 +1,122 @@
 //! The state rebuilt from what the kernel still has, for when the file is lost: pinned maps, and the
-//! aliases of the veths. Pure.
+//! aliases of bridges and veths. Pure.
 
-use std::net::Ipv4Addr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
+use netpath_common::{self as common, Address, network_flag};
 
-use crate::api::Netns;
-use crate::desired::NETWORK;
+use crate::api::{GatewayMode, Netns, Subnet};
+use crate::bridge;
 use crate::desired_ports;
 use crate::endpoints::name_in_alias;
 use crate::externals::Interfaces;
 use crate::netlink::Link;
 use crate::reconcile::Image;
-use crate::state::{Endpoint, Mac, Network, PortBinding, State};
+use crate::state::{Container, Endpoint, Mac, Network, PortBinding, State};
 
-/// Rebuilds the state of the network behind `bridge`. `generation` is the highest seen in any flow.
-/// Lost are namespaces, commands and host names.
+/// Rebuilds the state of an agent whose default network is behind `bridge`. `generation` is the highest seen in
+/// any flow. Lost are namespaces, commands, host names, links, exposed ports and a subnet's range; an address that
+/// stood for all is taken for the unspecified one.
 pub fn recover(image: &Image, interfaces: &Interfaces, bridge: &str, boot_id: String, generation: u32) -> State {
     let mut state = State::new(boot_id);
     let highest = image.endpoints.values().map(|endpoint| endpoint.generation).fold(generation, u32::max);
     state.next_generation = highest + 1;
-    state.network = network(image, interfaces, bridge);
-    for (index, entry) in &image.endpoints {
+    for (index, entry) in &image.networks {
+        if let Some(network) = network(*index, entry, image, interfaces, bridge) {
+            state.networks.insert(*index, network);
+        }
+    }
+    let mut interface_counts: BTreeMap<String, usize> = BTreeMap::new();
+    let mut entries: Vec<_> = image.endpoints.iter().collect();
+    entries.sort_by_key(|(_, entry)| entry.generation);
+    for (index, entry) in entries {
         let Some(link) = interfaces.links.iter().find(|link| link.ifindex == entry.ifindex) else { continue };
-        let endpoint = Endpoint {
-            name: name(link, bridge),
-            generation: entry.generation,
-            counter: entry.counter,
-            ifname: link.ifname.clone(),
-            ifindex: link.ifindex,
-            addr: entry.addr4.into(),
-            mac: Mac(entry.mac),
-            mtu: link.mtu,
-            netns: Netns::Path(PathBuf::from("unknown")),
-            hostname: None,
-            command: Vec::new(),
-            created: 0,
-            ports: ports(image, *index),
-        };
-        state.endpoints.insert(*index, endpoint);
+        let name = name(link, bridge);
+        let container = state.containers.entry(name.clone()).or_insert_with(container);
+        container.ports.extend(ports(image, *index));
+        let count = interface_counts.entry(name.clone()).or_default();
+        let interface = format!("eth{count}");
+        *count += 1;
+        state.endpoints.insert(*index, endpoint(name, interface, entry, link));
     }
     state
 }
 
-/// The network that the maps know, if its bridge is the one.
-fn network(image: &Image, interfaces: &Interfaces, bridge: &str) -> Option<Network> {
-    let ifindex = image.networks.get(&NETWORK)?.ifindex;
-    let ((prefix, len), _) = image.v4.prefixes.iter().find(|(_, network)| **network == NETWORK)?;
-    let subnet = Ipv4Net::new((*prefix).into(), *len).ok()?;
-    let link = interfaces.links.iter().find(|link| link.ifindex == ifindex && link.ifname == bridge)?;
-    let address =
-        interfaces.addresses.iter().find(|a| a.ifindex == link.ifindex && a.net.trunc() == IpNet::V4(subnet))?;
-    let created = link.alias.as_deref() == Some(crate::bridge::ALIAS);
-    Some(Network {
-        bridge: bridge.to_owned(),
-        created,
-        bridge_addr: Ipv4Net::new(v4(address.net.addr())?, address.net.prefix_len()).ok()?,
-    })
+fn container() -> Container {
+    Container {
+        network_mode: crate::network_mode::DEFAULT_NETWORK.to_owned(),
+        netns: Netns::Path(PathBuf::from("unknown")),
+        hostname: None,
+        command: Vec::new(),
+        created: 0,
+        ports: Vec::new(),
+        expose: Vec::new(),
+        links: Vec::new(),
+    }
 }
 
-fn v4(addr: std::net::IpAddr) -> Option<Ipv4Addr> {
-    match addr {
-        std::net::IpAddr::V4(addr) => Some(addr),
-        std::net::IpAddr::V6(_) => None,
+fn endpoint(container: String, interface: String, entry: &common::Endpoint, link: &Link) -> Endpoint {
+    let is_set = |addr: IpAddr| !addr.is_unspecified();
+    Endpoint {
+        container,
+        network: entry.network,
+        generation: entry.generation,
+        counter: entry.counter,
+        ifname: link.ifname.clone(),
+        ifindex: link.ifindex,
+        interface,
+        addr: is_set(entry.addr4.to_ip()).then(|| Ipv4Addr::from(entry.addr4)),
+        addr6: is_set(entry.addr6.to_ip()).then(|| Ipv6Addr::from(entry.addr6)),
+        mac: Mac(entry.mac),
+        mtu: link.mtu,
     }
+}
+
+/// A network that the maps know, if its bridge is still there.
+fn network(
+    index: u32,
+    entry: &common::Network,
+    image: &Image,
+    interfaces: &Interfaces,
+    default: &str,
+) -> Option<Network> {
+    let link = interfaces.links.iter().find(|link| link.ifindex == entry.ifindex)?;
+    let known = link.alias.as_deref().and_then(bridge::name_in_alias);
+    let is_default = link.ifname == default;
+    if index == crate::agent::DEFAULT_NETWORK_INDEX && !is_default {
+        return None;
+    }
+    let prefix4 = image.v4.prefixes.iter().find(|(_, network)| **network == index);
+    let prefix6 = image.v6.prefixes.iter().find(|(_, network)| **network == index);
+    let internal = entry.has(network_flag::INTERNAL);
+    let subnet = |net: IpNet| {
+        let address = interfaces.addresses.iter().find(|a| a.ifindex == link.ifindex && a.net.trunc() == net);
+        let bridge = address.map(|address| address.net.addr());
+        Subnet { subnet: net, ip_range: None, bridge, gateway: bridge.filter(|_| !internal) }
+    };
+    let mode = |routed, unprotected| match (entry.has(routed), entry.has(unprotected)) {
+        (true, _) => GatewayMode::Routed,
+        (_, true) => GatewayMode::NatUnprotected,
+        _ => GatewayMode::Nat,
+    };
+    Some(Network {
+        name: if is_default { crate::network_mode::DEFAULT_NETWORK } else { known.unwrap_or(&link.ifname) }.to_owned(),
+        counter: entry.counter,
+        bridge: link.ifname.clone(),
+        created: known.is_some(),
+        v4: prefix4.and_then(|((addr, len), _)| IpNet::new(addr.to_ip(), *len).ok()).map(subnet),
+        v6: prefix6.and_then(|((addr, len), _)| IpNet::new(addr.to_ip(), *len).ok()).map(subnet),
+        icc: entry.has(network_flag::ICC),
+        internal,
+        masquerade: entry.has(network_flag::MASQUERADE4 | network_flag::MASQUERADE6),
+        mtu: None,
+        mode4: mode(network_flag::ROUTED4, network_flag::UNPROTECTED4),
+        mode6: mode(network_flag::ROUTED6, network_flag::UNPROTECTED6),
+        trusted: Vec::new(),
+    })
 }
 
 fn name(link: &Link, bridge: &str) -> String {
@@ -72,91 +124,77 @@ fn name(link: &Link, bridge: &str) -> String {
     known.unwrap_or(&link.ifname).to_owned()
 }
 
+/// The bindings that lead to the endpoint, each once.
 fn ports(image: &Image, index: u32) -> Vec<PortBinding> {
-    let mut ports = desired_ports::recover(&image.v4, index);
-    ports.extend(desired_ports::recover(&image.v6, index));
-    ports
+    let all = desired_ports::recover(&image.v4, index).into_iter().chain(desired_ports::recover(&image.v6, index));
+    let mut seen = BTreeSet::new();
+    all.filter(|binding| seen.insert(binding.counter)).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use netpath_common::PortRange;
 
     use super::*;
-    use crate::desired::{BridgeFacts, ExternalFacts, HostFacts, Policy, desired};
+    use crate::desired::{BridgeFacts, ExternalFacts, HostFacts, desired};
     use crate::endpoints::alias;
     use crate::netlink::Address;
     use crate::port_spec::Proto;
+    use crate::state::samples;
 
     const ETH0: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
     const BRIDGE: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 1);
 
     #[test]
     fn what_is_recovered_is_what_was_lost() {
-        let endpoint = endpoint();
-        let endpoints = BTreeMap::from([(3, endpoint.clone())]);
-        let image = desired(&endpoints, &host(), Policy { icc: true, masquerade: true });
-        let state = recover(&image, &interfaces(), "netpath0", "boot".to_owned(), 11);
+        let lost = lost();
+        let state = recover(&desired(&lost, &host()), &interfaces(), "netpath0", "boot".to_owned(), 11);
         assert_eq!(state.next_generation, 12);
-        assert_eq!(state.endpoints, BTreeMap::from([(3, endpoint)]));
-        let network = state.network.expect("the network is found");
-        assert_eq!((network.created, network.bridge_addr.to_string()), (true, "172.17.0.1/16".to_owned()));
+        assert_eq!(state.networks, lost.networks);
+        assert_eq!(state.endpoints, lost.endpoints);
+        assert_eq!(state.containers, lost.containers);
     }
 
     #[test]
     fn a_container_whose_veth_is_gone_is_not_recovered() {
-        let image = desired(&BTreeMap::from([(3, endpoint())]), &host(), Policy { icc: true, masquerade: true });
         let interfaces = Interfaces { links: vec![], ..interfaces() };
-        let state = recover(&image, &interfaces, "netpath0", "boot".to_owned(), 0);
-        assert_eq!((state.endpoints.len(), state.network, state.next_generation), (0, None, 8));
+        let state = recover(&desired(&lost(), &host()), &interfaces, "netpath0", "boot".to_owned(), 0);
+        assert_eq!((state.endpoints.len(), state.networks.len(), state.next_generation), (0, 0, 8));
     }
 
-    fn endpoint() -> Endpoint {
-        let port = |host_addr: Ipv4Addr, host_port, counter, proto| PortBinding {
+    fn lost() -> State {
+        let port = |host_addr: Ipv4Addr, host_port, count, counter, proto| PortBinding {
             host_addr: host_addr.into(),
             host_port,
             container_port: 80,
-            count: 1,
+            count,
             proto,
             counter,
             from: vec![],
         };
-        Endpoint {
-            name: "web".to_owned(),
-            generation: 7,
-            counter: 1,
-            ifname: "veth0123456".to_owned(),
-            ifindex: 9,
-            addr: Ipv4Addr::new(172, 17, 0, 2),
-            mac: Mac([2; 6]),
-            mtu: 1400,
-            netns: Netns::Path(PathBuf::from("unknown")),
-            hostname: None,
-            command: vec![],
-            created: 0,
-            ports: vec![
-                port(Ipv4Addr::UNSPECIFIED, 8080, 3, Proto::Tcp),
-                port(ETH0, 9090, 4, Proto::Tcp),
-                port(ETH0, 53, 5, Proto::Udp),
-            ],
-        }
+        let ports = vec![
+            port(Ipv4Addr::UNSPECIFIED, 8080, 1, 5, Proto::Tcp),
+            port(ETH0, 9090, 1, 6, Proto::Tcp),
+            port(ETH0, 53, 1000, 7, Proto::Udp),
+        ];
+        let mut state = State::new("boot".to_owned());
+        state.networks.insert(1, samples::network("bridge"));
+        state.containers.insert("web".to_owned(), Container { ports, ..container() });
+        let endpoint = Endpoint { generation: 7, ifindex: 9, mtu: 1400, ..samples::endpoint("web") };
+        state.endpoints.insert(3, endpoint);
+        state
     }
 
     fn host() -> HostFacts {
+        let external =
+            ExternalFacts { ifindex: 3, ifname: "eth0".to_owned(), mtu: 1500, addrs: vec![ETH0], addrs6: vec![] };
         HostFacts {
-            bridge: BridgeFacts { ifindex: 2, mac: [2; 6], addr: Ipv4Net::new_assert(BRIDGE, 16), mtu: 1500 },
-            externals: vec![ExternalFacts {
-                ifindex: 3,
-                ifname: "eth0".to_owned(),
-                mtu: 1500,
-                addrs: vec![ETH0],
-                addrs6: vec![],
-            }],
+            bridges: BTreeMap::from([(1, BridgeFacts { ifindex: 2, mac: [2; 6], mtu: 1500 })]),
+            externals: vec![external],
             local_addrs: vec![BRIDGE, ETH0],
             local_addrs6: vec![],
             ephemeral: PortRange { first: 32768, last: 60999 },
+            trusted: vec![],
         }
     }
 
@@ -182,7 +220,7 @@ mod tests {
         };
         Interfaces {
             links: vec![
-                link(2, "netpath0", 1500, Some(crate::bridge::ALIAS.to_owned())),
+                link(2, "netpath0", 1500, Some(bridge::alias("bridge"))),
                 link(9, "veth0123456", 1400, Some(alias("netpath0", "web"))),
             ],
             addresses: vec![address(2, "172.17.0.1/16"), address(3, "192.0.2.1/24")],

@@ -14,8 +14,12 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    pub fn no_endpoint(name: &str) -> Self {
+    pub fn no_container(name: &str) -> Self {
         Self::NotFound(format!("no container is called `{name}`"))
+    }
+
+    pub fn no_network(name: &str) -> Self {
+        Self::NotFound(format!("network {name} not found"))
     }
 
     pub fn invalid(error: impl std::fmt::Display) -> Self {

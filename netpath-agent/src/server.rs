@@ -13,7 +13,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path as UrlPath, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Router, middleware};
 use futures::stream;
 use nix::sys::stat::{Mode, umask};
@@ -33,14 +33,21 @@ pub type Reply<T> = oneshot::Sender<Result<T>>;
 
 /// A request to the daemon.
 pub enum Command {
-    Network(Reply<api::Network>),
-    PatchNetwork(api::NetworkPatch, Reply<api::Network>),
-    Endpoints(Reply<Vec<api::Endpoint>>),
-    Endpoint(String, Reply<api::Endpoint>),
-    Attach(Box<api::Attach>, Reply<api::Endpoint>),
-    Detach(String, Reply<api::Endpoint>),
-    Publish(String, api::Ports, Reply<api::Endpoint>),
-    Unpublish(String, api::Ports, Reply<api::Endpoint>),
+    Info(Reply<api::Info>),
+    PatchInfo(api::InfoPatch, Reply<api::Info>),
+    Networks(Reply<Vec<api::Network>>),
+    Network(String, Reply<api::Network>),
+    CreateNetwork(Box<api::NetworkCreate>, Reply<api::Network>),
+    PatchNetwork(String, api::NetworkPatch, Reply<api::Network>),
+    DeleteNetwork(String, Reply<api::Network>),
+    Connect(String, api::Connect, Reply<api::Container>),
+    Disconnect(String, String, Reply<api::Container>),
+    Containers(Reply<Vec<api::Container>>),
+    Container(String, Reply<api::Container>),
+    Attach(Box<api::Attach>, Reply<api::Container>),
+    Detach(String, Reply<api::Container>),
+    Publish(String, api::Ports, Reply<api::Container>),
+    Unpublish(String, api::Ports, Reply<api::Container>),
     Rules(Reply<Vec<api::Rule>>),
     Flows(FlowFilter, Reply<Vec<api::Flow>>),
     DeleteFlows(FlowFilter, Reply<api::Deleted>),
@@ -116,23 +123,33 @@ fn remove_stale(path: &Path) -> Result<()> {
 }
 
 fn router(commands: mpsc::Sender<Command>) -> Router {
-    let endpoint = get(|s, UrlPath(name)| ask(s, |reply| Command::Endpoint(name, reply)))
+    let container = get(|s, UrlPath(name)| ask(s, |reply| Command::Container(name, reply)))
         .delete(|s, UrlPath(name)| ask(s, |reply| Command::Detach(name, reply)));
     let ports = post(|s, UrlPath(name), body: Bytes| ask_with(s, body, |ports, r| Command::Publish(name, ports, r)))
         .delete(|s, UrlPath(name), body: Bytes| ask_with(s, body, |ports, r| Command::Unpublish(name, ports, r)));
+    let network = get(|s, UrlPath(name)| ask(s, |reply| Command::Network(name, reply)))
+        .patch(|s, UrlPath(name), body: Bytes| ask_with(s, body, |patch, r| Command::PatchNetwork(name, patch, r)))
+        .delete(|s, UrlPath(name)| ask(s, |reply| Command::DeleteNetwork(name, reply)));
+    let connect = |s, UrlPath(name), body: Bytes| ask_with(s, body, |request, r| Command::Connect(name, request, r));
+    let disconnect = |s, UrlPath((network, name))| ask(s, |reply| Command::Disconnect(network, name, reply));
     Router::new()
         .route("/v1/version", get(version))
+        .route("/v1/info", get(|s| ask(s, Command::Info)).patch(|s, body: Bytes| ask_with(s, body, Command::PatchInfo)))
         .route(
-            "/v1/network",
-            get(|s| ask(s, Command::Network)).patch(|s, body: Bytes| ask_with(s, body, Command::PatchNetwork)),
+            "/v1/networks",
+            get(|s| ask(s, Command::Networks))
+                .post(|s, body: Bytes| ask_with(s, body, |network, r| Command::CreateNetwork(Box::new(network), r))),
         )
+        .route("/v1/networks/{name}", network)
+        .route("/v1/networks/{name}/endpoints", post(connect))
+        .route("/v1/networks/{network}/endpoints/{name}", delete(disconnect))
         .route(
-            "/v1/endpoints",
-            get(|s| ask(s, Command::Endpoints))
+            "/v1/containers",
+            get(|s| ask(s, Command::Containers))
                 .post(|s, body: Bytes| ask_with(s, body, |attach, r| Command::Attach(Box::new(attach), r))),
         )
-        .route("/v1/endpoints/{name}", endpoint)
-        .route("/v1/endpoints/{name}/ports", ports)
+        .route("/v1/containers/{name}", container)
+        .route("/v1/containers/{name}/ports", ports)
         .route("/v1/rules", get(|s| ask(s, Command::Rules)))
         .route(
             "/v1/conntrack",

@@ -1,28 +1,35 @@
 //! From options to a running agent: takes over what an earlier agent left, builds what is missing, and
 //! undoes what it has built if it fails half way.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use netpath_common::{Config, External, LAYOUT, PortRange, config_flag};
-use netpath_ebpf::family::V4;
+use netpath_ebpf::family::{V4, V6};
 
-use crate::agent::{Agent, bridge_facts, facts, read_interfaces};
-use crate::bridge::{self, Bridge};
+use crate::agent::{Agent, DEFAULT_NETWORK_INDEX, facts, mtu, network_mtu, read_interfaces};
+use crate::api::GatewayMode;
+use crate::bridge;
 use crate::counters::Counters;
 use crate::datapath::{self, Adoption, Datapath, Sizes};
-use crate::desired::Policy;
+use crate::desired::{BridgeFacts, HostFacts};
 use crate::endpoints::name_in_alias;
-use crate::externals::{Interfaces, smallest_mtu};
+use crate::externals::Interfaces;
 use crate::host;
-use crate::ipam::Allocator;
 use crate::netlink::{Link, Netlink, Notices};
+use crate::network_mode::DEFAULT_NETWORK;
+use crate::networks;
 use crate::options::Options;
 use crate::recovery;
 use crate::state::{Loaded, Network, State, Store};
+use crate::subnets;
 
 /// Ports that masquerade gives to inside ports below 1024; those under 600 belong to services.
 const PRIVILEGED_PORTS: PortRange = PortRange { first: 600, last: 1023 };
+/// Counters are made for so many.
+const MAX_NETWORKS: u32 = 256;
+/// The default network's pair of counters.
+const DEFAULT_NETWORK_COUNTER: u32 = 1;
 /// Below this beginning of the ephemeral range the ports above it are the larger part.
 const LOW_EPHEMERAL: u16 = 16_384;
 
@@ -53,55 +60,101 @@ async fn assemble(options: Options, store: Store, datapath: Datapath, netlink: N
     let image = datapath.image()?;
     let mut state = load_state(&store, &datapath, &interfaces, &options.bridge)?;
     drop_dead_endpoints(&mut state, &interfaces.links, &host::boot_id()?);
+    let default = default_network(&options, &interfaces, &state)?;
+    state.networks.insert(DEFAULT_NETWORK_INDEX, default);
 
-    let own = state.endpoints.values().map(|endpoint| endpoint.ifindex).collect();
-    let externals = interfaces.externals(&options.externals, &options.bridge, &own);
-    let mtu = options.mtu.unwrap_or_else(|| smallest_mtu(&externals));
-    let bridge = bridge::ensure(&netlink, &options, &interfaces, state.network.as_ref(), mtu).await?;
-    let undo = bridge.fresh.then(|| (netlink.clone(), bridge.ifindex));
-    let finished = finish(options, store, state, datapath, netlink, image, &bridge, mtu).await;
-    if finished.is_err()
-        && let Some((netlink, ifindex)) = undo
-        && let Err(error) = netlink.delete_link(ifindex).await
-    {
-        tracing::warn!("undo the start: {error:#}");
+    let host = facts(&interfaces, &options, &state, BTreeMap::new());
+    let mut fresh = Vec::new();
+    let bridges = build_bridges(&netlink, &mut state, &interfaces, &host, &mut fresh).await;
+    let finished = match bridges {
+        Ok(bridges) => {
+            let agent = Agent {
+                counters: Counters::new(max_counters(&options), &state),
+                last_automatic_port: 0,
+                addresses: BTreeMap::new(),
+                host: HostFacts { bridges, ..host },
+                options,
+                store,
+                state,
+                datapath,
+                netlink: netlink.clone(),
+                image,
+            };
+            finish(agent).await
+        }
+        Err(error) => Err(error),
+    };
+    if finished.is_err() {
+        for ifindex in fresh {
+            if let Err(error) = netlink.delete_link(ifindex).await {
+                tracing::warn!("undo the start: {error:#}");
+            }
+        }
     }
     finished
 }
 
-#[expect(clippy::too_many_arguments, reason = "the parts of the agent, each made by a step that can fail")]
-async fn finish(
-    options: Options,
-    store: Store,
-    mut state: State,
-    datapath: Datapath,
-    netlink: Netlink,
-    image: crate::reconcile::Image,
-    bridge: &Bridge,
-    mtu: u32,
-) -> Result<Agent> {
-    let addresses = allocator(&options, bridge, &mut state)?;
-    state.network = Some(Network { bridge: options.bridge.clone(), created: bridge.created, bridge_addr: bridge.addr });
-    let interfaces = read_interfaces(&netlink).await?;
-    remove_strays(&netlink, &options.bridge, &state, &interfaces.links).await;
-    let host = facts(&interfaces, &options, &state, bridge_facts(bridge, mtu, &state));
-    let mut agent = Agent {
-        policy: Policy { icc: options.icc, masquerade: options.masquerade },
-        counters: Counters::new(max_counters(&options), &state),
-        last_automatic_port: 0,
-        options,
-        store,
-        state,
-        datapath,
-        netlink,
-        host,
-        addresses,
-        image,
-    };
+/// The default network as the options have it.
+fn default_network(options: &Options, interfaces: &Interfaces, state: &State) -> Result<Network> {
+    let known = state.networks.get(&DEFAULT_NETWORK_INDEX);
+    let (v4, v6) = subnets::of_default(options, interfaces, known, state)?;
+    let created = known.is_some_and(|network| network.created && network.bridge == options.bridge);
+    Ok(Network {
+        name: DEFAULT_NETWORK.to_owned(),
+        counter: known.map_or(DEFAULT_NETWORK_COUNTER, |network| network.counter),
+        bridge: options.bridge.clone(),
+        created,
+        v4,
+        v6,
+        icc: options.icc,
+        internal: false,
+        masquerade: options.masquerade,
+        mtu: options.mtu,
+        mode4: GatewayMode::Nat,
+        mode6: GatewayMode::Nat,
+        trusted: Vec::new(),
+    })
+}
+
+/// Finds or makes the bridge of every network; notes those it has made.
+async fn build_bridges(
+    netlink: &Netlink,
+    state: &mut State,
+    interfaces: &Interfaces,
+    host: &HostFacts,
+    fresh: &mut Vec<u32>,
+) -> Result<BTreeMap<u32, BridgeFacts>> {
+    let mut bridges = BTreeMap::new();
+    for index in state.networks.keys().copied().collect::<Vec<_>>() {
+        let network = &state.networks[&index];
+        let mtu = mtu(network, host);
+        let bridge = bridge::ensure(netlink, &networks::wanted(network, mtu), interfaces).await;
+        let bridge = bridge.with_context(|| format!("set up network `{}`", network.name))?;
+        fresh.extend(bridge.fresh.then_some(bridge.ifindex));
+        let mtu = network_mtu(index, mtu, state);
+        bridges.insert(index, BridgeFacts { ifindex: bridge.ifindex, mac: bridge.mac, mtu });
+        state.networks.entry(index).and_modify(|network| network.created = bridge.created);
+    }
+    Ok(bridges)
+}
+
+async fn finish(mut agent: Agent) -> Result<Agent> {
+    for (index, network) in &agent.state.networks {
+        let addresses = networks::allocators(network, *index, &agent.state);
+        let addresses = addresses.with_context(|| format!("set up network `{}`", network.name))?;
+        agent.addresses.insert(*index, addresses);
+    }
+    let interfaces = read_interfaces(&agent.netlink).await?;
+    remove_strays(&agent.netlink, &agent.options.bridge, &agent.state, &interfaces.links).await;
+    let bridges = std::mem::take(&mut agent.host.bridges);
+    agent.host = facts(&interfaces, &agent.options, &agent.state, bridges);
     agent.store.save(&agent.state)?;
     agent.reconcile()?;
     attach(&mut agent, &interfaces.links).await?;
     set_ip_forward(&agent.options)?;
+    if agent.state.networks.values().any(|network| network.v6.is_some()) {
+        networks::forward_ipv6(agent.options.ip_forward)?;
+    }
     Ok(agent)
 }
 
@@ -131,9 +184,9 @@ fn load_datapath(options: &Options) -> Result<(Datapath, Adoption)> {
     Ok((datapath, adoption))
 }
 
-/// One counter for each published port, two for each endpoint and the network; index 0 is nobody's.
+/// One counter for each published port, two for each endpoint, network and link; index 0 is nobody's.
 fn max_counters(options: &Options) -> u32 {
-    1 + 2 + 2 * options.max_endpoints + options.max_ports
+    1 + 2 * MAX_NETWORKS + 2 * 2 * options.max_endpoints + options.max_ports
 }
 
 fn config(options: &Options) -> Result<Config> {
@@ -179,45 +232,36 @@ fn load_state(store: &Store, datapath: &Datapath, interfaces: &Interfaces, bridg
             tracing::warn!("the state is corrupt ({error:#}); it is set aside as {}", moved_to.display());
         }
     }
-    let generation = datapath.flows::<V4>()?.iter().map(|(_, flow)| flow.generation).max().unwrap_or(0);
+    let generations4 = datapath.flows::<V4>()?.into_iter().map(|(_, flow)| flow.generation);
+    let generations6 = datapath.flows::<V6>()?.into_iter().map(|(_, flow)| flow.generation);
+    let generation = generations4.chain(generations6).max().unwrap_or(0);
     let state = recovery::recover(&image, interfaces, bridge, host::boot_id()?, generation);
     tracing::warn!("rebuilt the state from the kernel: {} containers", state.endpoints.len());
     Ok(state)
 }
 
-/// Forgets endpoints of an earlier boot, and those whose veth is gone.
+/// Forgets endpoints of an earlier boot, and those whose veth is gone; and containers with them.
 fn drop_dead_endpoints(state: &mut State, links: &[Link], boot_id: &str) {
     let same_boot = state.boot_id == boot_id;
+    let mut dead = BTreeSet::new();
     state.endpoints.retain(|_, endpoint| {
         let is_veth = |link: &Link| link.ifindex == endpoint.ifindex && link.ifname == endpoint.ifname;
         let alive = same_boot && links.iter().any(is_veth);
         if !alive {
-            tracing::info!("container `{}` has gone while no agent ran", endpoint.name);
+            dead.insert(endpoint.container.clone());
         }
         alive
     });
+    for name in dead {
+        if state.endpoints_of(&name).is_empty() {
+            tracing::info!("container `{name}` has gone while no agent ran");
+            state.containers.remove(&name);
+        }
+    }
+    if !same_boot {
+        state.containers.clear();
+    }
     boot_id.clone_into(&mut state.boot_id);
-}
-
-/// The network's addresses, with those taken that the endpoints have.
-fn allocator(options: &Options, bridge: &Bridge, state: &mut State) -> Result<Allocator> {
-    let mut addresses = Allocator::new(bridge.addr, options.fixed_cidr).context("use --fixed-cidr")?;
-    addresses.reserve(bridge.addr.addr())?;
-    if let Some(gateway) = options.default_gateway {
-        addresses.reserve(gateway).context("use --default-gateway")?;
-    }
-    for endpoint in state.endpoints.values() {
-        let (name, addr) = (&endpoint.name, endpoint.addr);
-        let taken = addresses.allocate_exact(addr);
-        ensure!(
-            taken.is_ok(),
-            "container `{name}` has address {addr}, which does not fit bridge {} with {} as the options have it; \
-             disconnect it first (`netpath detach {name}` with the old options)",
-            options.bridge,
-            bridge.addr
-        );
-    }
-    Ok(addresses)
 }
 
 /// Deletes veths of this network that the state does not know: an agent died while it made them.
@@ -247,8 +291,8 @@ async fn attach(agent: &mut Agent, links: &[Link]) -> Result<()> {
     for external in &agent.host.externals {
         agent.datapath.attach_external(external.ifindex, &external.ifname)?;
     }
-    let bridge = agent.host.bridge.ifindex;
     for endpoint in agent.state.endpoints.values() {
+        let bridge = agent.bridge_of(endpoint.network)?;
         agent.datapath.attach_container(endpoint.ifindex, &endpoint.ifname)?;
         let master = links.iter().find(|link| link.ifindex == endpoint.ifindex).and_then(|link| link.master);
         if master != Some(bridge) {
@@ -256,7 +300,9 @@ async fn attach(agent: &mut Agent, links: &[Link]) -> Result<()> {
         }
         agent.netlink.set_up(endpoint.ifindex).await?;
     }
-    agent.warn("announce the bridge", agent.announce_bridge());
+    for index in agent.state.networks.keys() {
+        agent.warn("announce the bridge", agent.announce_bridge(*index));
+    }
     Ok(())
 }
 

@@ -4,20 +4,19 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, Write};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use ipnet::Ipv4Net;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use crate::api::Netns;
+use crate::api::{GatewayMode, Netns, Subnet};
 pub use crate::binding::PortBinding;
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const FILE: &str = "state.json";
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,42 +27,86 @@ pub struct State {
     pub boot_id: String,
     /// The generation that the next endpoint gets; only ever grows.
     pub next_generation: u32,
-    pub network: Option<Network>,
+    /// Index to network; indices begin at 1.
+    pub networks: BTreeMap<u32, Network>,
+    /// Name to container.
+    pub containers: BTreeMap<String, Container>,
     /// Index to endpoint; indices begin at 1.
     pub endpoints: BTreeMap<u32, Endpoint>,
 }
 
-/// The bridge network.
+/// A bridge network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Network {
+    pub name: String,
+    /// Index into `COUNTERS`: masqueraded packets; the next index counts packets between its containers.
+    pub counter: u32,
+    /// Name of the bridge's interface.
     pub bridge: String,
     /// The agent made the bridge, so `down` removes it.
     pub created: bool,
-    /// The bridge's address and the network's prefix.
-    pub bridge_addr: Ipv4Net,
+    pub v4: Option<Subnet>,
+    pub v6: Option<Subnet>,
+    pub icc: bool,
+    pub internal: bool,
+    pub masquerade: bool,
+    /// As asked for; else that of the externals.
+    pub mtu: Option<u32>,
+    pub mode4: GatewayMode,
+    pub mode6: GatewayMode,
+    /// Names of interfaces from which containers may be reached by their own addresses.
+    pub trusted: Vec<String>,
 }
 
-/// A container's interface.
+/// A container: the endpoints that name it are its interfaces.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Endpoint {
-    pub name: String,
-    pub generation: u32,
-    /// Index into `COUNTERS`: packets to the container; the next index counts packets from it.
-    pub counter: u32,
-    /// Host end of the veth pair.
-    pub ifname: String,
-    pub ifindex: u32,
-    pub addr: Ipv4Addr,
-    pub mac: Mac,
-    pub mtu: u32,
+pub struct Container {
+    /// `bridge`, `none`, `host`, `container:NAME` or the name of a network.
+    pub network_mode: String,
     pub netns: Netns,
     pub hostname: Option<String>,
     pub command: Vec<String>,
     /// Seconds since the epoch.
     pub created: u64,
     pub ports: Vec<PortBinding>,
+    /// Exposed ports, `PORT[-LAST]/PROTO`.
+    pub expose: Vec<String>,
+    pub links: Vec<Link>,
+}
+
+/// A link from the container that holds it to another one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Link {
+    /// Name of the other container.
+    pub target: String,
+    pub alias: String,
+    /// Index into `COUNTERS`: packets to the exposed ports; the next index counts replies.
+    pub counter: u32,
+}
+
+/// A container's interface in a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Endpoint {
+    /// Name of the container.
+    pub container: String,
+    /// Index of the network.
+    pub network: u32,
+    pub generation: u32,
+    /// Index into `COUNTERS`: packets to the container; the next index counts packets from it.
+    pub counter: u32,
+    /// Host end of the veth pair.
+    pub ifname: String,
+    pub ifindex: u32,
+    /// Name of the container's end.
+    pub interface: String,
+    pub addr: Option<Ipv4Addr>,
+    pub addr6: Option<Ipv6Addr>,
+    pub mac: Mac,
+    pub mtu: u32,
 }
 
 /// A hardware address, written `aa:bb:cc:dd:ee:ff`.
@@ -92,26 +135,49 @@ pub struct Store {
 
 impl State {
     pub fn new(boot_id: String) -> Self {
-        Self { version: VERSION, boot_id, next_generation: 1, network: None, endpoints: BTreeMap::new() }
+        Self {
+            version: VERSION,
+            boot_id,
+            next_generation: 1,
+            networks: BTreeMap::new(),
+            containers: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+        }
     }
 
-    /// The endpoint called `name`, with its index.
-    pub fn find(&self, name: &str) -> Option<(u32, &Endpoint)> {
-        self.endpoints.iter().find(|(_, endpoint)| endpoint.name == name).map(|(index, endpoint)| (*index, endpoint))
+    /// The network called `name`, with its index.
+    pub fn network(&self, name: &str) -> Option<(u32, &Network)> {
+        self.networks.iter().find(|(_, network)| network.name == name).map(|(index, network)| (*index, network))
+    }
+
+    /// The endpoints of a container, in the order in which it was connected.
+    pub fn endpoints_of(&self, container: &str) -> Vec<(u32, &Endpoint)> {
+        let mut endpoints: Vec<_> = self.endpoints.iter().filter(|(_, e)| e.container == container).collect();
+        endpoints.sort_by_key(|(_, endpoint)| endpoint.generation);
+        endpoints.into_iter().map(|(index, endpoint)| (*index, endpoint)).collect()
     }
 
     /// The lowest endpoint index that is free.
     pub fn free_index(&self) -> u32 {
-        (1..)
-            .zip(self.endpoints.keys())
-            .find(|(i, used)| i != *used)
-            .map_or(self.endpoints.len() as u32 + 1, |(i, _)| i)
+        lowest_free(&self.endpoints)
     }
 
-    /// All bindings with the endpoint they belong to.
-    pub fn bindings(&self) -> impl Iterator<Item = (&Endpoint, &PortBinding)> {
-        self.endpoints.values().flat_map(|endpoint| endpoint.ports.iter().map(move |port| (endpoint, port)))
+    /// The lowest network index that is free.
+    pub fn free_network_index(&self) -> u32 {
+        lowest_free(&self.networks)
     }
+
+    /// All bindings with the name of the container they belong to.
+    pub fn bindings(&self) -> impl Iterator<Item = (&str, &PortBinding)> {
+        self.containers
+            .iter()
+            .flat_map(|(name, container)| container.ports.iter().map(move |port| (name.as_str(), port)))
+    }
+}
+
+/// The lowest key from 1 on that is free.
+fn lowest_free<V>(map: &BTreeMap<u32, V>) -> u32 {
+    (1..).zip(map.keys()).find(|(i, used)| i != *used).map_or(map.len() as u32 + 1, |(i, _)| i)
 }
 
 impl Store {
@@ -288,6 +354,7 @@ impl From<Mac> for String {
 
 #[cfg(test)]
 mod tests {
+    use super::samples::{container, endpoint, network};
     use super::*;
     use crate::port_spec::Proto;
 
@@ -357,6 +424,17 @@ mod tests {
     }
 
     #[test]
+    fn a_containers_endpoints_come_in_the_order_of_their_connection() {
+        let mut state = sample();
+        let later = Endpoint { generation: 9, ..state.endpoints[&1].clone() };
+        let latest = Endpoint { generation: 10, ..later.clone() };
+        state.endpoints = BTreeMap::from([(1, latest), (2, state.endpoints[&1].clone()), (3, later)]);
+        let indices: Vec<u32> = state.endpoints_of("web").iter().map(|(index, _)| *index).collect();
+        assert_eq!(indices, [2, 3, 1]);
+        assert!(state.endpoints_of("db").is_empty());
+    }
+
+    #[test]
     fn hardware_addresses_are_read_strictly() {
         let mac: Mac = "02:00:5e:10:00:fF".parse().unwrap();
         assert_eq!(mac.to_string(), "02:00:5e:10:00:ff");
@@ -369,11 +447,7 @@ mod tests {
 
     fn sample() -> State {
         let mut state = State::new("boot".to_owned());
-        state.network = Some(Network {
-            bridge: "netpath0".to_owned(),
-            created: true,
-            bridge_addr: "172.17.0.1/16".parse().unwrap(),
-        });
+        state.networks.insert(1, network("bridge"));
         let port = PortBinding {
             host_addr: Ipv4Addr::UNSPECIFIED.into(),
             host_port: 8080,
@@ -383,24 +457,69 @@ mod tests {
             counter: 3,
             from: vec![],
         };
-        state.endpoints.insert(
-            1,
-            Endpoint {
-                name: "web".to_owned(),
-                generation: 1,
-                counter: 1,
-                ifname: "veth0123456".to_owned(),
-                ifindex: 7,
-                addr: Ipv4Addr::new(172, 17, 0, 2),
-                mac: Mac([2, 0, 0, 0, 0, 1]),
-                mtu: 1500,
-                netns: Netns::Pid(1),
-                hostname: None,
-                command: vec!["sh".to_owned()],
-                created: 0,
-                ports: vec![port],
-            },
-        );
+        state.containers.insert("web".to_owned(), Container { ports: vec![port], ..container() });
+        state.endpoints.insert(1, endpoint("web"));
         state
+    }
+}
+
+/// Samples for the tests of other modules.
+#[cfg(test)]
+pub(crate) mod samples {
+    use super::*;
+
+    /// 172.17.0.0/16 behind `netpath0`.
+    pub(crate) fn network(name: &str) -> Network {
+        let subnet = Subnet {
+            subnet: "172.17.0.0/16".parse().unwrap(),
+            ip_range: None,
+            bridge: Some("172.17.0.1".parse().unwrap()),
+            gateway: Some("172.17.0.1".parse().unwrap()),
+        };
+        Network {
+            name: name.to_owned(),
+            counter: 1,
+            bridge: "netpath0".to_owned(),
+            created: true,
+            v4: Some(subnet),
+            v6: None,
+            icc: true,
+            internal: false,
+            masquerade: true,
+            mtu: None,
+            mode4: GatewayMode::Nat,
+            mode6: GatewayMode::Nat,
+            trusted: vec![],
+        }
+    }
+
+    pub(crate) fn container() -> Container {
+        Container {
+            network_mode: "bridge".to_owned(),
+            netns: Netns::Pid(1),
+            hostname: None,
+            command: vec!["sh".to_owned()],
+            created: 0,
+            ports: vec![],
+            expose: vec![],
+            links: vec![],
+        }
+    }
+
+    /// 172.17.0.2 in network 1.
+    pub(crate) fn endpoint(container: &str) -> Endpoint {
+        Endpoint {
+            container: container.to_owned(),
+            network: 1,
+            generation: 1,
+            counter: 3,
+            ifname: "veth0123456".to_owned(),
+            ifindex: 7,
+            interface: "eth0".to_owned(),
+            addr: Some(Ipv4Addr::new(172, 17, 0, 2)),
+            addr6: None,
+            mac: Mac([2, 0, 0, 0, 0, 1]),
+            mtu: 1500,
+        }
     }
 }

@@ -5,11 +5,11 @@ use std::path::Path;
 
 use anyhow::{Context, Error, Result, anyhow};
 
-use crate::agent::Agent;
+use crate::agent::{Agent, DEFAULT_NETWORK_INDEX};
 use crate::datapath;
 use crate::endpoints;
 use crate::netlink::Netlink;
-use crate::state::{Loaded, State, Store};
+use crate::state::{Loaded, Network, State, Store};
 
 /// Takes down what lies behind `state_dir` and `pin_dir`, where no agent runs.
 pub async fn down(state_dir: &Path, pin_dir: &Path) -> Vec<Error> {
@@ -38,7 +38,11 @@ pub async fn down(state_dir: &Path, pin_dir: &Path) -> Vec<Error> {
         }
     };
     match Netlink::connect() {
-        Ok(netlink) => errors.extend(remove(state.as_ref(), pin_dir, &netlink).await),
+        Ok(netlink) => {
+            let default = state.as_ref().and_then(|state| state.networks.get(&DEFAULT_NETWORK_INDEX));
+            let bridge = default.map(|network| network.bridge.clone()).unwrap_or_default();
+            errors.extend(remove(state.as_ref(), &bridge, pin_dir, &netlink).await);
+        }
         Err(error) => errors.push(error),
     }
     errors.extend(store.remove().err());
@@ -50,44 +54,48 @@ pub async fn agent(agent: Agent) -> Vec<Error> {
     let Agent { options, store, state, datapath, netlink, .. } = agent;
     // What it holds open would stay attached.
     drop(datapath);
-    let mut errors = remove(Some(&state), &options.pin_dir, &netlink).await;
+    let mut errors = remove(Some(&state), &options.bridge, &options.pin_dir, &netlink).await;
     errors.extend(store.remove().err());
     errors
 }
 
 /// Containers first: without programs their packets would leave with their own addresses.
-async fn remove(state: Option<&State>, pin_dir: &Path, netlink: &Netlink) -> Vec<Error> {
+async fn remove(state: Option<&State>, bridge: &str, pin_dir: &Path, netlink: &Netlink) -> Vec<Error> {
     let mut errors = Vec::new();
     if let Some(state) = state {
-        errors.extend(remove_veths(state, netlink).await);
+        errors.extend(remove_veths(state, bridge, netlink).await);
     }
     errors.extend(datapath::teardown(pin_dir));
     if let Some(state) = state {
-        errors.extend(remove_bridge(state, netlink).await.err());
+        for network in state.networks.values() {
+            errors.extend(remove_bridge(network, netlink).await.err());
+        }
     }
     errors
 }
 
-async fn remove_veths(state: &State, netlink: &Netlink) -> Vec<Error> {
-    let bridge = state.network.as_ref().map(|network| network.bridge.as_str()).unwrap_or_default();
+/// `bridge` is the default network's, which is in the aliases.
+async fn remove_veths(state: &State, bridge: &str, netlink: &Netlink) -> Vec<Error> {
     let mut errors = Vec::new();
     for endpoint in state.endpoints.values() {
         let removed = async {
             // By name and alias: after a reboot the interface index may be somebody else's.
             let link = netlink.link(&endpoint.ifname).await?;
-            let alias = endpoints::alias(bridge, &endpoint.name);
+            let alias = endpoints::alias(bridge, &endpoint.container);
             match link.filter(|link| link.alias.as_ref() == Some(&alias)) {
                 Some(link) => netlink.delete_link(link.ifindex).await,
                 None => Ok(()),
             }
         };
-        errors.extend(removed.await.with_context(|| format!("disconnect container `{}`", endpoint.name)).err());
+        errors.extend(removed.await.with_context(|| format!("disconnect container `{}`", endpoint.container)).err());
     }
     errors
 }
 
-async fn remove_bridge(state: &State, netlink: &Netlink) -> Result<()> {
-    let Some(network) = state.network.as_ref().filter(|network| network.created) else { return Ok(()) };
+async fn remove_bridge(network: &Network, netlink: &Netlink) -> Result<()> {
+    if !network.created {
+        return Ok(());
+    }
     let remove = async {
         match netlink.link(&network.bridge).await?.filter(|link| link.bridge) {
             Some(link) => netlink.delete_link(link.ifindex).await,

@@ -238,7 +238,7 @@ fn assert_refused(what: &str, output: &Output, status: i32, wanted: &[String]) {
 
 /// Everything the agent shows, except what changes by itself.
 fn picture(world: &World) -> (serde_json::Value, serde_json::Value, Vec<String>) {
-    (world.json(&["ps"]), world.json(&["inspect"]), world.host.interfaces())
+    (world.json(&["ps"]), world.json(&["network", "ls"]), world.host.interfaces())
 }
 
 fn mac_text(mac: [u8; 6]) -> String {

@@ -174,12 +174,12 @@ fn a_gateway_that_is_not_the_bridge_is_not_announced_as_the_bridge(plane: Plane)
     assert!(!wires[1].sees_announcement(OTHER_GATEWAY.parse().unwrap(), mac, REFUSAL));
 }
 
-/// `PATCH /v1/network`, as a user with curl would.
+/// `PATCH /v1/networks/bridge`, as a user with curl would.
 fn patch_network(world: &World, body: &str) {
     let socket = world.instance().socket.display().to_string();
     let mut curl = Command::new("curl");
     curl.args(["--silent", "--show-error", "--fail-with-body", "--unix-socket", &socket, "--request", "PATCH"]);
-    curl.args(["--header", "content-type: application/json", "--data", body, "http://localhost/v1/network"]);
+    curl.args(["--header", "content-type: application/json", "--data", body, "http://localhost/v1/networks/bridge"]);
     program::stdout_of(&mut curl);
 }
 

@@ -40,11 +40,11 @@ fn a_restarted_agent_adopts_everything(plane: Plane) {
     let (inside, outside) = (web.inside.listen(80), world.client.listen(7000));
     let mut published = (world.client.connect(at(HOST, 8080)), accept(&inside).0);
     let mut outbound = (web.inside.connect(at(CLIENT, 7000)), accept(&outside).0);
-    let before = (world.json(&["ps"]), world.json(&["inspect"]));
+    let before = (world.json(&["ps"]), world.json(&["inspect"]), world.json(&["network", "ls"]));
     let flows = world.json(&["conntrack"]).as_array().unwrap().len();
     world.kill_agent();
     world.start_agent();
-    assert_eq!((world.json(&["ps"]), world.json(&["inspect"])), before);
+    assert_eq!((world.json(&["ps"]), world.json(&["inspect"]), world.json(&["network", "ls"])), before);
     assert_eq!(world.json(&["conntrack"]).as_array().unwrap().len(), flows);
     converse(&mut published.0, &mut published.1);
     converse(&mut outbound.0, &mut outbound.1);

@@ -1,10 +1,10 @@
-//! `netpath attach`: connects a namespace that somebody else made; prints its address.
+//! `netpath attach`: connects a namespace that somebody else made; prints its addresses.
 
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 
-use crate::api::{Attach, Endpoint, Netns};
+use crate::api::{Attach, Container, Netns};
 use crate::cli::{AttachArgs, AttachTarget};
 use crate::client::Client;
 
@@ -12,14 +12,21 @@ pub(super) async fn run(client: &Client, args: AttachArgs) -> Result<ExitCode> {
     let request = Attach {
         name: args.name,
         netns: netns(args.target)?,
+        network: args.endpoint.net,
         publish: args.endpoint.publish,
+        publish_all: args.endpoint.publish_all,
+        expose: args.endpoint.expose,
+        links: args.endpoint.link,
         address: args.endpoint.ip,
+        address6: args.endpoint.ip6,
         mac: args.endpoint.mac_address,
         hostname: None,
         command: Vec::new(),
     };
-    let endpoint: Endpoint = client.post("/v1/endpoints", &request).await?;
-    super::print(&format!("{}\n", endpoint.address))?;
+    let container: Container = client.post("/v1/containers", &request).await?;
+    let v4 = container.address.map(|addr| format!("{addr}\n"));
+    let v6 = container.address6.map(|addr| format!("{addr}\n"));
+    super::print(&v4.into_iter().chain(v6).collect::<String>())?;
     Ok(ExitCode::SUCCESS)
 }
 

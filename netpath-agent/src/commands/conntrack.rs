@@ -115,7 +115,7 @@ mod tests {
         assert_eq!(query(&ConntrackFilter::default()), "");
         let filter = ConntrackFilter {
             proto: Some("TCP".to_owned()),
-            src: Some(Ipv4Addr::new(172, 17, 0, 2)),
+            src: Some(Ipv4Addr::new(172, 17, 0, 2).into()),
             dport: Some(80),
             name: Some("a&b".to_owned()),
             ..Default::default()
@@ -129,11 +129,11 @@ mod tests {
             state: state.to_owned(),
             expires_s: 117,
             name: "web".to_owned(),
-            src: Ipv4Addr::new(172, 17, 0, 2),
+            src: Ipv4Addr::new(172, 17, 0, 2).into(),
             sport: 40000,
-            dst: Ipv4Addr::new(192, 0, 2, 9),
+            dst: Ipv4Addr::new(192, 0, 2, 9).into(),
             dport: 443,
-            nat_addr: Ipv4Addr::new(10, 0, 0, 1),
+            nat_addr: Ipv4Addr::new(10, 0, 0, 1).into(),
             nat_port: 2000,
         }
     }

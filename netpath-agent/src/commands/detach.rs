@@ -4,10 +4,10 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::api::Endpoint;
+use crate::api::Container;
 use crate::client::{Client, encode};
 
 pub(super) async fn run(client: &Client, name: &str) -> Result<ExitCode> {
-    let _was: Endpoint = client.delete(&format!("/v1/endpoints/{}", encode(name))).await?;
+    let _was: Container = client.delete(&format!("/v1/containers/{}", encode(name))).await?;
     Ok(ExitCode::SUCCESS)
 }

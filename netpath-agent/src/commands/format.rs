@@ -93,12 +93,12 @@ pub(super) mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
-    use crate::api::{Endpoint, Netns};
+    use crate::api::{Container, Endpoint, Netns};
     use crate::port_spec::Proto;
 
     #[test]
     fn consecutive_bindings_are_shown_as_a_range() {
-        let ports = endpoint(
+        let ports = container(
             "web",
             &[
                 ("0.0.0.0", 8001, 81),
@@ -120,7 +120,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_container_port_is_listed_with_where_it_is_published() {
-        let ports = endpoint("web", &[("0.0.0.0", 8443, 443), ("127.0.0.1", 8080, 80), ("0.0.0.0", 8081, 80)]).ports;
+        let ports = container("web", &[("0.0.0.0", 8443, 443), ("127.0.0.1", 8080, 80), ("0.0.0.0", 8081, 80)]).ports;
         let expected = "80/tcp -> 0.0.0.0:8081\n80/tcp -> 127.0.0.1:8080\n443/tcp -> 0.0.0.0:8443\n";
         assert_eq!(port_lines(&ports), expected);
         let from = vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
@@ -166,7 +166,7 @@ pub(super) mod tests {
     }
 
     /// A container with TCP ports published at (host address, host port, container port).
-    pub(in crate::commands) fn endpoint(name: &str, ports: &[(&str, u16, u16)]) -> Endpoint {
+    pub(in crate::commands) fn container(name: &str, ports: &[(&str, u16, u16)]) -> Container {
         let binding = |&(addr, host_port, container_port): &(&str, u16, u16)| PortBinding {
             host_addr: addr.parse().unwrap(),
             host_port,
@@ -175,21 +175,33 @@ pub(super) mod tests {
             proto: Proto::Tcp,
             from: Vec::new(),
         };
-        Endpoint {
-            name: name.to_owned(),
-            address: Ipv4Addr::new(172, 17, 0, 2),
+        let endpoint = Endpoint {
+            network: "bridge".to_owned(),
+            interface: "eth0".to_owned(),
+            address: Some(Ipv4Addr::new(172, 17, 0, 2)),
             prefix_len: 16,
-            gateway: Ipv4Addr::new(172, 17, 0, 1),
+            gateway: Some(Ipv4Addr::new(172, 17, 0, 1)),
+            address6: None,
+            prefix_len6: 0,
+            gateway6: None,
             mac: "02:00:00:00:00:02".to_owned(),
             mtu: 1500,
             ifname: "veth0a1b2c3".to_owned(),
             ifindex: 7,
-            network: "bridge".to_owned(),
+        };
+        Container {
+            name: name.to_owned(),
+            network_mode: "bridge".to_owned(),
+            address: endpoint.address,
+            address6: None,
             netns: Netns::Pid(1),
             hostname: None,
             command: Vec::new(),
             created: 1_700_000_000,
+            endpoints: vec![endpoint],
             ports: ports.iter().map(binding).collect(),
+            expose: Vec::new(),
+            links: Vec::new(),
             log_dir: "/var/lib/netpath/netpath/log".into(),
         }
     }

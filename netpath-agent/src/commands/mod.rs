@@ -8,6 +8,7 @@ mod down;
 mod format;
 mod inspect;
 mod monitor;
+mod network;
 mod port;
 mod ps;
 mod publish;
@@ -45,6 +46,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Ps(args) => block_on(ps::run(&client, args.json))?,
         Command::Port(args) => block_on(port::run(&client, &args))?,
         Command::Inspect(args) => block_on(inspect::run(&client, args.name.as_deref()))?,
+        Command::Network(command) => block_on(network::run(&client, command))?,
         Command::Publish(args) => block_on(publish::run(&client, args))?,
         Command::Unpublish(args) => block_on(unpublish::run(&client, args))?,
         Command::Rules(args) => block_on(rules::run(&client, args.json))?,

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use super::format::port_lines;
-use crate::api::{Endpoint, PortBinding};
+use crate::api::{Container, PortBinding};
 use crate::binding::{from_clause, host_name};
 use crate::cli::PortArgs;
 use crate::client::{Client, encode};
@@ -13,12 +13,12 @@ use crate::port_spec;
 
 pub(super) async fn run(client: &Client, args: &PortArgs) -> Result<ExitCode> {
     let wanted = args.port.as_deref().map(port_spec::parse_port).transpose()?;
-    let endpoint: Endpoint = client.get(&format!("/v1/endpoints/{}", encode(&args.name))).await?;
+    let container: Container = client.get(&format!("/v1/containers/{}", encode(&args.name))).await?;
     let narrow = |binding: PortBinding| match wanted {
         Some((port, proto)) => binding.at(port).filter(|binding| binding.proto == proto),
         None => Some(binding),
     };
-    let ports: Vec<_> = endpoint.ports.into_iter().filter_map(narrow).collect();
+    let ports: Vec<_> = container.ports.into_iter().filter_map(narrow).collect();
     if args.json {
         super::print_json(&ports)?;
     } else if wanted.is_some() {

@@ -5,51 +5,57 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 
-use super::format::{age, bindings, table};
-use crate::api::{Endpoint, Netns};
+use super::format::{age, bindings, or_dash, table};
+use crate::api::{Container, Netns};
 use crate::client::Client;
 
 pub(super) async fn run(client: &Client, json: bool) -> Result<ExitCode> {
-    let endpoints: Vec<Endpoint> = client.get("/v1/endpoints").await?;
+    let containers: Vec<Container> = client.get("/v1/containers").await?;
     if json {
-        super::print_json(&endpoints)?;
+        super::print_json(&containers)?;
     } else {
-        super::print(&render(&endpoints, SystemTime::now()))?;
+        super::print(&render(&containers, SystemTime::now()))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn render(endpoints: &[Endpoint], now: SystemTime) -> String {
+fn render(containers: &[Container], now: SystemTime) -> String {
     let header = ["NAME", "ADDRESS", "INTERFACE", "CREATED", "COMMAND", "PORTS"];
-    let rows = endpoints.iter().map(|endpoint| {
-        let created = SystemTime::UNIX_EPOCH + Duration::from_secs(endpoint.created);
+    let rows = containers.iter().map(|container| {
+        let created = SystemTime::UNIX_EPOCH + Duration::from_secs(container.created);
         [
-            endpoint.name.clone(),
-            endpoint.address.to_string(),
-            endpoint.ifname.clone(),
+            container.name.clone(),
+            or_dash(&addresses(container)),
+            or_dash(&container.endpoints.iter().map(|e| e.ifname.clone()).collect::<Vec<_>>().join(", ")),
             // A state rebuilt from the kernel does not know.
-            if endpoint.created == 0 {
+            if container.created == 0 {
                 "unknown".to_owned()
             } else {
                 format!("{} ago", age(now.duration_since(created).unwrap_or_default()))
             },
-            command(endpoint),
-            bindings(&endpoint.ports),
+            command(container),
+            bindings(&container.ports),
         ]
     });
     table(header, rows)
 }
 
+fn addresses(container: &Container) -> String {
+    let v4 = container.endpoints.iter().filter_map(|endpoint| endpoint.address).map(|addr| addr.to_string());
+    let v6 = container.endpoints.iter().filter_map(|endpoint| endpoint.address6).map(|addr| addr.to_string());
+    v4.chain(v6).collect::<Vec<_>>().join(", ")
+}
+
 /// The command, shortened as `docker ps` does, or where the namespace came from.
-fn command(endpoint: &Endpoint) -> String {
+fn command(container: &Container) -> String {
     const LONGEST: usize = 20;
-    if endpoint.command.is_empty() {
-        return match &endpoint.netns {
+    if container.command.is_empty() {
+        return match &container.netns {
             Netns::Pid(pid) => format!("(pid {pid})"),
             Netns::Path(path) => format!("({})", path.display()),
         };
     }
-    let line = endpoint.command.join(" ");
+    let line = container.command.join(" ");
     if line.chars().count() <= LONGEST {
         return format!("\"{line}\"");
     }
@@ -58,14 +64,14 @@ fn command(endpoint: &Endpoint) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::format::tests::endpoint;
+    use super::super::format::tests::container;
     use super::*;
 
     #[test]
     fn containers_are_listed_as_docker_lists_them() {
-        let mut attached = endpoint("db", &[]);
+        let mut attached = container("db", &[]);
         attached.netns = Netns::Path("/run/netns/db".into());
-        let mut run = endpoint("web", &[("0.0.0.0", 8080, 80), ("0.0.0.0", 8443, 443)]);
+        let mut run = container("web", &[("0.0.0.0", 8080, 80), ("0.0.0.0", 8443, 443)]);
         run.command = ["nginx", "-g", "daemon off; worker_processes 1;"].map(str::to_owned).to_vec();
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(run.created + 90);
         assert_eq!(

@@ -5,13 +5,13 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use super::format::port_lines;
-use crate::api::{Endpoint, Ports};
+use crate::api::{Container, Ports};
 use crate::cli::PublishArgs;
 use crate::client::{Client, encode};
 
 pub(super) async fn run(client: &Client, args: PublishArgs) -> Result<ExitCode> {
-    let path = format!("/v1/endpoints/{}/ports", encode(&args.name));
-    let endpoint: Endpoint = client.post(&path, &Ports { ports: args.specs }).await?;
+    let path = format!("/v1/containers/{}/ports", encode(&args.name));
+    let endpoint: Container = client.post(&path, &Ports { ports: args.specs }).await?;
     super::print(&port_lines(&endpoint.ports))?;
     Ok(ExitCode::SUCCESS)
 }

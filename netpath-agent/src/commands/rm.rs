@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::api::{Endpoint, Netns};
+use crate::api::{Container, Netns};
 use crate::cli::RmArgs;
 use crate::client::{Client, ClientError, encode};
 use crate::container::process;
@@ -29,15 +29,15 @@ pub(super) async fn run(client: &Client, args: &RmArgs) -> Result<ExitCode> {
 }
 
 async fn remove(client: &Client, name: &str, grace: Duration) -> Result<()> {
-    let path = format!("/v1/endpoints/{}", encode(name));
-    let endpoint: Endpoint = client.get(&path).await?;
+    let path = format!("/v1/containers/{}", encode(name));
+    let endpoint: Container = client.get(&path).await?;
     // Only `netpath run` says what it started; what somebody else started is theirs to stop.
     if let Netns::Pid(pid) = endpoint.netns
         && !endpoint.command.is_empty()
     {
         process::stop(pid, endpoint.created, grace).await?;
     }
-    match client.delete::<Endpoint>(&path).await {
+    match client.delete::<Container>(&path).await {
         // Its namespace ended with the process, and the agent saw it first.
         Err(e) if matches!(e.downcast_ref(), Some(ClientError::Refused { status: 404, .. })) => Ok(()),
         result => result.map(drop),

@@ -23,7 +23,8 @@ pub(super) async fn run(client: &Client, json: bool) -> Result<ExitCode> {
 
 fn render(stats: &Stats) -> String {
     let usage = [[
-        stats.endpoints.to_string(),
+        stats.containers.to_string(),
+        stats.networks.to_string(),
         format!("{} of {}", stats.published_ports, stats.max_ports),
         format!("{} of {}", stats.flows, stats.max_flows),
     ]];
@@ -36,7 +37,7 @@ fn render(stats: &Stats) -> String {
         .iter()
         .map(|drop| [or_dash(&drop.name), drop.reason.clone(), drop.packets.to_string(), drop.bytes.to_string()]);
     [
-        table(["CONTAINERS", "PUBLISHED PORTS", "FLOWS"], usage),
+        table(["CONTAINERS", "NETWORKS", "PUBLISHED PORTS", "FLOWS"], usage),
         table(["PROGRAM", "INSTRUCTIONS", "RUNS", "NS/RUN"], programs),
         table(["MAP", "ENTRIES", "MEMORY"], maps),
         table(["NAME", "DROP REASON", "PKTS", "BYTES"], drops),
@@ -59,7 +60,8 @@ mod tests {
     #[test]
     fn statistics_are_four_tables() {
         let stats = Stats {
-            endpoints: 2,
+            containers: 2,
+            networks: 1,
             published_ports: 3,
             flows: 17,
             max_flows: 131_072,
@@ -76,8 +78,8 @@ mod tests {
         assert_eq!(
             render(&stats),
             "\
-CONTAINERS  PUBLISHED PORTS  FLOWS
-2           3 of 65536       17 of 131072
+CONTAINERS  NETWORKS  PUBLISHED PORTS  FLOWS
+2           1         3 of 65536       17 of 131072
 
 PROGRAM        INSTRUCTIONS  RUNS  NS/RUN
 from_external  900           1000  123

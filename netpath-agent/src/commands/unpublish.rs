@@ -4,12 +4,12 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::api::{Endpoint, Ports};
+use crate::api::{Container, Ports};
 use crate::cli::UnpublishArgs;
 use crate::client::{Client, encode};
 
 pub(super) async fn run(client: &Client, args: UnpublishArgs) -> Result<ExitCode> {
-    let path = format!("/v1/endpoints/{}/ports", encode(&args.name));
-    let _endpoint: Endpoint = client.delete_from(&path, &Ports { ports: args.ports }).await?;
+    let path = format!("/v1/containers/{}/ports", encode(&args.name));
+    let _endpoint: Container = client.delete_from(&path, &Ports { ports: args.ports }).await?;
     Ok(ExitCode::SUCCESS)
 }

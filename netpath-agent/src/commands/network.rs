@@ -1,0 +1,167 @@
+//! `netpath network`: networks as `docker network` has them.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+
+use super::format::{or_dash, table};
+use crate::api::{Connect, Container, GatewayMode, Network, NetworkCreate, NetworkPatch, Subnet};
+use crate::cli_network::{NetworkCommand, NetworkCreateArgs};
+use crate::client::{Client, encode};
+
+pub(super) async fn run(client: &Client, command: NetworkCommand) -> Result<ExitCode> {
+    match command {
+        NetworkCommand::Create(args) => {
+            let network: Network = client.post("/v1/networks", &request(*args)?).await?;
+            super::print(&format!("{}\n", network.name))?;
+        }
+        NetworkCommand::Rm(args) => return remove(client, &args.names).await,
+        NetworkCommand::Ls(args) => {
+            let networks: Vec<Network> = client.get("/v1/networks").await?;
+            if args.json {
+                super::print_json(&networks)?;
+            } else {
+                super::print(&render(&networks))?;
+            }
+        }
+        NetworkCommand::Inspect(args) => {
+            let mut networks = Vec::new();
+            for name in &args.names {
+                networks.push(client.get::<Network>(&path(name)).await?);
+            }
+            super::print_json(&networks)?;
+        }
+        NetworkCommand::Connect(args) => {
+            let request =
+                Connect { container: args.container, address: args.ip, address6: args.ip6, mac: args.mac_address };
+            let _: Container = client.post(&format!("{}/endpoints", path(&args.network)), &request).await?;
+        }
+        NetworkCommand::Disconnect(args) => {
+            let path = format!("{}/endpoints/{}", path(&args.network), encode(&args.container));
+            let _: Container = client.delete(&path).await?;
+        }
+        NetworkCommand::Set(args) => {
+            let _: Network = client.patch(&path(&args.name), &NetworkPatch { icc: Some(args.icc) }).await?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn path(name: &str) -> String {
+    format!("/v1/networks/{}", encode(name))
+}
+
+async fn remove(client: &Client, names: &[String]) -> Result<ExitCode> {
+    let mut status = ExitCode::SUCCESS;
+    for name in names {
+        match client.delete::<Network>(&path(name)).await {
+            Ok(_) => super::print(&format!("{name}\n"))?,
+            Err(e) => {
+                eprintln!("error: {e:#}");
+                status = super::exit_code(&e);
+            }
+        }
+    }
+    Ok(status)
+}
+
+fn request(args: NetworkCreateArgs) -> Result<NetworkCreate> {
+    let mut request = NetworkCreate {
+        name: args.name,
+        subnets: args.subnet,
+        gateways: args.gateway,
+        ip_ranges: args.ip_range,
+        ipv6: args.ipv6,
+        internal: args.internal,
+        icc: args.icc,
+        masquerade: args.ip_masq,
+        mtu: args.mtu,
+        gateway_mode_ipv4: args.gateway_mode_ipv4,
+        gateway_mode_ipv6: args.gateway_mode_ipv6,
+        trusted: args.trusted,
+        bridge: args.bridge,
+    };
+    for option in &args.opt {
+        label(&mut request, option)?;
+    }
+    Ok(request)
+}
+
+/// Docker's label `KEY=VALUE` as what it stands for.
+fn label(request: &mut NetworkCreate, option: &str) -> Result<()> {
+    let (key, value) = option.split_once('=').with_context(|| format!("option `{option}` is not KEY=VALUE"))?;
+    let short = key.strip_prefix("com.docker.network.").unwrap_or(key);
+    let boolean = || value.parse::<bool>().with_context(|| format!("{key}: `{value}` is not true or false"));
+    match short {
+        "bridge.name" => request.bridge = Some(value.to_owned()),
+        "bridge.enable_icc" => request.icc = Some(boolean()?),
+        "bridge.enable_ip_masquerade" => request.masquerade = Some(boolean()?),
+        "bridge.gateway_mode_ipv4" => request.gateway_mode_ipv4 = mode(key, value)?,
+        "bridge.gateway_mode_ipv6" => request.gateway_mode_ipv6 = mode(key, value)?,
+        "bridge.trusted_host_interfaces" => request.trusted.extend(value.split(':').map(str::to_owned)),
+        "driver.mtu" => {
+            request.mtu = Some(value.parse().with_context(|| format!("{key}: `{value}` is no number of bytes"))?);
+        }
+        _ => bail!("unknown option `{key}`"),
+    }
+    Ok(())
+}
+
+fn mode(key: &str, value: &str) -> Result<GatewayMode> {
+    Ok(match value {
+        "" | "nat" => GatewayMode::Nat,
+        "nat-unprotected" => GatewayMode::NatUnprotected,
+        "routed" => GatewayMode::Routed,
+        "isolated" => GatewayMode::Isolated,
+        _ => bail!("{key}: unknown gateway mode `{value}`, want nat, nat-unprotected, routed or isolated"),
+    })
+}
+
+fn render(networks: &[Network]) -> String {
+    let subnet = |subnet: &Option<Subnet>| or_dash(&subnet.map_or_else(String::new, |s| s.subnet.to_string()));
+    let rows = networks.iter().map(|network| {
+        let mut notes = Vec::new();
+        if network.internal {
+            notes.push("internal");
+        }
+        if !network.icc {
+            notes.push("icc off");
+        }
+        if !network.masquerade {
+            notes.push("no masquerade");
+        }
+        [
+            network.name.clone(),
+            network.bridge.clone(),
+            subnet(&network.v4),
+            subnet(&network.v6),
+            network.containers.len().to_string(),
+            or_dash(&notes.join(", ")),
+        ]
+    });
+    table(["NAME", "BRIDGE", "SUBNET", "IPV6 SUBNET", "CONTAINERS", "NOTES"], rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dockers_labels_are_understood() {
+        let mut request = NetworkCreate::default();
+        for option in [
+            "com.docker.network.bridge.enable_icc=false",
+            "com.docker.network.bridge.gateway_mode_ipv6=routed",
+            "com.docker.network.bridge.trusted_host_interfaces=wg0:eth1",
+            "com.docker.network.driver.mtu=1400",
+            "bridge.name=br0",
+        ] {
+            label(&mut request, option).unwrap();
+        }
+        assert_eq!((request.icc, request.mtu, request.bridge.as_deref()), (Some(false), Some(1400), Some("br0")));
+        assert_eq!((request.gateway_mode_ipv6, request.trusted.len()), (GatewayMode::Routed, 2));
+        for option in ["x", "com.docker.network.bridge.enable_icc=maybe", "gateway=1", "driver.mtu=x"] {
+            assert!(label(&mut request, option).is_err(), "{option}");
+        }
+    }
+}

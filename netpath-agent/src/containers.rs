@@ -1,0 +1,383 @@
+//! Connecting containers and disconnecting them, publishing ports and unpublishing them: all of it or
+//! nothing.
+
+use std::collections::BTreeSet;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Error, Result, anyhow};
+
+use crate::agent::Agent;
+use crate::api::{self, Netns as NetnsName};
+use crate::endpoints::{Asked, join};
+use crate::exposed;
+use crate::names;
+use crate::netns::Netns;
+use crate::network_mode::{self, DEFAULT_NETWORK, NetworkMode};
+use crate::ports::{self, ProcPorts, Resolver};
+use crate::refusal::Refusal;
+use crate::state::{Container, Endpoint, Link, PortBinding};
+
+/// Longest name; with the prefix of [`crate::endpoints::alias`] it fits an interface's alias.
+const MAX_NAME: usize = 128;
+
+/// Where a new container gets its network from.
+enum Mode {
+    /// An interface in the network with this index.
+    Network(u32),
+    /// Its own namespace with `lo` alone.
+    None,
+    /// Somebody else's namespace.
+    Shared,
+}
+
+impl Agent {
+    pub fn containers(&self) -> Vec<api::Container> {
+        self.state.containers.iter().map(|(name, container)| self.show(name, container)).collect()
+    }
+
+    /// # Errors
+    /// A [`Refusal`] if nobody has that name.
+    pub fn container(&self, name: &str) -> Result<api::Container> {
+        Ok(self.show(name, self.find(name)?))
+    }
+
+    /// Connects a network namespace.
+    ///
+    /// # Errors
+    /// A [`Refusal`] if the request cannot be served; nothing has changed then, nor after any other
+    /// error.
+    pub async fn attach(&mut self, request: api::Attach) -> Result<api::Container> {
+        let name = request.name.clone();
+        self.check_name(&name)?;
+        let mode = self.mode(&request)?;
+        let netns = match mode {
+            Mode::Network(_) | Mode::None => Some(Netns::open(&request.netns).map_err(Refusal::invalid)?),
+            Mode::Shared => None,
+        };
+        let container = self.plan(&request)?;
+        let asked = Asked { address: request.address, address6: request.address6, mac: request.mac.as_deref() };
+        let planned = match mode {
+            Mode::Network(network) => self.plan_endpoint(&name, network, asked).await.map(Some),
+            Mode::None | Mode::Shared => Ok(None),
+        };
+        let planned = match planned {
+            Ok(planned) => planned,
+            Err(error) => {
+                self.give_back(&container);
+                return Err(error);
+            }
+        };
+        if let Err(error) = self.make(&name, container.clone(), planned.clone(), netns.as_ref()).await {
+            for error in self.undo(&name, container, planned).await {
+                tracing::warn!("undo the connection of `{name}`: {error:#}");
+            }
+            return Err(error.context(format!("connect container `{name}`")));
+        }
+        let endpoint = self.state.endpoints_of(&name).first().map(|(_, endpoint)| (*endpoint).clone());
+        match endpoint {
+            Some(endpoint) => {
+                tracing::info!("connected container `{name}` at {} by {}", endpoint.shown(), endpoint.ifname)
+            }
+            None => tracing::info!(
+                "container `{name}` runs in network mode {}",
+                request.network.as_deref().unwrap_or("none")
+            ),
+        }
+        self.container(&name)
+    }
+
+    /// Disconnects a container and forgets it.
+    ///
+    /// # Errors
+    /// A [`Refusal`] if nobody has that name. Otherwise everything that failed, the rest being done.
+    pub async fn detach(&mut self, name: &str) -> Result<api::Container> {
+        let was = self.container(name)?;
+        let errors = self.discard(name).await;
+        tracing::info!("disconnected container `{name}`");
+        match join(&errors) {
+            Some(errors) => Err(anyhow!(errors).context(format!("disconnect container `{name}`"))),
+            None => Ok(was),
+        }
+    }
+
+    /// Publishes more ports of a container.
+    ///
+    /// # Errors
+    /// A [`Refusal`] if there is no such container or a port is not to be had; nothing has changed then.
+    pub fn publish(&mut self, name: &str, request: &api::Ports) -> Result<api::Container> {
+        self.find(name)?;
+        let bindings = self.resolve_ports(&request.ports, name)?;
+        let new = self.with_counters(bindings)?;
+        let counters: Vec<u32> = new.iter().map(|port| port.counter).collect();
+        let published = self.change(name, |state| {
+            state.containers.get_mut(name).into_iter().for_each(|container| container.ports.extend(new.clone()));
+        });
+        if let Err(error) = published {
+            counters.into_iter().for_each(|counter| self.counters.give_back(counter));
+            return Err(error);
+        }
+        self.container(name)
+    }
+
+    /// Closes published ports of a container.
+    ///
+    /// # Errors
+    /// A [`Refusal`] if there is no such container or port; nothing has changed then.
+    pub fn unpublish(&mut self, name: &str, request: &api::Ports) -> Result<api::Container> {
+        let container = self.find(name)?;
+        let left = ports::without(&container.ports, &request.ports, name)?;
+        let kept: BTreeSet<u32> = left.iter().map(|port| port.counter).collect();
+        let freed: BTreeSet<u32> =
+            container.ports.iter().map(|port| port.counter).filter(|counter| !kept.contains(counter)).collect();
+        self.change(name, |state| {
+            state.containers.get_mut(name).into_iter().for_each(|container| container.ports = left.clone());
+        })?;
+        freed.into_iter().for_each(|counter| self.counters.give_back(counter));
+        self.container(name)
+    }
+
+    /// Takes everything away that belongs to the container, and goes on past errors.
+    pub(crate) async fn discard(&mut self, name: &str) -> Vec<Error> {
+        let Some(container) = self.state.containers.get(name).cloned() else { return Vec::new() };
+        self.undo(name, container, None).await
+    }
+
+    /// Forgets containers without an interface of their own whose process has ended.
+    pub(crate) fn forget_ended(&mut self) {
+        let has_ended = |netns: &NetnsName| match netns {
+            NetnsName::Pid(pid) => !std::path::Path::new(&format!("/proc/{pid}/ns/net")).exists(),
+            NetnsName::Path(path) => !path.exists(),
+        };
+        let containers = self.state.containers.iter();
+        let ended = containers.filter(|(name, c)| self.state.endpoints_of(name).is_empty() && has_ended(&c.netns));
+        let ended: Vec<(String, Container)> =
+            ended.map(|(name, container)| (name.clone(), container.clone())).collect();
+        for (name, container) in ended {
+            tracing::info!("container `{name}` has ended");
+            self.give_back(&container);
+            self.state.containers.remove(&name);
+            self.warn("save the state", self.store.save(&self.state));
+        }
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Result<&Container, Refusal> {
+        self.state.containers.get(name).ok_or_else(|| Refusal::no_container(name))
+    }
+
+    /// As [`Self::discard`], for a container that may be half made.
+    async fn undo(&mut self, name: &str, container: Container, planned: Option<(u32, Endpoint)>) -> Vec<Error> {
+        let mut errors = Vec::new();
+        let known: Vec<u32> = self.state.endpoints_of(name).iter().map(|(index, _)| *index).collect();
+        if let Some((index, endpoint)) = planned.filter(|(index, _)| !known.contains(index)) {
+            // The interface may be there without the state knowing.
+            errors.extend(self.undo_endpoint(index, endpoint).await);
+        }
+        for index in known {
+            errors.extend(self.discard_endpoint(index).await);
+        }
+        if self.state.containers.remove(name).is_some() {
+            errors.extend(self.store.save(&self.state).err());
+        }
+        self.give_back(&container);
+        errors
+    }
+
+    async fn make(
+        &mut self,
+        name: &str,
+        container: Container,
+        planned: Option<(u32, Endpoint)>,
+        netns: Option<&Netns>,
+    ) -> Result<()> {
+        self.change(name, |state| drop(state.containers.insert(name.to_owned(), container)))?;
+        let Some(netns) = netns else { return Ok(()) };
+        match planned {
+            Some((index, mut endpoint)) => self.connect_endpoint(index, &mut endpoint, netns).await,
+            None => netns.set_up_loopback().await,
+        }
+    }
+
+    /// What the state will say about a new container; its counters are taken.
+    fn plan(&mut self, request: &api::Attach) -> Result<Container> {
+        let expose = exposed::normalise(&request.expose).map_err(Refusal::invalid)?;
+        let wanted = self.parse_links(request)?;
+        let bindings = self.resolve_ports(&request.publish, &request.name)?;
+        let mut container = Container {
+            network_mode: request.network.clone().unwrap_or_else(|| DEFAULT_NETWORK.to_owned()),
+            netns: request.netns.clone(),
+            hostname: request.hostname.clone(),
+            command: request.command.clone(),
+            created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            ports: self.with_counters(bindings)?,
+            expose,
+            links: Vec::new(),
+        };
+        for link in wanted {
+            let Some(counter) = self.counters.take_pair() else {
+                self.give_back(&container);
+                return Err(Refusal::Taken("no counter is free for another link; raise --max-ports".to_owned()).into());
+            };
+            container.links.push(Link { target: link.name, alias: link.alias, counter });
+            self.datapath.reset_counter(counter)?;
+            self.datapath.reset_counter(counter + 1)?;
+        }
+        Ok(container)
+    }
+
+    fn give_back(&mut self, container: &Container) {
+        container.ports.iter().for_each(|port| self.counters.give_back(port.counter));
+        container.links.iter().for_each(|link| self.counters.give_back_pair(link.counter));
+    }
+
+    fn mode(&self, request: &api::Attach) -> Result<Mode, Refusal> {
+        let mode = match &request.network {
+            Some(text) => text.parse::<NetworkMode>().map_err(Refusal::invalid)?,
+            None => NetworkMode::default(),
+        };
+        let asked = network_mode::Asked {
+            links: !request.links.is_empty(),
+            mac_address: request.mac.is_some(),
+            address: request.address.is_some() || request.address6.is_some(),
+            publish: !request.publish.is_empty() || request.publish_all,
+            expose: !request.expose.is_empty(),
+            ..network_mode::Asked::default()
+        };
+        mode.check(asked).map_err(Refusal::invalid)?;
+        match mode {
+            NetworkMode::Network(name) => Ok(Mode::Network(self.find_network(&name)?.0)),
+            NetworkMode::None => Ok(Mode::None),
+            NetworkMode::Host => Ok(Mode::Shared),
+            NetworkMode::Container(name) if name == request.name => {
+                Err(Refusal::Invalid("cannot join own network".to_owned()))
+            }
+            NetworkMode::Container(name) if self.state.containers.contains_key(&name) => Ok(Mode::Shared),
+            NetworkMode::Container(name) => {
+                Err(Refusal::NotFound(format!("cannot join network of a non running container: {name}")))
+            }
+        }
+    }
+
+    /// The containers that a new one shall be linked to.
+    fn parse_links(&self, request: &api::Attach) -> Result<Vec<names::link::Link>, Refusal> {
+        let mut links: Vec<names::link::Link> = Vec::new();
+        for text in &request.links {
+            let link: names::link::Link = text.parse().map_err(Refusal::invalid)?;
+            let (name, alias) = (&link.name, &link.alias);
+            if *name == request.name || !self.state.containers.contains_key(name) {
+                let container = &request.name;
+                return Err(Refusal::NotFound(format!(
+                    "Cannot link to a non running container: /{name} AS /{container}/{alias}"
+                )));
+            }
+            if links.iter().any(|other| other.alias == *alias) {
+                return Err(Refusal::Invalid(format!("the alias `{alias}` is given twice")));
+            }
+            links.push(link);
+        }
+        Ok(links)
+    }
+
+    fn check_name(&self, name: &str) -> Result<(), Refusal> {
+        check_name(name, "container")?;
+        match self.state.containers.get(name) {
+            Some(_) => Err(Refusal::Taken(format!("the name `{name}` is already in use by another container"))),
+            None => Ok(()),
+        }
+    }
+
+    fn resolve_ports(&mut self, specs: &[String], name: &str) -> Result<Vec<PortBinding>> {
+        let (default, last) = (self.options.binding_addr, self.last_automatic_port);
+        let mut resolver = Resolver::new(ProcPorts::default(), &self.state, default, &self.host.local_addrs, last);
+        let bindings = resolver.resolve(specs, name)?;
+        self.last_automatic_port = resolver.last_automatic();
+        Ok(bindings)
+    }
+
+    /// Gives each binding a counter of its own, at zero.
+    fn with_counters(&mut self, mut bindings: Vec<PortBinding>) -> Result<Vec<PortBinding>> {
+        for i in 0..bindings.len() {
+            let Some(counter) = self.counters.take() else {
+                bindings[..i].iter().for_each(|port| self.counters.give_back(port.counter));
+                return Err(Refusal::Taken("no counter is free for another port; raise --max-ports".to_owned()).into());
+            };
+            bindings[i].counter = counter;
+            self.datapath.reset_counter(counter)?;
+        }
+        Ok(bindings)
+    }
+
+    fn show(&self, name: &str, container: &Container) -> api::Container {
+        let port = |port: &PortBinding| api::PortBinding {
+            host_addr: port.host_addr,
+            host_port: port.host_port,
+            container_port: port.container_port,
+            count: port.count,
+            proto: port.proto,
+            from: port.from.clone(),
+        };
+        let link = |link: &Link| api::Link { name: link.target.clone(), alias: link.alias.clone() };
+        let endpoints = self.state.endpoints_of(name);
+        let container = container.clone();
+        api::Container {
+            name: name.to_owned(),
+            network_mode: container.network_mode,
+            address: endpoints.iter().find_map(|(_, endpoint)| endpoint.addr),
+            address6: endpoints.iter().find_map(|(_, endpoint)| endpoint.addr6),
+            netns: container.netns,
+            hostname: container.hostname,
+            command: container.command,
+            created: container.created,
+            endpoints: endpoints.iter().filter_map(|(_, endpoint)| self.show_endpoint(endpoint)).collect(),
+            ports: container.ports.iter().map(port).collect(),
+            expose: container.expose,
+            links: container.links.iter().map(link).collect(),
+            log_dir: self.store.log_dir(),
+        }
+    }
+
+    fn show_endpoint(&self, endpoint: &Endpoint) -> Option<api::Endpoint> {
+        let network = self.state.networks.get(&endpoint.network)?;
+        let len = |subnet: &Option<api::Subnet>| subnet.as_ref().map_or(0, |subnet| subnet.subnet.prefix_len());
+        let gateway = |subnet: &Option<api::Subnet>| subnet.as_ref().and_then(|subnet| subnet.gateway);
+        Some(api::Endpoint {
+            network: network.name.clone(),
+            interface: endpoint.interface.clone(),
+            address: endpoint.addr,
+            prefix_len: len(&network.v4),
+            gateway: gateway(&network.v4)
+                .and_then(|addr| if let std::net::IpAddr::V4(addr) = addr { Some(addr) } else { None }),
+            address6: endpoint.addr6,
+            prefix_len6: len(&network.v6),
+            gateway6: gateway(&network.v6)
+                .and_then(|addr| if let std::net::IpAddr::V6(addr) = addr { Some(addr) } else { None }),
+            mac: endpoint.mac.to_string(),
+            mtu: endpoint.mtu,
+            ifname: endpoint.ifname.clone(),
+            ifindex: endpoint.ifindex,
+        })
+    }
+}
+
+/// Checks a name as Docker does.
+///
+/// # Errors
+/// If it has other characters than it may have.
+pub(crate) fn check_name(name: &str, what: &str) -> Result<(), Refusal> {
+    let first = name.starts_with(|c: char| c.is_ascii_alphanumeric());
+    let rest = name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c));
+    if first && rest && name.len() <= MAX_NAME {
+        return Ok(());
+    }
+    Err(Refusal::Invalid(format!(
+        "invalid {what} name `{name}`, only [a-zA-Z0-9][a-zA-Z0-9_.-]* up to {MAX_NAME} characters is allowed"
+    )))
+}
+
+impl Endpoint {
+    /// Its addresses, for people.
+    pub fn shown(&self) -> String {
+        let v4 = self.addr.map(|addr| addr.to_string());
+        let v6 = self.addr6.map(|addr| addr.to_string());
+        v4.into_iter().chain(v6).collect::<Vec<_>>().join(", ")
+    }
+}

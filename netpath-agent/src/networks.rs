@@ -1,0 +1,323 @@
+//! Networks: creating and removing them, connecting containers to more than one.
+
+use anyhow::{Context, Result, anyhow};
+
+use crate::agent::{Addresses, Agent, mtu, read_interfaces};
+use crate::api::{self, GatewayMode, NetworkCreate};
+use crate::bridge::{self, Wanted};
+use crate::containers::check_name;
+use crate::desired::BridgeFacts;
+use crate::endpoints::{Asked, join};
+use crate::externals::Interfaces;
+use crate::host;
+use crate::ipam::Allocator;
+use crate::netns::Netns;
+use crate::network_mode::DEFAULT_NETWORK;
+use crate::refusal::Refusal;
+use crate::state::{Network, State};
+use crate::subnets;
+
+impl Agent {
+    pub fn networks(&self) -> Vec<api::Network> {
+        self.state.networks.iter().map(|(index, network)| self.show_network(*index, network)).collect()
+    }
+
+    /// # Errors
+    /// A [`Refusal`] if there is no such network.
+    pub fn network(&self, name: &str) -> Result<api::Network> {
+        let (index, network) = self.find_network(name)?;
+        Ok(self.show_network(index, network))
+    }
+
+    /// Creates a network.
+    ///
+    /// # Errors
+    /// A [`Refusal`] if the request cannot be served; nothing has changed then, nor after any other error.
+    pub async fn create_network(&mut self, request: NetworkCreate) -> Result<api::Network> {
+        self.check_new(&request)?;
+        let interfaces = read_interfaces(&self.netlink).await?;
+        let bridge = match &request.bridge {
+            Some(name) => name.clone(),
+            None => format!("br-{}", hex(&host::random::<6>()?)),
+        };
+        let (v4, v6) = subnets::of_new(&request, &bridge, &interfaces, &self.state).map_err(Refusal::invalid)?;
+        let Some(counter) = self.counters.take_pair() else {
+            return Err(Refusal::Taken("no counter is free for another network".to_owned()).into());
+        };
+        let name = request.name.clone();
+        let network = Network {
+            name: request.name,
+            counter,
+            bridge,
+            created: false,
+            v4,
+            v6,
+            icc: request.icc.unwrap_or(true),
+            internal: request.internal,
+            masquerade: request.masquerade.unwrap_or(true),
+            mtu: request.mtu.or(self.options.mtu),
+            mode4: request.gateway_mode_ipv4,
+            mode6: request.gateway_mode_ipv6,
+            trusted: request.trusted,
+        };
+        if let Err(error) = self.add_network(network, &interfaces).await {
+            self.counters.give_back_pair(counter);
+            return Err(error.context(format!("create network `{name}`")));
+        }
+        tracing::info!("created network `{name}`");
+        self.network(&name)
+    }
+
+    /// Removes a network that no container is connected to.
+    ///
+    /// # Errors
+    /// A [`Refusal`] if there is no such network or it is in use.
+    pub async fn delete_network(&mut self, name: &str) -> Result<api::Network> {
+        let was = self.network(name)?;
+        let (index, network) = self.find_network(name)?;
+        if name == DEFAULT_NETWORK {
+            return Err(Refusal::Invalid(format!("{name} is a pre-defined network and cannot be removed")).into());
+        }
+        if !was.containers.is_empty() {
+            let containers = was.containers.join(", ");
+            return Err(Refusal::Taken(format!("network {name} has active endpoints: {containers}")).into());
+        }
+        let network = network.clone();
+        self.state.networks.remove(&index);
+        self.addresses.remove(&index);
+        let bridge = self.host.bridges.remove(&index);
+        self.host.trusted.retain(|(_, other)| *other != index);
+        self.counters.give_back_pair(network.counter);
+        let mut errors = vec![self.store.save(&self.state), self.reconcile()];
+        if let Some(bridge) = bridge.filter(|_| network.created) {
+            errors.push(self.netlink.delete_link(bridge.ifindex).await);
+        }
+        let errors: Vec<_> = errors.into_iter().filter_map(Result::err).collect();
+        tracing::info!("removed network `{name}`");
+        match join(&errors) {
+            Some(errors) => Err(anyhow!(errors).context(format!("remove network `{name}`"))),
+            None => Ok(was),
+        }
+    }
+
+    /// Changes a network's policy live; that of the default network until the agent is started anew.
+    ///
+    /// # Errors
+    /// A [`Refusal`] if there is no such network; if a map cannot be written.
+    pub fn patch_network(&mut self, name: &str, patch: &api::NetworkPatch) -> Result<api::Network> {
+        let (index, _) = self.find_network(name)?;
+        if let (Some(icc), Some(network)) = (patch.icc, self.state.networks.get_mut(&index)) {
+            network.icc = icc;
+            self.store.save(&self.state)?;
+            self.reconcile()?;
+        }
+        self.network(name)
+    }
+
+    /// Gives a container an interface in one more network.
+    ///
+    /// # Errors
+    /// A [`Refusal`] if there is no such network or container, or it is connected already.
+    pub async fn connect(&mut self, network: &str, request: &api::Connect) -> Result<api::Container> {
+        let (index, _) = self.find_network(network)?;
+        let name = request.container.clone();
+        let container = self.find(&name)?;
+        if matches!(container.network_mode.as_str(), "host") || container.network_mode.starts_with("container:") {
+            let error = format!(
+                "container sharing network namespace with another container or host cannot be connected to any other network: {name}"
+            );
+            return Err(Refusal::Invalid(error).into());
+        }
+        if self.state.endpoints_of(&name).iter().any(|(_, endpoint)| endpoint.network == index) {
+            let error = format!("endpoint with name {name} already exists in network {network}");
+            return Err(Refusal::Taken(error).into());
+        }
+        let netns = Netns::open(&container.netns).map_err(Refusal::invalid)?;
+        let asked = Asked { address: request.address, address6: request.address6, mac: request.mac.as_deref() };
+        let (endpoint_index, mut endpoint) = self.plan_endpoint(&name, index, asked).await?;
+        if let Err(error) = self.connect_endpoint(endpoint_index, &mut endpoint, &netns).await {
+            for error in self.undo_endpoint(endpoint_index, endpoint).await {
+                tracing::warn!("undo the connection of `{name}`: {error:#}");
+            }
+            return Err(error.context(format!("connect container `{name}` to network `{network}`")));
+        }
+        tracing::info!("connected container `{name}` to network `{network}` at {}", endpoint.shown());
+        self.container(&name)
+    }
+
+    /// Takes a container's interface in a network away.
+    ///
+    /// # Errors
+    /// A [`Refusal`] if there is no such network or container, or it is not connected.
+    pub async fn disconnect(&mut self, network: &str, name: &str) -> Result<api::Container> {
+        let (index, _) = self.find_network(network)?;
+        let netns = self.find(name)?.netns.clone();
+        let endpoint = self.state.endpoints_of(name).into_iter().find(|(_, endpoint)| endpoint.network == index);
+        let Some((endpoint, _)) = endpoint else {
+            return Err(Refusal::NotFound(format!("container {name} is not connected to network {network}")).into());
+        };
+        let old = self.gateways(name);
+        let mut errors = self.discard_endpoint(endpoint).await;
+        let new = self.gateways(name);
+        // The old routes went with the interface they led to, or stay.
+        let missing: Vec<_> = new.into_iter().filter(|gateway| !old.contains(gateway)).collect();
+        if !missing.is_empty() {
+            let set = async { Netns::open(&netns)?.set_default_routes(Vec::new(), missing).await };
+            errors.extend(set.await.err());
+        }
+        match join(&errors) {
+            Some(errors) => {
+                Err(anyhow!(errors).context(format!("disconnect container `{name}` from network `{network}`")))
+            }
+            None => self.container(name),
+        }
+    }
+
+    pub(crate) fn find_network(&self, name: &str) -> Result<(u32, &Network), Refusal> {
+        self.state.network(name).ok_or_else(|| Refusal::no_network(name))
+    }
+
+    async fn add_network(&mut self, mut network: Network, interfaces: &Interfaces) -> Result<()> {
+        let index = self.state.free_network_index();
+        let addresses = allocators(&network, index, &self.state).map_err(Refusal::invalid)?;
+        let wanted_mtu = mtu(&network, &self.host);
+        let bridge = bridge::ensure(&self.netlink, &wanted(&network, wanted_mtu), interfaces).await?;
+        network.created = bridge.created;
+        let facts = BridgeFacts { ifindex: bridge.ifindex, mac: bridge.mac, mtu: wanted_mtu };
+        self.datapath.reset_counter(network.counter)?;
+        self.datapath.reset_counter(network.counter + 1)?;
+        let is_dual = network.v6.is_some();
+        self.state.networks.insert(index, network);
+        self.host.bridges.insert(index, facts);
+        self.addresses.insert(index, addresses);
+        let added = self.store.save(&self.state);
+        let added = match added {
+            Ok(()) => self.refresh().await.and_then(|()| self.reconcile()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = added {
+            self.state.networks.remove(&index);
+            self.host.bridges.remove(&index);
+            self.addresses.remove(&index);
+            let restored = self.reconcile();
+            self.warn("restore the maps", restored);
+            if bridge.fresh {
+                self.warn("remove the bridge", self.netlink.delete_link(bridge.ifindex).await);
+            }
+            return Err(error);
+        }
+        if is_dual {
+            forward_ipv6(self.options.ip_forward)?;
+        }
+        Ok(())
+    }
+
+    fn check_new(&self, request: &NetworkCreate) -> Result<(), Refusal> {
+        let name = &request.name;
+        check_name(name, "network")?;
+        if ["none", "host", "default"].contains(&name.as_str()) {
+            return Err(Refusal::Invalid(format!("operation is not permitted on predefined {name} network")));
+        }
+        if self.state.network(name).is_some() {
+            return Err(Refusal::Taken(format!("network with name {name} already exists")));
+        }
+        let modes = [request.gateway_mode_ipv4, request.gateway_mode_ipv6];
+        if modes.contains(&GatewayMode::Isolated) && !request.internal {
+            return Err(Refusal::Invalid(
+                "gateway mode 'isolated' can only be used for an internal network".to_owned(),
+            ));
+        }
+        if let Some(mtu) = request.mtu.filter(|mtu| !(68..=65_535).contains(mtu)) {
+            return Err(Refusal::Invalid(format!("MTU {mtu} is out of range, want 68 to 65535")));
+        }
+        if let Some(bridge) = &request.bridge {
+            let fits = !bridge.is_empty() && bridge.len() <= 15 && !bridge.contains(['/', ' ']);
+            if !fits {
+                return Err(Refusal::Invalid(format!(
+                    "`{bridge}` is no interface name: 1 to 15 characters, no `/`, no space"
+                )));
+            }
+            if let Some(other) = self.state.networks.values().find(|network| network.bridge == *bridge) {
+                return Err(Refusal::Taken(format!("bridge {bridge} belongs to network `{}`", other.name)));
+            }
+        }
+        Ok(())
+    }
+
+    fn show_network(&self, index: u32, network: &Network) -> api::Network {
+        let endpoints = self.state.endpoints.values().filter(|endpoint| endpoint.network == index);
+        api::Network {
+            name: network.name.clone(),
+            bridge: network.bridge.clone(),
+            v4: network.v4,
+            v6: network.v6,
+            mtu: self.mtu(network),
+            icc: network.icc,
+            internal: network.internal,
+            masquerade: network.masquerade,
+            gateway_mode_ipv4: network.mode4,
+            gateway_mode_ipv6: network.mode6,
+            trusted: network.trusted.clone(),
+            containers: endpoints.map(|endpoint| endpoint.container.clone()).collect(),
+        }
+    }
+}
+
+/// What the bridge of a network should be like.
+pub(crate) fn wanted(network: &Network, mtu: u32) -> Wanted<'_> {
+    let nets = [&network.v4, &network.v6].into_iter().flatten().filter_map(|subnet| {
+        let addr = subnet.bridge?;
+        ipnet::IpNet::new(addr, subnet.subnet.prefix_len()).ok()
+    });
+    Wanted {
+        network: &network.name,
+        ifname: &network.bridge,
+        addrs: nets.collect(),
+        mtu,
+        created: network.created,
+        force_mtu: network.mtu.is_some(),
+    }
+}
+
+/// A network's addresses, with those taken that the bridge, the gateway and the endpoints have.
+///
+/// # Errors
+/// If they do not fit.
+pub(crate) fn allocators(network: &Network, index: u32, state: &State) -> Result<Addresses> {
+    let mut addresses = Addresses::default();
+    for (subnet, pool) in [(&network.v4, &mut addresses.v4), (&network.v6, &mut addresses.v6)] {
+        let Some(subnet) = subnet else { continue };
+        let mut allocator = Allocator::new(subnet.subnet, subnet.ip_range)?;
+        for addr in subnet.bridge.into_iter().chain(subnet.gateway.filter(|addr| Some(*addr) != subnet.bridge)) {
+            allocator.reserve(addr).with_context(|| format!("use gateway {addr}"))?;
+        }
+        *pool = Some(allocator);
+    }
+    for endpoint in state.endpoints.values().filter(|endpoint| endpoint.network == index) {
+        let v4 = endpoint.addr.map(|addr| (std::net::IpAddr::from(addr), &mut addresses.v4));
+        let v6 = endpoint.addr6.map(|addr| (std::net::IpAddr::from(addr), &mut addresses.v6));
+        for (addr, pool) in v4.into_iter().chain(v6) {
+            let taken = pool.as_mut().map(|pool| pool.allocate_exact(addr));
+            anyhow::ensure!(
+                matches!(taken, Some(Ok(()))),
+                "container `{name}` has address {addr}, which does not fit network `{network}` as the options have it; \
+                 disconnect it first (`netpath detach {name}` with the old options)",
+                name = endpoint.container,
+                network = network.name,
+            );
+        }
+    }
+    Ok(addresses)
+}
+
+/// Lets the host forward IPv6, as Docker does when the first network with IPv6 is there.
+pub(crate) fn forward_ipv6(allowed: bool) -> Result<()> {
+    if allowed && host::enable_ipv6_forward()? {
+        tracing::info!("net.ipv6.conf.all.forwarding is set to 1");
+    }
+    Ok(())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

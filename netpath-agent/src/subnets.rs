@@ -1,0 +1,369 @@
+//! Which subnets a network gets: asked for, as it had, or the first pool that is free. Reads no more than the
+//! host's name servers and identity.
+
+use std::net::IpAddr;
+
+use anyhow::{Context, Result, bail, ensure};
+use ipnet::IpNet;
+
+use crate::api::{GatewayMode, NetworkCreate, Subnet};
+use crate::bridge;
+use crate::externals::Interfaces;
+use crate::host;
+use crate::ipam::{self, Allocator, InUse};
+use crate::netlink::Link;
+use crate::options::Options;
+use crate::state::{self, State};
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IpFamily {
+    V4,
+    V6,
+}
+
+impl IpFamily {
+    fn has(self, addr: IpAddr) -> bool {
+        addr.is_ipv4() == (self == Self::V4)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
+    }
+}
+
+/// What was said about one family of a network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Asked {
+    /// The bridge's address and the network's prefix.
+    bridge: Option<IpNet>,
+    subnet: Option<IpNet>,
+    ip_range: Option<IpNet>,
+    gateway: Option<IpAddr>,
+}
+
+/// The subnets of the default network, by the options, its bridge if there is one, and what it had.
+///
+/// # Errors
+/// If options and bridge contradict each other, or no subnet is free.
+pub fn of_default(
+    options: &Options,
+    interfaces: &Interfaces,
+    known: Option<&state::Network>,
+    state: &State,
+) -> Result<(Option<Subnet>, Option<Subnet>)> {
+    let known = known.filter(|network| network.bridge == options.bridge);
+    let link = interfaces.links.iter().find(|link| link.ifname == options.bridge);
+    let is_ours = known.is_some_and(|network| network.created)
+        || link.is_none_or(|link| link.alias.as_deref().is_some_and(|alias| bridge::name_in_alias(alias).is_some()));
+    let in_use = in_use(interfaces, &options.bridge, state);
+
+    let asked = Asked {
+        bridge: present(link, IpFamily::V4, options.bip.map(IpNet::V4), interfaces)?,
+        subnet: None,
+        ip_range: options.fixed_cidr.map(IpNet::V4),
+        gateway: options.default_gateway.map(IpAddr::V4),
+    };
+    ensure!(
+        asked.bridge.is_some() || is_ours,
+        "bridge {} has no IPv4 address; give it one, or choose one with --bip",
+        options.bridge
+    );
+    let had = known.and_then(|network| network.v4);
+    let v4 = choose(IpFamily::V4, asked, had, &in_use, "--bip")?;
+    if !options.ipv6 {
+        return Ok((Some(v4), None));
+    }
+    host::require_ipv6().context("use --ipv6")?;
+    let asked = Asked {
+        bridge: present(link, IpFamily::V6, options.bip6.map(IpNet::V6), interfaces)?,
+        // As with Docker, the range says which subnet it is where nothing else does.
+        subnet: options.fixed_cidr_v6.map(IpNet::V6),
+        ip_range: options.fixed_cidr_v6.map(IpNet::V6),
+        gateway: options.default_gateway_v6.map(IpAddr::V6),
+    };
+    let had = known.and_then(|network| network.v6);
+    Ok((Some(v4), Some(choose(IpFamily::V6, asked, had, &in_use, "--bip6")?)))
+}
+
+/// The subnets of a new network.
+///
+/// # Errors
+/// If the request contradicts itself or a network that there is, or no subnet is free.
+pub fn of_new(
+    request: &NetworkCreate,
+    bridge: &str,
+    interfaces: &Interfaces,
+    state: &State,
+) -> Result<(Option<Subnet>, Option<Subnet>)> {
+    let mut in_use = in_use(interfaces, bridge, state);
+    // Docker takes an explicit subnet in spite of the host's routes: a wide one may lead elsewhere.
+    let pools = in_use.clone();
+    in_use.retain(|used| used.by.starts_with("network") || used.by.starts_with("address"));
+    let v4 = Some(of_family(IpFamily::V4, request, &in_use, &pools)?);
+    let wants6 = request.ipv6 || request.subnets.iter().any(|subnet| subnet.addr().is_ipv6());
+    if !wants6 {
+        let stray = request.gateways.iter().copied().find(|addr| addr.is_ipv6());
+        ensure!(stray.is_none(), "no matching subnet for gateway {}", stray.unwrap_or(IpAddr::from([0; 16])));
+        return Ok((v4, None));
+    }
+    host::require_ipv6().context("cannot enable IPv6 on the network")?;
+    Ok((v4, Some(of_family(IpFamily::V6, request, &in_use, &pools)?)))
+}
+
+fn of_family(family: IpFamily, request: &NetworkCreate, explicit: &[InUse], pools: &[InUse]) -> Result<Subnet> {
+    let asked = Asked {
+        bridge: None,
+        subnet: only(&request.subnets, |net| family.has(net.addr()), family, "subnet")?,
+        ip_range: only(&request.ip_ranges, |net| family.has(net.addr()), family, "IP range")?,
+        gateway: only(&request.gateways, |addr| family.has(*addr), family, "gateway")?,
+    };
+    if asked.subnet.is_none() {
+        if let Some(gateway) = asked.gateway {
+            bail!("no matching subnet for gateway {gateway}");
+        }
+        if let Some(range) = asked.ip_range {
+            bail!("no matching subnet for range {range}");
+        }
+    }
+    let in_use = if asked.subnet.is_some() { explicit } else { pools };
+    let mut subnet = choose(family, asked, None, in_use, "--subnet")?;
+    // What was asked for as gateway is the bridge's own address, as with Docker.
+    let mode = if family == IpFamily::V4 { request.gateway_mode_ipv4 } else { request.gateway_mode_ipv6 };
+    if let Some(gateway) = asked.gateway {
+        subnet.bridge = Some(gateway);
+    }
+    if mode == GatewayMode::Isolated {
+        subnet.bridge = None;
+    }
+    if request.internal || mode == GatewayMode::Isolated {
+        subnet.gateway = None;
+    }
+    Ok(subnet)
+}
+
+fn only<T: Copy + std::fmt::Display>(
+    all: &[T],
+    is_wanted: impl Fn(&T) -> bool,
+    family: IpFamily,
+    what: &str,
+) -> Result<Option<T>> {
+    let mut wanted = all.iter().copied().filter(is_wanted);
+    let first = wanted.next();
+    if let Some(second) = wanted.next() {
+        bail!("more than one {} {what}: {second}; a bridge network has one", family.name());
+    }
+    Ok(first)
+}
+
+/// The address that a bridge has, which must be the one asked for.
+fn present(
+    link: Option<&Link>,
+    family: IpFamily,
+    asked: Option<IpNet>,
+    interfaces: &Interfaces,
+) -> Result<Option<IpNet>> {
+    let Some(link) = link else { return Ok(asked) };
+    let is_link_local = |addr: IpAddr| matches!(addr, IpAddr::V6(addr) if addr.is_unicast_link_local());
+    let is_wanted = |net: IpNet| family.has(net.addr()) && !is_link_local(net.addr());
+    let mut addrs: Vec<_> = interfaces.addresses.iter().filter(|a| a.ifindex == link.ifindex).collect();
+    addrs.retain(|address| is_wanted(address.net));
+    addrs.sort_by_key(|address| (!address.universe, address.secondary));
+    match (asked, addrs.first()) {
+        (Some(asked), Some(_)) if addrs.iter().any(|address| address.net == asked) => Ok(Some(asked)),
+        (Some(asked), Some(other)) => {
+            bail!("bridge {} has address {}, not {asked} as asked; remove one or the other", link.ifname, other.net)
+        }
+        (asked, other) => Ok(asked.or(other.map(|address| address.net))),
+    }
+}
+
+/// The subnet: asked for, had before, or the first pool that is free.
+fn choose(family: IpFamily, asked: Asked, had: Option<Subnet>, in_use: &[InUse], option: &str) -> Result<Subnet> {
+    let asked_for = asked.bridge.or(asked.subnet);
+    let had = had.filter(|had| asked_for.is_none() && ipam::check_overlap(had.subnet, in_use).is_ok());
+    let subnet = match (asked_for, had) {
+        (Some(net), _) => {
+            ipam::check_overlap(net, in_use).with_context(|| format!("use the subnet of {option}"))?;
+            net.trunc()
+        }
+        (None, Some(had)) => had.subnet,
+        (None, None) => pick(family, in_use)?,
+    };
+    let allocator = Allocator::new(subnet, asked.ip_range)?;
+    let bridge = match (asked.bridge, had.and_then(|had| had.bridge)) {
+        (Some(net), _) => net.addr(),
+        (None, Some(addr)) => addr,
+        (None, None) => allocator.pick_gateway()?,
+    };
+    if let Some(gateway) = asked.gateway {
+        allocator.clone().reserve(gateway).with_context(|| format!("no matching subnet for gateway {gateway}"))?;
+    }
+    Ok(Subnet {
+        subnet,
+        ip_range: asked.ip_range,
+        bridge: Some(bridge),
+        gateway: Some(asked.gateway.unwrap_or(bridge)),
+    })
+}
+
+fn pick(family: IpFamily, in_use: &[InUse]) -> Result<IpNet> {
+    let mut in_use = in_use.to_vec();
+    let nameserver = |addr: IpAddr| InUse { subnet: addr.into(), by: format!("nameserver {addr}") };
+    in_use.extend(host::nameservers().into_iter().map(|addr| nameserver(addr.into())));
+    let picked = match family {
+        IpFamily::V4 => ipam::pick_pool(ipam::default_pools(), &in_use),
+        IpFamily::V6 => ipam::pick_pool(ipam::default_pools6(host::site_id()?), &in_use),
+    };
+    let picked = picked.context("choose a subnet for the bridge")?;
+    for skipped in &picked.skipped {
+        tracing::info!("subnet {} is skipped: it overlaps {}", skipped.pool, skipped.by);
+    }
+    Ok(picked.pool)
+}
+
+/// Subnets that the host uses elsewhere than on the bridge: networks, routes, addresses.
+fn in_use(interfaces: &Interfaces, bridge: &str, state: &State) -> Vec<InUse> {
+    let name = |ifindex: u32| {
+        let link = interfaces.links.iter().find(|link| link.ifindex == ifindex);
+        link.map_or_else(|| format!("interface {ifindex}"), |link| link.ifname.clone())
+    };
+    let networks = state.networks.values().filter(|network| network.bridge != bridge).flat_map(|network| {
+        let used = |subnet: &Subnet| InUse { subnet: subnet.subnet, by: format!("network `{}`", network.name) };
+        [&network.v4, &network.v6].into_iter().flatten().map(used).collect::<Vec<_>>()
+    });
+    let routes = interfaces.routes.iter().filter(|route| route.dst.prefix_len() > 0).map(|route| {
+        let ifname = route.ifindex.map_or_else(|| "none".to_owned(), name);
+        (ifname.clone(), InUse { subnet: route.dst, by: format!("route {} dev {ifname}", route.dst) })
+    });
+    let addresses = interfaces.addresses.iter().map(|address| {
+        let ifname = name(address.ifindex);
+        let by = format!("address {} of {ifname}", address.net);
+        (ifname, InUse { subnet: address.net, by })
+    });
+    let on_links = routes.chain(addresses).filter(|(ifname, _)| ifname != bridge).map(|(_, in_use)| in_use);
+    networks.chain(on_links).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::netlink::{Address, Route};
+    use crate::options::AgentFlags;
+    use crate::state::samples;
+
+    #[test]
+    fn a_chosen_subnet_that_overlaps_a_route_is_refused_by_name() {
+        let error = format!("{:#}", default(Some("10.1.0.1/16"), None).unwrap_err());
+        assert!(error.contains("10.1.2.0/24 dev eth0"), "{error}");
+    }
+
+    #[test]
+    fn the_earlier_subnet_is_kept_while_it_is_free() {
+        let known = |addr: &str, subnet: &str| {
+            let subnet = Subnet {
+                subnet: subnet.parse().unwrap(),
+                ip_range: None,
+                bridge: Some(addr.parse().unwrap()),
+                gateway: Some(addr.parse().unwrap()),
+            };
+            state::Network { v4: Some(subnet), ..samples::network("bridge") }
+        };
+        let chosen = |addr, subnet| default(None, Some(&known(addr, subnet))).unwrap();
+        assert_eq!(chosen("172.25.0.9", "172.25.0.0/16").bridge.unwrap().to_string(), "172.25.0.9");
+        assert_eq!(chosen("10.1.0.1", "10.1.0.0/16").subnet.to_string(), "172.17.0.0/16");
+    }
+
+    #[test]
+    fn a_new_network_gets_the_next_pool_and_what_it_asks_for() {
+        let mut state = State::new(String::new());
+        state.networks.insert(1, samples::network("bridge"));
+        let new = |request: &NetworkCreate| of_new(request, "br-x", &interfaces(), &state);
+        let (v4, v6) = new(&NetworkCreate::default()).unwrap();
+        assert_eq!((v4.unwrap().subnet.to_string().as_str(), v6), ("172.18.0.0/16", None));
+        let subnets = vec!["10.50.0.0/24".parse().unwrap()];
+        let gateways = vec!["10.50.0.9".parse().unwrap()];
+        let asked = NetworkCreate { subnets, gateways, internal: true, ..NetworkCreate::default() };
+        let v4 = new(&asked).unwrap().0.unwrap();
+        assert_eq!((v4.bridge.unwrap().to_string().as_str(), v4.gateway), ("10.50.0.9", None));
+        let isolated = NetworkCreate { gateway_mode_ipv4: GatewayMode::Isolated, ..asked };
+        assert_eq!(new(&isolated).unwrap().0.unwrap().bridge, None);
+    }
+
+    #[test]
+    fn a_request_that_contradicts_itself_or_a_network_is_refused() {
+        let mut state = State::new(String::new());
+        state.networks.insert(1, samples::network("bridge"));
+        let subnets = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        let addrs = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        let none = NetworkCreate::default;
+        for (request, want) in [
+            (NetworkCreate { subnets: subnets(&["172.17.5.0/24"]), ..none() }, "overlaps network `bridge`"),
+            (NetworkCreate { subnets: subnets(&["10.1.2.0/25"]), ..none() }, "overlaps address 10.1.2.3/24 of eth0"),
+            (
+                NetworkCreate { subnets: subnets(&["10.50.0.0/24", "10.8.0.0/24"]), ..none() },
+                "more than one IPv4 subnet",
+            ),
+            (NetworkCreate { gateways: addrs(&["10.9.0.1"]), ..none() }, "no matching subnet for gateway 10.9.0.1"),
+            (NetworkCreate { gateways: addrs(&["fd00::1"]), ..none() }, "no matching subnet for gateway fd00::1"),
+            (
+                NetworkCreate { subnets: subnets(&["10.50.0.0/24"]), gateways: addrs(&["10.8.0.1"]), ..none() },
+                "no matching subnet for gateway 10.8.0.1",
+            ),
+            (
+                NetworkCreate { subnets: subnets(&["10.50.0.0/24"]), ip_ranges: subnets(&["10.8.0.0/25"]), ..none() },
+                "range 10.8.0.0/25 is not in subnet 10.50.0.0/24",
+            ),
+        ] {
+            let error = format!("{:#}", of_new(&request, "br-x", &interfaces(), &state).unwrap_err());
+            assert!(error.contains(want), "{error}, want {want}");
+        }
+    }
+
+    #[test]
+    fn what_the_bridge_itself_uses_overlaps_nothing() {
+        let used = in_use(&interfaces(), "netpath0", &State::new(String::new()));
+        assert!(used.iter().all(|used| !used.by.contains("netpath0")));
+        assert_eq!(used.len(), 2);
+    }
+
+    fn default(bip: Option<&str>, known: Option<&state::Network>) -> Result<Subnet> {
+        let flags = AgentFlags { bip: bip.map(|text| text.parse().unwrap()), ..AgentFlags::default() };
+        let options = Options::resolve(flags, Path::new("/run/netpath/netpath.sock")).unwrap();
+        let mut interfaces = interfaces();
+        // Not there yet.
+        interfaces.links.retain(|link| link.ifname != "netpath0");
+        interfaces.addresses.retain(|address| address.ifindex != 2);
+        interfaces.routes.retain(|route| route.ifindex != Some(2));
+        of_default(&options, &interfaces, known, &State::new(String::new())).map(|(v4, _)| v4.unwrap())
+    }
+
+    fn interfaces() -> Interfaces {
+        let link = |ifindex, ifname: &str| Link {
+            ifindex,
+            ifname: ifname.to_owned(),
+            mac: [0; 6],
+            mtu: 1500,
+            up: true,
+            loopback: false,
+            ethernet: true,
+            bridge: ifindex == 2,
+            alias: None,
+            master: None,
+        };
+        let net = |text: &str| text.parse::<IpNet>().unwrap();
+        let address =
+            |ifindex, text| Address { ifindex, net: net(text), universe: true, secondary: false, usable: true };
+        let route = |ifindex, text| Route { dst: net(text), gateway: None, ifindex: Some(ifindex) };
+        Interfaces {
+            links: vec![link(2, "netpath0"), link(3, "eth0")],
+            addresses: vec![address(2, "10.9.0.1/16"), address(3, "10.1.2.3/24")],
+            routes: vec![route(2, "10.9.0.0/16"), route(3, "10.1.2.0/24"), route(3, "0.0.0.0/0")],
+        }
+    }
+}
