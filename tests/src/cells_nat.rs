@@ -250,7 +250,9 @@ fn the_host_reaches_an_ipv4_container_at_its_ipv6_loopback_address(plane: Plane,
     let to = at(family.loopback(), 8080);
     match plane {
         Plane::Iptables { proxy: false } => server.is_not_reached(&world.host, to),
-        _ => assert_eq!(server.sees(&world.host, to), world.gateway(Family::V4)),
+        Plane::Iptables { proxy: true } => assert_eq!(server.sees(&world.host, to), world.gateway(Family::V4)),
+        // loopback-4in6: Linux sends no datagram of an unconnected IPv6 socket to a rewritten IPv4 address.
+        Plane::Netpath { .. } => assert_eq!(server.sees_tcp(&world.host, to), world.gateway(Family::V4)),
     }
 }
 

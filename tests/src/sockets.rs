@@ -44,8 +44,11 @@ impl Namespace {
     pub fn try_connect(&self, port: u16, to: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
         self.within(|| {
             let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
-            socket.set_reuse_address(true)?;
-            socket.bind(&SockAddr::from(at(Family::of(to.ip()).any(), port)))?;
+            // As clients do: they bind only when they mean a port.
+            if port != 0 {
+                socket.set_reuse_address(true)?;
+                socket.bind(&SockAddr::from(at(Family::of(to.ip()).any(), port)))?;
+            }
             socket.connect_timeout(&SockAddr::from(to), limit)?;
             socket.set_read_timeout(Some(PATIENCE))?;
             socket.set_write_timeout(Some(PATIENCE))?;
@@ -152,7 +155,7 @@ pub fn at(address: impl Into<IpAddr>, port: u16) -> SocketAddr {
     SocketAddr::new(address.into(), port)
 }
 
-/// One family only: a socket for IPv6 leaves the port free for IPv4.
+/// One family only: a server for IPv6 leaves the port free for IPv4.
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = bind(address, Type::STREAM)?;
     socket.listen(1024)?;
@@ -165,7 +168,7 @@ fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
 
 fn bind(address: SocketAddr, kind: Type) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), kind, None)?;
-    if address.is_ipv6() {
+    if address.is_ipv6() && address.port() != 0 {
         socket.set_only_v6(true)?;
     }
     if kind == Type::STREAM {
