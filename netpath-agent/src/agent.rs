@@ -11,6 +11,7 @@ use crate::api;
 use crate::counters::Counters;
 use crate::datapath::{Attachment, Datapath};
 use crate::desired::{self, Addrs, BridgeFacts, HostFacts, container_image, desired};
+use crate::exits::Exits;
 use crate::externals::{self, Interfaces};
 use crate::host;
 use crate::ipam::Allocator;
@@ -35,6 +36,7 @@ pub struct Agent {
     pub(crate) counters: Counters,
     /// What the maps hold.
     pub(crate) image: Image,
+    pub(crate) exits: Exits,
     /// The host port given out automatically last.
     pub(crate) last_automatic_port: u16,
 }

@@ -18,6 +18,11 @@
 //! | `DELETE /v1/containers/NAME` | - | [`Container`] as it was |
 //! | `POST /v1/containers/NAME/ports` | [`Ports`] | [`Container`] |
 //! | `DELETE /v1/containers/NAME/ports` | [`Ports`] | [`Container`] |
+//! | `POST /v1/containers/NAME/links` | [`LinkAdd`] | [`Container`] |
+//! | `DELETE /v1/containers/NAME/links/ALIAS` | - | [`Container`] |
+//! | `GET /v1/ptp` | - | `[`[`Ptp`]`]` |
+//! | `POST /v1/ptp` | [`PtpCreate`] | [`Ptp`] |
+//! | `DELETE /v1/ptp/CONTAINER/CONTAINER` | - | [`Ptp`] as it was |
 //! | `GET /v1/rules` | - | `[`[`Rule`]`]` |
 //! | `GET /v1/conntrack?proto=&src=&dst=&sport=&dport=&name=` | - | `[`[`Flow`]`]` |
 //! | `DELETE /v1/conntrack` with the same query; no query = all | - | [`Deleted`] |
@@ -26,6 +31,8 @@
 //! | `POST /v1/down` | - | [`Down`] |
 //!
 //! Errors: status 400 (the request is wrong), 404 (no such name), 409 (taken), 500, with [`ErrorBody`].
+//!
+//! Long because the whole API stands in one place.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
@@ -34,6 +41,8 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::names::hosts::ExtraHost;
+use crate::names::resolv_conf::Dns;
 use crate::port_spec::Proto;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -193,9 +202,23 @@ pub struct Attach {
     pub mac: Option<String>,
     #[serde(default)]
     pub hostname: Option<String>,
-    /// What runs inside, shown by `ps`.
+    /// What runs inside, shown by `ps`. The container ends with the process of `netns` if there is any.
     #[serde(default)]
     pub command: Vec<String>,
+    /// Its variables, `NAME=VALUE`, which links tell.
+    #[serde(default)]
+    pub env: Vec<String>,
+    /// Asks for files to lay over those in the container's `/etc`.
+    #[serde(default)]
+    pub names: Option<Names>,
+}
+
+/// What the files say that a container gets over `/etc/hosts`, `/etc/resolv.conf` and `/etc/hostname`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Names {
+    pub add_host: Vec<ExtraHost>,
+    pub dns: Dns,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -257,6 +280,9 @@ pub struct Container {
     /// Exposed ports, `PORT[-LAST]/PROTO`.
     pub expose: Vec<String>,
     pub links: Vec<Link>,
+    pub env: Vec<String>,
+    /// Directory of its `hosts`, `hostname` and `resolv.conf`; absent where it has none of its own.
+    pub files: Option<PathBuf>,
     /// Where the runner keeps the logs of detached containers.
     pub log_dir: PathBuf,
 }
@@ -285,6 +311,42 @@ pub struct Endpoint {
 pub struct Link {
     pub name: String,
     pub alias: String,
+}
+
+/// Links a running container to another one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinkAdd {
+    /// `NAME[:ALIAS]`
+    pub link: String,
+}
+
+/// Links two containers from point to point.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PtpCreate {
+    pub a: String,
+    pub b: String,
+    /// None, or of each family first that of `a`, then that of `b`.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A link from point to point.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ptp {
+    pub a: PtpEnd,
+    pub b: PtpEnd,
+}
+
+/// One end of a [`Ptp`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PtpEnd {
+    pub container: String,
+    /// Name inside the container.
+    pub interface: String,
+    pub addresses: Vec<IpNet>,
+    pub mac: String,
 }
 
 /// One line of `netpath rules`: what `iptables -L -v -n` would have shown.

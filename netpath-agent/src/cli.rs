@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use crate::cli_link::{LinkCommand, PtpCommand};
 use crate::cli_network::NetworkCommand;
 use crate::names::hosts::ExtraHost;
 use crate::names::resolv_conf;
@@ -57,6 +58,12 @@ pub enum Command {
     Publish(PublishArgs),
     /// Unpublishes ports of a container
     Unpublish(UnpublishArgs),
+    /// Links running containers, or unlinks them
+    #[command(subcommand)]
+    Link(LinkCommand),
+    /// Links two containers from point to point: a wire between them, without bridge and host
+    #[command(subcommand)]
+    Ptp(PtpCommand),
     /// Lists what is translated, allowed and dropped, with packets and bytes
     Rules(TableArgs),
     /// Lists, counts or deletes flows
@@ -102,6 +109,10 @@ pub struct RunArgs {
     /// Sets an environment variable, repeatable; without a value it is the caller's. The caller's others are there too
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     pub env: Vec<Variable>,
+
+    /// Sets the variables that Docker's links set, such as DB_PORT_5432_TCP_ADDR [default: no, as Docker since 29]
+    #[arg(long, requires = "link")]
+    pub link_env: bool,
 
     /// Print help
     #[arg(long, action = ArgAction::Help)]

@@ -1,8 +1,8 @@
 //! The runner behind `netpath run`: a command in its own network, mount and UTS namespaces.
 //!
-//! Order: the child makes its namespaces and waits; the agent connects it; the child gets its `/etc`
-//! files and becomes the command. Whatever fails before that, the command never starts. Nothing is left
-//! on the host's file system but a detached container's log.
+//! Order: the child makes its namespaces and waits; the agent connects it and writes its files; the child lays
+//! them over those in `/etc` and becomes the command. Whatever fails before that, the command never starts.
+//! A container is gone when its command has ended (`docker run --rm`); a detached one leaves its log.
 
 mod child;
 pub mod process;
@@ -12,16 +12,19 @@ use std::io::Read;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
-use nix::unistd::Pid;
+use anyhow::{Context, Result, bail, ensure};
+use nix::unistd::gethostname;
 
-use crate::api::{Attach, Container, Netns};
-use crate::cli::{NamesArgs, RunArgs, Variable};
-use crate::client::{Client, encode};
+use crate::api::{Attach, Container, Names, Netns};
+use crate::cli::{RunArgs, Variable};
+use crate::client::{Client, ClientError, encode};
 use crate::commands::block_on;
-use crate::names::hosts::Hosts;
-use crate::names::resolv_conf::{self, Dns, Reach};
-use child::{Child, Order};
+use crate::exposed;
+use crate::names::NameFiles;
+use crate::names::link::{self, Link};
+use crate::names::resolv_conf::Dns;
+use crate::network_mode::{Asked, NetworkMode};
+use child::{Child, Network, Order, Setup};
 
 /// How `netpath run` ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -34,23 +37,120 @@ pub enum Outcome {
 
 /// Starts the command and, unless detached, waits for its end. Must run on a process without threads.
 pub fn run(client: &Client, args: RunArgs) -> Result<Outcome> {
-    let name = match args.name {
-        Some(name) => name,
-        None => random_name()?,
+    let mode = check_mode(&args)?;
+    let name = args.name.clone().map_or_else(random_name, Ok)?;
+    let joined = match &mode {
+        NetworkMode::Container(target) => Some(find_joined(client, &name, target)?),
+        _ => None,
     };
-    let hostname = args.hostname.unwrap_or_else(|| name.clone());
+    let hostname = hostname(&args, &mode, &name, joined.as_ref())?;
+    let setup = Setup {
+        network: match (&mode, &joined) {
+            (NetworkMode::Host, _) => Network::Host,
+            (_, Some(joined)) => Network::Join(path(&joined.netns)),
+            _ => Network::New,
+        },
+        hostname,
+        detach: args.detach,
+    };
+    let (detach, link_env) = (args.detach, args.link_env);
+    let mut child = Child::spawn(&setup, &args.command)?;
+    let pid = child.pid().as_raw().cast_unsigned();
+    let request = request(args, mode, &name, setup.hostname, pid);
+    let env = request.env.iter().filter_map(|variable| variable.split_once('=')).map(owned).collect();
+    let container: Container = block_on(client.post("/v1/containers", &request))??;
+    let order = || -> Result<Order> {
+        let mut order = Order {
+            files: joined.as_ref().unwrap_or(&container).files.as_deref().map(NameFiles::mounts).unwrap_or_default(),
+            env,
+            log: detach.then(|| container.log_dir.join(format!("{name}.log"))),
+        };
+        if link_env {
+            order.env.splice(0..0, link_variables(client, &container)?);
+        }
+        Ok(order)
+    };
+    match order().and_then(|order| child.release(&order)) {
+        Ok(None) if detach => {
+            child.leave();
+            Ok(Outcome::Detached { name })
+        }
+        Ok(None) => {
+            let status = process::wait(child.leave())?;
+            remove(client, &name, pid);
+            Ok(Outcome::Ended { status })
+        }
+        Ok(Some(failure)) => {
+            drop(child);
+            remove(client, &name, pid);
+            eprintln!("error: {}", failure.message);
+            Ok(Outcome::Ended { status: failure.status })
+        }
+        Err(e) => {
+            drop(child);
+            remove(client, &name, pid);
+            Err(e)
+        }
+    }
+}
+
+/// Refuses what contradicts `--net`, and warns of what has no effect.
+fn check_mode(args: &RunArgs) -> Result<NetworkMode> {
+    let mode: NetworkMode = args.endpoint.net.as_deref().map_or_else(|| Ok(NetworkMode::default()), str::parse)?;
+    let asked = Asked {
+        hostname: args.hostname.is_some(),
+        links: !args.endpoint.link.is_empty(),
+        dns: !args.names.dns.is_empty(),
+        add_host: !args.names.add_host.is_empty(),
+        mac_address: args.endpoint.mac_address.is_some(),
+        address: args.endpoint.ip.is_some() || args.endpoint.ip6.is_some(),
+        publish: !args.endpoint.publish.is_empty() || args.endpoint.publish_all,
+        expose: !args.endpoint.expose.is_empty(),
+    };
+    mode.check(asked)?;
+    if let Some(warning) = mode.warning(asked) {
+        eprintln!("warning: {warning}");
+    }
+    Ok(mode)
+}
+
+/// The container whose network `name` is to join.
+fn find_joined(client: &Client, name: &str, target: &str) -> Result<Container> {
+    ensure!(name != target, "cannot join own network");
+    match block_on(client.get(&format!("/v1/containers/{}", encode(target))))? {
+        Err(e) if is_not_found(&e) => bail!("cannot join network of a non running container: {target}"),
+        container => container,
+    }
+}
+
+/// The host name inside: as asked for, that of the network's owner, or the container's name.
+fn hostname(args: &RunArgs, mode: &NetworkMode, name: &str, joined: Option<&Container>) -> Result<String> {
+    if let Some(joined) = joined {
+        return Ok(joined.hostname.clone().unwrap_or_else(|| joined.name.clone()));
+    }
+    let hostname = match &args.hostname {
+        Some(hostname) => hostname.clone(),
+        None if *mode == NetworkMode::Host => gethostname().context("ask for the host's name")?.display().to_string(),
+        None => name.to_owned(),
+    };
     ensure!(
         (1..=64).contains(&hostname.len()),
         "host name `{hostname}` is {} bytes long, want 1 to 64; choose one with `-h`",
         hostname.len()
     );
-    let files = FilesArgs { hostname: &hostname, names: args.names };
-    let env = args.env.into_iter().filter_map(Variable::value).collect();
-    let mut child = Child::spawn(&hostname, &args.command, args.detach)?;
-    let request = Attach {
-        name: name.clone(),
-        netns: Netns::Pid(child.pid().as_raw().cast_unsigned()),
-        network: args.endpoint.net,
+    let is_odd = |c: char| c == '#' || c.is_whitespace() || c.is_control();
+    ensure!(!hostname.contains(is_odd), "host name `{}` has characters that no host name has", hostname.escape_debug());
+    Ok(hostname)
+}
+
+fn request(args: RunArgs, mode: NetworkMode, name: &str, hostname: String, pid: u32) -> Attach {
+    let variable = |(name, value): (String, String)| format!("{name}={value}");
+    let dns = Dns { servers: args.names.dns, search: args.names.dns_search, options: args.names.dns_option };
+    let has_own_files = !matches!(mode, NetworkMode::Container(_));
+    Attach {
+        name: name.to_owned(),
+        netns: Netns::Pid(pid),
+        network: Some(mode.to_string()),
         publish: args.endpoint.publish,
         publish_all: args.endpoint.publish_all,
         expose: args.endpoint.expose,
@@ -58,74 +158,64 @@ pub fn run(client: &Client, args: RunArgs) -> Result<Outcome> {
         address: args.endpoint.ip,
         address6: args.endpoint.ip6,
         mac: args.endpoint.mac_address,
-        hostname: Some(hostname.clone()),
+        hostname: Some(hostname),
         command: args.command,
-    };
-    let container: Container = block_on(client.post("/v1/containers", &request))??;
-    let order = files.contents(&container, child.pid()).map(|files| Order {
-        files,
-        env,
-        log: args.detach.then(|| container.log_dir.join(format!("{}.log", container.name))),
+        env: args.env.into_iter().filter_map(Variable::value).map(variable).collect(),
+        names: has_own_files.then_some(Names { add_host: args.names.add_host, dns }),
+    }
+}
+
+/// What Docker's links put into the environment.
+fn link_variables(client: &Client, container: &Container) -> Result<Vec<(String, String)>> {
+    let mut variables = Vec::new();
+    for wanted in &container.links {
+        let target: Container = block_on(client.get(&format!("/v1/containers/{}", encode(&wanted.name))))??;
+        let Some(addr) = target.address.map(IpAddr::V4).or(target.address6.map(IpAddr::V6)) else { continue };
+        let mut ports = Vec::new();
+        for text in &target.expose {
+            let (range, proto) = exposed::parse(text)?;
+            ports.extend(range.map(|port| (proto, port)));
+        }
+        ports.extend(target.ports.iter().flat_map(|port| port.container_ports().map(|number| (port.proto, number))));
+        let link = Link { name: wanted.name.clone(), alias: wanted.alias.clone() };
+        let target = link::Target { addr, ports: &ports, env: &target.env };
+        let env = link.env(&container.name, &target);
+        variables.extend(env.iter().filter_map(|variable| variable.split_once('=')).map(owned));
+    }
+    Ok(variables)
+}
+
+/// Forgets the container of a process that has ended. The agent notices by itself, but this way name and ports
+/// are free when `netpath run` ends.
+fn remove(client: &Client, name: &str, pid: u32) {
+    let path = format!("/v1/containers/{}", encode(name));
+    let result = block_on(async {
+        let container: Container = client.get(&path).await?;
+        // A later container may have the name already.
+        if container.netns == Netns::Pid(pid) {
+            let _: Container = client.delete(&path).await?;
+        }
+        Ok(())
     });
-    match order.and_then(|order| child.release(&order)) {
-        Ok(None) if args.detach => {
-            child.leave();
-            Ok(Outcome::Detached { name })
-        }
-        Ok(None) => Ok(Outcome::Ended { status: process::wait(child.leave())? }),
-        Ok(Some(failure)) => {
-            give_up(client, child, &name);
-            eprintln!("error: {}", failure.message);
-            Ok(Outcome::Ended { status: failure.status })
-        }
-        Err(e) => {
-            give_up(client, child, &name);
-            Err(e)
-        }
-    }
-}
-
-/// What the files in the container are made of.
-struct FilesArgs<'a> {
-    hostname: &'a str,
-    names: NamesArgs,
-}
-
-impl FilesArgs<'_> {
-    fn contents(self, container: &Container, pid: Pid) -> Result<Vec<(PathBuf, String)>> {
-        let has_ipv6 = fs::read_to_string(format!("/proc/{pid}/net/if_inet6")).is_ok_and(|text| !text.is_empty());
-        let endpoints = &container.endpoints;
-        let v4 = endpoints.iter().filter_map(|endpoint| endpoint.address).map(IpAddr::from);
-        let addrs: Vec<IpAddr> = v4.chain(endpoints.iter().filter_map(|e| e.address6).map(IpAddr::from)).collect();
-        let v4 = endpoints.iter().filter_map(|endpoint| endpoint.gateway).map(IpAddr::from);
-        let gateways: Vec<IpAddr> = v4.chain(endpoints.iter().filter_map(|e| e.gateway6).map(IpAddr::from)).collect();
-        let reach = Reach::Network { has_ipv6: endpoints.iter().any(|endpoint| endpoint.address6.is_some()) };
-        let hosts = Hosts {
-            has_ipv6,
-            extra: &self.names.add_host,
-            gateways: &gateways,
-            links: &[],
-            hostname: self.hostname,
-            addrs: &addrs,
-        };
-        let dns = Dns { servers: self.names.dns, search: self.names.dns_search, options: self.names.dns_option };
-        let resolv_conf = resolv_conf::text(&resolv_conf::of_host()?, &dns, reach);
-        Ok(vec![
-            ("/etc/hosts".into(), hosts.text()),
-            ("/etc/hostname".into(), format!("{}\n", self.hostname)),
-            ("/etc/resolv.conf".into(), resolv_conf),
-        ])
-    }
-}
-
-/// Ends a child that did not become the command, and its endpoint. The agent would notice by itself, but
-/// after `netpath run` has ended the name and the ports are free at once this way.
-fn give_up(client: &Client, child: Child, name: &str) {
-    drop(child);
-    if let Ok(Err(e)) = block_on(client.delete::<Container>(&format!("/v1/containers/{}", encode(name)))) {
+    if let Ok(Err::<(), anyhow::Error>(e)) = result {
         // Most likely the agent was faster.
         tracing::debug!("remove {name}: {e:#}");
     }
+}
+
+fn is_not_found(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(ClientError::Refused { status: 404, .. }))
+}
+
+fn path(netns: &Netns) -> PathBuf {
+    match netns {
+        Netns::Pid(pid) => format!("/proc/{pid}/ns/net").into(),
+        Netns::Path(path) => path.clone(),
+    }
+}
+
+fn owned((name, value): (&str, &str)) -> (String, String) {
+    (name.to_owned(), value.to_owned())
 }
 
 /// 12 hexadecimal digits, as Docker's short container ids.

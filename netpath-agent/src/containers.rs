@@ -10,9 +10,9 @@ use crate::agent::Agent;
 use crate::api::{self, Netns as NetnsName};
 use crate::endpoints::{Asked, join};
 use crate::exposed;
-use crate::names;
+use crate::links;
 use crate::netns::Netns;
-use crate::network_mode::{self, DEFAULT_NETWORK, NetworkMode};
+use crate::network_mode::{self, NetworkMode};
 use crate::ports::{self, ProcPorts, Resolver};
 use crate::refusal::Refusal;
 use crate::state::{Container, Endpoint, Link, PortBinding};
@@ -46,7 +46,7 @@ impl Agent {
     /// # Errors
     /// A [`Refusal`] if the request cannot be served; nothing has changed then, nor after any other
     /// error.
-    pub async fn attach(&mut self, request: api::Attach) -> Result<api::Container> {
+    pub async fn attach(&mut self, mut request: api::Attach) -> Result<api::Container> {
         let name = request.name.clone();
         self.check_name(&name)?;
         let mode = self.mode(&request)?;
@@ -54,6 +54,11 @@ impl Agent {
             Mode::Network(_) | Mode::None => Some(Netns::open(&request.netns).map_err(Refusal::invalid)?),
             Mode::Shared => None,
         };
+        if !matches!(mode, Mode::Network(_)) {
+            // As Docker has it: there is nothing to publish them on.
+            request.publish.clear();
+            request.publish_all = false;
+        }
         let container = self.plan(&request)?;
         let asked = Asked { address: request.address, address6: request.address6, mac: request.mac.as_deref() };
         let planned = match mode {
@@ -73,6 +78,8 @@ impl Agent {
             }
             return Err(error.context(format!("connect container `{name}`")));
         }
+        self.watch(&name);
+        self.follow_names(&name);
         let endpoint = self.state.endpoints_of(&name).first().map(|(_, endpoint)| (*endpoint).clone());
         match endpoint {
             Some(endpoint) => {
@@ -156,6 +163,8 @@ impl Agent {
             tracing::info!("container `{name}` has ended");
             self.give_back(&container);
             self.state.containers.remove(&name);
+            self.forget_dead_ptps();
+            self.warn("remove a container's files", self.remove_files(&name, &container));
             self.warn("save the state", self.store.save(&self.state));
         }
     }
@@ -175,9 +184,11 @@ impl Agent {
         for index in known {
             errors.extend(self.discard_endpoint(index).await);
         }
+        errors.extend(self.discard_ptps(|ptp| ptp.has(name)).await);
         if self.state.containers.remove(name).is_some() {
             errors.extend(self.store.save(&self.state).err());
         }
+        errors.extend(self.remove_files(name, &container).err());
         self.give_back(&container);
         errors
     }
@@ -190,20 +201,21 @@ impl Agent {
         netns: Option<&Netns>,
     ) -> Result<()> {
         self.change(name, |state| drop(state.containers.insert(name.to_owned(), container)))?;
-        let Some(netns) = netns else { return Ok(()) };
-        match planned {
-            Some((index, mut endpoint)) => self.connect_endpoint(index, &mut endpoint, netns).await,
-            None => netns.set_up_loopback().await,
+        match (planned, netns) {
+            (Some((index, mut endpoint)), Some(netns)) => self.connect_endpoint(index, &mut endpoint, netns).await?,
+            (None, Some(netns)) => netns.set_up_loopback().await?,
+            (_, None) => {}
         }
+        self.create_files(name)
     }
 
     /// What the state will say about a new container; its counters are taken.
     fn plan(&mut self, request: &api::Attach) -> Result<Container> {
         let expose = exposed::normalise(&request.expose).map_err(Refusal::invalid)?;
-        let wanted = self.parse_links(request)?;
+        let wanted = links::parse_all(&request.links, &request.name, &self.state)?;
         let bindings = self.resolve_ports(&request.publish, &request.name)?;
         let mut container = Container {
-            network_mode: request.network.clone().unwrap_or_else(|| DEFAULT_NETWORK.to_owned()),
+            network_mode: network_mode(request)?.to_string(),
             netns: request.netns.clone(),
             hostname: request.hostname.clone(),
             command: request.command.clone(),
@@ -211,6 +223,8 @@ impl Agent {
             ports: self.with_counters(bindings)?,
             expose,
             links: Vec::new(),
+            env: request.env.clone(),
+            names: request.names.clone(),
         };
         for link in wanted {
             let Some(counter) = self.counters.take_pair() else {
@@ -230,17 +244,17 @@ impl Agent {
     }
 
     fn mode(&self, request: &api::Attach) -> Result<Mode, Refusal> {
-        let mode = match &request.network {
-            Some(text) => text.parse::<NetworkMode>().map_err(Refusal::invalid)?,
-            None => NetworkMode::default(),
-        };
+        let mode = network_mode(request)?;
+        let names = request.names.as_ref();
         let asked = network_mode::Asked {
+            hostname: false,
             links: !request.links.is_empty(),
+            dns: names.is_some_and(|names| !names.dns.is_empty()),
+            add_host: names.is_some_and(|names| !names.add_host.is_empty()),
             mac_address: request.mac.is_some(),
             address: request.address.is_some() || request.address6.is_some(),
             publish: !request.publish.is_empty() || request.publish_all,
             expose: !request.expose.is_empty(),
-            ..network_mode::Asked::default()
         };
         mode.check(asked).map_err(Refusal::invalid)?;
         match mode {
@@ -255,26 +269,6 @@ impl Agent {
                 Err(Refusal::NotFound(format!("cannot join network of a non running container: {name}")))
             }
         }
-    }
-
-    /// The containers that a new one shall be linked to.
-    fn parse_links(&self, request: &api::Attach) -> Result<Vec<names::link::Link>, Refusal> {
-        let mut links: Vec<names::link::Link> = Vec::new();
-        for text in &request.links {
-            let link: names::link::Link = text.parse().map_err(Refusal::invalid)?;
-            let (name, alias) = (&link.name, &link.alias);
-            if *name == request.name || !self.state.containers.contains_key(name) {
-                let container = &request.name;
-                return Err(Refusal::NotFound(format!(
-                    "Cannot link to a non running container: /{name} AS /{container}/{alias}"
-                )));
-            }
-            if links.iter().any(|other| other.alias == *alias) {
-                return Err(Refusal::Invalid(format!("the alias `{alias}` is given twice")));
-            }
-            links.push(link);
-        }
-        Ok(links)
     }
 
     fn check_name(&self, name: &str) -> Result<(), Refusal> {
@@ -331,6 +325,8 @@ impl Agent {
             ports: container.ports.iter().map(port).collect(),
             expose: container.expose,
             links: container.links.iter().map(link).collect(),
+            env: container.env,
+            files: container.names.map(|_| self.files_of(name).dir().to_owned()),
             log_dir: self.store.log_dir(),
         }
     }
@@ -356,6 +352,10 @@ impl Agent {
             ifindex: endpoint.ifindex,
         })
     }
+}
+
+fn network_mode(request: &api::Attach) -> Result<NetworkMode, Refusal> {
+    request.network.as_deref().map_or_else(|| Ok(NetworkMode::default()), |text| text.parse().map_err(Refusal::invalid))
 }
 
 /// Checks a name as Docker does.

@@ -97,6 +97,7 @@ impl Daemon {
                     burst.extend(std::iter::from_fn(|| notices.pending()));
                     self.agent.notice(burst).await;
                 }
+                name = self.agent.exits.next() => self.agent.process_ended(&name).await,
                 _ = sweep.tick() => self.sweep().await,
                 event = next_event(&mut self.events, self.monitoring) => match event {
                     Ok(event) => { let _ = self.monitors.send(self.agent.show_event(&event)); }
@@ -148,6 +149,17 @@ impl Daemon {
             }
             Command::Publish(name, ports, reply) => answer(reply, agent.publish(&name, &ports)),
             Command::Unpublish(name, ports, reply) => answer(reply, agent.unpublish(&name, &ports)),
+            Command::AddLink(name, link, reply) => answer(reply, agent.add_link(&name, &link)),
+            Command::RemoveLink(name, alias, reply) => answer(reply, agent.remove_link(&name, &alias)),
+            Command::Ptps(reply) => answer(reply, Ok(agent.ptps())),
+            Command::CreatePtp(request, reply) => {
+                let created = agent.create_ptp(&request).await;
+                answer(reply, created);
+            }
+            Command::DeletePtp(a, b, reply) => {
+                let deleted = agent.delete_ptp(&a, &b).await;
+                answer(reply, deleted);
+            }
             Command::Rules(reply) => answer(reply, agent.rules()),
             Command::Flows(filter, reply) => answer(reply, agent.flows(&filter)),
             Command::DeleteFlows(filter, reply) => answer(reply, agent.delete_flows(&filter)),

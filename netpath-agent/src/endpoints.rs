@@ -232,10 +232,9 @@ impl Agent {
 
     /// `eth0`, or the next that the container does not have.
     fn free_interface(&self, container: &str) -> String {
-        let endpoints = self.state.endpoints_of(container);
-        let is_free = |name: &String| endpoints.iter().all(|(_, endpoint)| endpoint.interface != *name);
-        let names = (0..=endpoints.len()).map(|i| format!("eth{i}"));
-        names.into_iter().find(is_free).unwrap_or_else(|| format!("eth{}", endpoints.len()))
+        let known = self.state.interfaces_of(container);
+        let names = (0..=known.len()).map(|i| format!("eth{i}"));
+        names.into_iter().find(|name| !known.contains(&name.as_str())).unwrap_or_default()
     }
 
     /// `veth` and seven hexadecimal digits, as Docker names them.

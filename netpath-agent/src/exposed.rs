@@ -33,7 +33,11 @@ pub fn normalise(texts: &[String]) -> Result<Vec<String>> {
     texts.iter().map(one).collect()
 }
 
-fn parse(text: &str) -> Result<(RangeInclusive<u16>, Proto), PortSpecError> {
+/// Reads `PORT[-LAST][/PROTO]`.
+///
+/// # Errors
+/// If it is something else.
+pub fn parse(text: &str) -> Result<(RangeInclusive<u16>, Proto), PortSpecError> {
     let (range, proto) = text.split_once('/').unwrap_or((text, "tcp"));
     let (first, last) = port_spec::parse_range(range)?;
     Ok((first..=last, proto.to_lowercase().parse()?))

@@ -24,7 +24,7 @@ const RESOLV_CONF: &str = "resolv.conf";
 const GENERATED: &str = "hosts.generated";
 
 /// The directory of one container's files.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NameFiles(PathBuf);
 
 /// What is in a new container's files.
@@ -39,6 +39,12 @@ impl NameFiles {
     /// Those of the container called `name`, below the agent's state directory.
     pub fn new(state_dir: &Path, name: &str) -> Self {
         Self(state_dir.join("containers").join(name))
+    }
+
+    /// Those of all containers that have any there.
+    pub fn all(state_dir: &Path) -> Vec<Self> {
+        let entries = fs::read_dir(state_dir.join("containers")).into_iter().flatten().flatten();
+        entries.map(|entry| Self(entry.path())).collect()
     }
 
     pub fn dir(&self) -> &Path {

@@ -16,7 +16,7 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkMessage};
 use rtnetlink::packet_route::neighbour::NeighbourState;
-use rtnetlink::packet_route::route::{RouteHeader, RouteMessage};
+use rtnetlink::packet_route::route::{RouteHeader, RouteMessage, RouteScope};
 use rtnetlink::sys::SocketAddr;
 use rtnetlink::{
     Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, MulticastGroup, RouteMessageBuilder, new_connection,
@@ -241,6 +241,26 @@ impl Netlink {
         };
         let request = self.handle.route().add(message);
         request.execute().await.map_err(refusal).with_context(|| format!("add default route via {gateway}"))
+    }
+
+    /// Routes `net` directly to an interface.
+    ///
+    /// # Errors
+    /// If the kernel refuses, for instance because there is such a route.
+    pub async fn add_route(&self, net: IpNet, ifindex: u32) -> Result<()> {
+        let message = match net {
+            IpNet::V4(net) => RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(net.addr(), net.prefix_len())
+                .output_interface(ifindex)
+                .scope(RouteScope::Link)
+                .build(),
+            IpNet::V6(net) => RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(net.addr(), net.prefix_len())
+                .output_interface(ifindex)
+                .build(),
+        };
+        let request = self.handle.route().add(message);
+        request.execute().await.map_err(refusal).with_context(|| format!("route {net} to interface {ifindex}"))
     }
 
     /// Removes the default route of `gateway`'s family that leads there; no error if it is gone.

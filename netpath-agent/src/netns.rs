@@ -17,10 +17,17 @@ use nix::sys::statfs::{FsType, fstatfs};
 
 use crate::api::Netns as NetnsName;
 use crate::host;
-use crate::netlink::Netlink;
+use crate::netlink::{Netlink, Veth};
 
 // linux/magic.h: NSFS_MAGIC.
 const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
+
+/// One end of a veth pair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PairEnd {
+    pub interface: String,
+    pub mac: [u8; 6],
+}
 
 /// A network namespace, kept alive as long as this value lives.
 #[derive(Debug)]
@@ -135,10 +142,77 @@ impl Netns {
         .with_context(|| format!("set the default routes in {}", self.path.display()))
     }
 
+    /// Names of the interfaces inside.
+    ///
+    /// # Errors
+    /// If the kernel refuses to list them.
+    pub async fn interfaces(&self) -> Result<Vec<String>> {
+        let links = self.run(|| async { Netlink::connect()?.links().await }).await;
+        let links = links.with_context(|| format!("look into {}", self.path.display()))?;
+        Ok(links.into_iter().map(|link| link.ifname).collect())
+    }
+
+    /// Creates a veth pair with one end inside and the other one in the namespace `other`, both down.
+    ///
+    /// # Errors
+    /// If the kernel refuses, for instance because a name is taken.
+    pub async fn create_pair(&self, end: PairEnd, other: &Self, other_end: PairEnd, mtu: u32) -> Result<()> {
+        let other = other.file.try_clone().context("duplicate the namespace's descriptor")?;
+        self.run(move || async move {
+            let veth = Veth {
+                ifname: &end.interface,
+                mtu,
+                mac: end.mac,
+                peer_ifname: &other_end.interface,
+                peer_mac: other_end.mac,
+                peer_netns: other.as_fd(),
+            };
+            Netlink::connect()?.create_veth(&veth).await
+        })
+        .await
+    }
+
+    /// Gives an end of a point-to-point link its addresses, sets it up, and routes `peers` to it.
+    ///
+    /// # Errors
+    /// If the kernel refuses any of it.
+    pub async fn configure_ptp(&self, interface: &str, addrs: Vec<IpAddr>, peers: Vec<IpAddr>) -> Result<()> {
+        let nets: Vec<IpNet> = addrs.into_iter().map(IpNet::from).collect();
+        self.configure(interface, nets).await?;
+        let name = interface.to_owned();
+        self.run(move || async move {
+            let netlink = Netlink::connect()?;
+            let link = netlink.link(&name).await?.context("the interface is gone")?;
+            for peer in peers {
+                netlink.add_route(IpNet::from(peer), link.ifindex).await?;
+            }
+            Ok(())
+        })
+        .await
+        .with_context(|| format!("set routes in {}", self.path.display()))
+    }
+
+    /// Deletes the interface if it has this hardware address; no error if there is none.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn delete_link(&self, end: PairEnd) -> Result<()> {
+        self.run(move || async move {
+            let netlink = Netlink::connect()?;
+            match netlink.link(&end.interface).await? {
+                Some(link) if link.mac == end.mac => netlink.delete_link(link.ifindex).await,
+                _ => Ok(()),
+            }
+        })
+        .await
+        .with_context(|| format!("delete an interface in {}", self.path.display()))
+    }
+
     /// Runs `work` on a thread of its own inside the namespace.
-    async fn run<F, W>(&self, work: W) -> Result<()>
+    async fn run<T, F, W>(&self, work: W) -> Result<T>
     where
-        F: Future<Output = Result<()>>,
+        T: Send + 'static,
+        F: Future<Output = Result<T>>,
         W: FnOnce() -> F + Send + 'static,
     {
         let file = self.file.try_clone().context("duplicate the namespace's descriptor")?;
@@ -156,7 +230,7 @@ async fn set_up_loopback(netlink: &Netlink) -> Result<()> {
     netlink.set_up(lo.ifindex).await
 }
 
-fn enter_and_run<F: Future<Output = Result<()>>>(file: &File, work: impl FnOnce() -> F) -> Result<()> {
+fn enter_and_run<T, F: Future<Output = Result<T>>>(file: &File, work: impl FnOnce() -> F) -> Result<T> {
     setns(file, CloneFlags::CLONE_NEWNET).context("enter the namespace")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
     runtime.block_on(work())

@@ -142,6 +142,7 @@ impl Agent {
             return Err(error.context(format!("connect container `{name}` to network `{network}`")));
         }
         tracing::info!("connected container `{name}` to network `{network}` at {}", endpoint.shown());
+        self.follow_names(&name);
         self.container(&name)
     }
 
@@ -165,6 +166,7 @@ impl Agent {
             let set = async { Netns::open(&netns)?.set_default_routes(Vec::new(), missing).await };
             errors.extend(set.await.err());
         }
+        self.follow_names(name);
         match join(&errors) {
             Some(errors) => {
                 Err(anyhow!(errors).context(format!("disconnect container `{name}` from network `{network}`")))

@@ -1,8 +1,10 @@
 //! The agent's options: flags of `netpath agent` and keys of its TOML file, merged into [`Options`].
 //! A flag wins over the file, the file over the default. Reads that one file and nothing else.
+//!
+//! Long because each option stands here as flag, key and value.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -10,6 +12,8 @@ use anyhow::{Context, Result, bail, ensure};
 use ipnet::{Ipv4Net, Ipv6Net};
 use netpath_common::{PortRange, Timeouts};
 use serde::Deserialize;
+
+use crate::names::resolv_conf::{self, Dns};
 
 pub const DEFAULT_SOCKET: &str = "/run/netpath/netpath.sock";
 const STATE_ROOT: &str = "/var/lib/netpath";
@@ -110,6 +114,18 @@ pub struct AgentFlags {
     #[arg(long, value_name = "NAME=SECONDS")]
     pub timeout: Vec<Timeout>,
 
+    /// Name server of containers in place of the host's, repeatable
+    #[arg(long, value_name = "ADDR")]
+    pub dns: Vec<IpAddr>,
+
+    /// Search domain of containers in place of the host's, repeatable; `.` is none
+    #[arg(long, value_name = "DOMAIN", value_parser = resolv_conf::parse_search)]
+    pub dns_search: Vec<String>,
+
+    /// Resolver option of containers in place of the host's, repeatable
+    #[arg(long, visible_alias = "dns-opt", value_name = "OPTION")]
+    pub dns_option: Vec<String>,
+
     /// What survives a restart of the agent [default: /var/lib/netpath/<socket's name>]
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
@@ -151,6 +167,8 @@ pub struct Options {
     pub max_endpoints: u32,
     pub masquerade_ports: Option<PortRange>,
     pub timeouts: Timeouts,
+    /// For containers that say nothing else.
+    pub dns: Dns,
     pub state_dir: PathBuf,
     pub pin_dir: PathBuf,
     pub group: Option<String>,
@@ -232,6 +250,7 @@ impl Options {
             max_endpoints: flags.max_endpoints.unwrap_or(4_096),
             masquerade_ports: flags.masquerade_ports.map(|span| span.0),
             timeouts,
+            dns: Dns { servers: flags.dns, search: flags.dns_search, options: flags.dns_option },
             state_dir: flags.state_dir.unwrap_or_else(|| default_state_dir(socket)),
             pin_dir: flags.pin_dir.unwrap_or_else(|| default_pin_dir(socket)),
             group: flags.group,
@@ -299,11 +318,19 @@ impl AgentFlags {
             max_endpoints: self.max_endpoints.or(file.max_endpoints),
             masquerade_ports: self.masquerade_ports.or(file.masquerade_ports),
             timeout: file.timeout.into_iter().chain(self.timeout).collect(),
+            dns: or(self.dns, file.dns),
+            dns_search: or(self.dns_search, file.dns_search),
+            dns_option: or(self.dns_option, file.dns_option),
             state_dir: self.state_dir.or(file.state_dir),
             pin_dir: self.pin_dir.or(file.pin_dir),
             group: self.group.or(file.group),
         }
     }
+}
+
+/// The flag's values, or the file's where it has none.
+fn or<T>(flag: Vec<T>, file: Vec<T>) -> Vec<T> {
+    if flag.is_empty() { file } else { flag }
 }
 
 /// Where the agent behind `socket` keeps its state unless told otherwise.

@@ -55,6 +55,8 @@ fn container() -> Container {
         ports: Vec::new(),
         expose: Vec::new(),
         links: Vec::new(),
+        env: Vec::new(),
+        names: None,
     }
 }
 

@@ -48,6 +48,11 @@ pub enum Command {
     Detach(String, Reply<api::Container>),
     Publish(String, api::Ports, Reply<api::Container>),
     Unpublish(String, api::Ports, Reply<api::Container>),
+    AddLink(String, api::LinkAdd, Reply<api::Container>),
+    RemoveLink(String, String, Reply<api::Container>),
+    Ptps(Reply<Vec<api::Ptp>>),
+    CreatePtp(api::PtpCreate, Reply<api::Ptp>),
+    DeletePtp(String, String, Reply<api::Ptp>),
     Rules(Reply<Vec<api::Rule>>),
     Flows(FlowFilter, Reply<Vec<api::Flow>>),
     DeleteFlows(FlowFilter, Reply<api::Deleted>),
@@ -131,6 +136,9 @@ fn router(commands: mpsc::Sender<Command>) -> Router {
         .patch(|s, UrlPath(name), body: Bytes| ask_with(s, body, |patch, r| Command::PatchNetwork(name, patch, r)))
         .delete(|s, UrlPath(name)| ask(s, |reply| Command::DeleteNetwork(name, reply)));
     let connect = |s, UrlPath(name), body: Bytes| ask_with(s, body, |request, r| Command::Connect(name, request, r));
+    let link = |s, UrlPath(name), body: Bytes| ask_with(s, body, |link, r| Command::AddLink(name, link, r));
+    let unlink = |s, UrlPath((name, alias))| ask(s, |reply| Command::RemoveLink(name, alias, reply));
+    let ptp = get(|s| ask(s, Command::Ptps)).post(|s, body: Bytes| ask_with(s, body, Command::CreatePtp));
     let disconnect = |s, UrlPath((network, name))| ask(s, |reply| Command::Disconnect(network, name, reply));
     Router::new()
         .route("/v1/version", get(version))
@@ -150,6 +158,10 @@ fn router(commands: mpsc::Sender<Command>) -> Router {
         )
         .route("/v1/containers/{name}", container)
         .route("/v1/containers/{name}/ports", ports)
+        .route("/v1/containers/{name}/links", post(link))
+        .route("/v1/containers/{name}/links/{alias}", delete(unlink))
+        .route("/v1/ptp", ptp)
+        .route("/v1/ptp/{a}/{b}", delete(|s, UrlPath((a, b))| ask(s, |reply| Command::DeletePtp(a, b, reply))))
         .route("/v1/rules", get(|s| ask(s, Command::Rules)))
         .route(
             "/v1/conntrack",

@@ -14,6 +14,7 @@ use crate::counters::Counters;
 use crate::datapath::{self, Adoption, Datapath, Sizes};
 use crate::desired::{BridgeFacts, HostFacts};
 use crate::endpoints::name_in_alias;
+use crate::exits::Exits;
 use crate::externals::Interfaces;
 use crate::host;
 use crate::netlink::{Link, Netlink, Notices};
@@ -79,6 +80,7 @@ async fn assemble(options: Options, store: Store, datapath: Datapath, netlink: N
                 datapath,
                 netlink: netlink.clone(),
                 image,
+                exits: Exits::default(),
             };
             finish(agent).await
         }
@@ -151,6 +153,7 @@ async fn finish(mut agent: Agent) -> Result<Agent> {
     agent.store.save(&agent.state)?;
     agent.reconcile()?;
     attach(&mut agent, &interfaces.links).await?;
+    agent.adopt_containers().await;
     set_ip_forward(&agent.options)?;
     if agent.state.networks.values().any(|network| network.v6.is_some()) {
         networks::forward_ipv6(agent.options.ip_forward)?;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, Write};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -13,8 +13,9 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use crate::api::{GatewayMode, Netns, Subnet};
+use crate::api::{GatewayMode, Names, Netns, Subnet};
 pub use crate::binding::PortBinding;
+use crate::names::NameFiles;
 
 const VERSION: u32 = 2;
 const FILE: &str = "state.json";
@@ -33,6 +34,9 @@ pub struct State {
     pub containers: BTreeMap<String, Container>,
     /// Index to endpoint; indices begin at 1.
     pub endpoints: BTreeMap<u32, Endpoint>,
+    /// Links from point to point.
+    #[serde(default)]
+    pub ptps: Vec<Ptp>,
 }
 
 /// A bridge network.
@@ -74,6 +78,12 @@ pub struct Container {
     /// Exposed ports, `PORT[-LAST]/PROTO`.
     pub expose: Vec<String>,
     pub links: Vec<Link>,
+    /// Its own variables, `NAME=VALUE`, which links tell.
+    #[serde(default)]
+    pub env: Vec<String>,
+    /// What its files say; absent where it has none.
+    #[serde(default)]
+    pub names: Option<Names>,
 }
 
 /// A link from the container that holds it to another one.
@@ -109,6 +119,26 @@ pub struct Endpoint {
     pub mtu: u32,
 }
 
+/// A veth pair between two containers, without a bridge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ptp {
+    pub a: PtpEnd,
+    pub b: PtpEnd,
+}
+
+/// One end of a [`Ptp`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PtpEnd {
+    /// Name of the container.
+    pub container: String,
+    pub interface: String,
+    /// At most one of each family.
+    pub addrs: Vec<IpAddr>,
+    pub mac: Mac,
+}
+
 /// A hardware address, written `aa:bb:cc:dd:ee:ff`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -142,6 +172,7 @@ impl State {
             networks: BTreeMap::new(),
             containers: BTreeMap::new(),
             endpoints: BTreeMap::new(),
+            ptps: Vec::new(),
         }
     }
 
@@ -155,6 +186,13 @@ impl State {
         let mut endpoints: Vec<_> = self.endpoints.iter().filter(|(_, e)| e.container == container).collect();
         endpoints.sort_by_key(|(_, endpoint)| endpoint.generation);
         endpoints.into_iter().map(|(index, endpoint)| (*index, endpoint)).collect()
+    }
+
+    /// Names of the interfaces that a container was given.
+    pub fn interfaces_of(&self, container: &str) -> Vec<&str> {
+        let endpoints = self.endpoints.values().filter(|endpoint| endpoint.container == container);
+        let ends = self.ptps.iter().flat_map(|ptp| [&ptp.a, &ptp.b]).filter(|end| end.container == container);
+        endpoints.map(|endpoint| endpoint.interface.as_str()).chain(ends.map(|end| end.interface.as_str())).collect()
     }
 
     /// The lowest endpoint index that is free.
@@ -247,6 +285,9 @@ impl Store {
             _ => {}
         }
         fs::remove_file(self.dir.join("lock")).context("remove the lock file")?;
+        for files in NameFiles::all(&self.dir) {
+            files.remove()?;
+        }
         // Logs of containers may lie here; they are the user's.
         let _ = fs::remove_dir(&self.dir);
         Ok(())
@@ -503,6 +544,8 @@ pub(crate) mod samples {
             ports: vec![],
             expose: vec![],
             links: vec![],
+            env: vec![],
+            names: None,
         }
     }
 

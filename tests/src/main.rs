@@ -47,6 +47,15 @@ mod live_change;
 /// `netpath run`: a command with its own network, mount and UTS namespace.
 mod runner;
 
+/// `netpath run --net`: the host's network, none, and another container's.
+mod modes;
+
+/// `--link`: a container knows another one by a name, whatever address that has.
+mod links;
+
+/// Links from point to point: two containers on one wire, without a bridge.
+mod ptp;
+
 /// Wrong input gets a clear error and changes nothing.
 mod bad_input;
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use netpath_tests::sockets::PATIENCE;
 use netpath_tests::web::{self, PAGE};
-use netpath_tests::{CLIENT, Plane, World, program};
+use netpath_tests::{CLIENT, Options, Plane, World, program};
 
 on_netpath! {
     a_web_server_in_a_container_serves_the_page,
@@ -14,6 +14,8 @@ on_netpath! {
     the_user_chooses_names_and_environment,
     the_exit_status_is_the_commands,
     a_container_ends_with_its_command,
+    the_name_is_free_when_the_command_has_ended,
+    the_agents_name_servers_are_for_those_who_name_none,
     rm_stops_a_container_and_frees_its_port,
     a_refused_container_never_runs,
     containers_outlive_the_agent,
@@ -69,6 +71,27 @@ fn a_container_ends_with_its_command(plane: Plane) {
         thread::sleep(Duration::from_millis(20));
     }
     assert_eq!(world.host.interfaces().len(), 2, "up0 and the bridge");
+    assert!(!world.instance().state_dir.join("containers").exists(), "its files are gone");
+}
+
+fn the_name_is_free_when_the_command_has_ended(plane: Plane) {
+    let world = World::new(plane);
+    for _ in 0..3 {
+        world.netpath_ok(&["run", "--name", "app", "-p", "8080:80", "--", "true"]);
+        assert!(world.endpoint("app").is_none());
+    }
+    let output = world.netpath(&["run", "--name", "app", "--", "no-such-command-here"]);
+    assert_eq!(output.status.code(), Some(127), "{}", program::text(&output.stderr));
+    assert!(world.endpoint("app").is_none());
+}
+
+fn the_agents_name_servers_are_for_those_who_name_none(plane: Plane) {
+    let world = World::with(plane, Options::agent("--dns 192.0.2.53 --dns-search corp.example"));
+    let cat = ["--", "grep", "-v", "^#", "/etc/resolv.conf"];
+    let seen = world.netpath_ok(&[&["run"][..], &cat].concat());
+    assert!(seen.starts_with("nameserver 192.0.2.53\nsearch corp.example\n"), "{seen}");
+    let seen = world.netpath_ok(&[&["run", "--dns", "192.0.2.54"][..], &cat].concat());
+    assert!(seen.starts_with("nameserver 192.0.2.54\nsearch corp.example\n"), "{seen}");
 }
 
 fn rm_stops_a_container_and_frees_its_port(plane: Plane) {

@@ -244,16 +244,28 @@ impl World {
 
     /// Runs a command in a container of its own through the built-in runner; netpath only.
     pub fn run(&self, name: &str, specs: &[&str], command: &[String]) -> Container {
+        let options: Vec<&str> = specs.iter().flat_map(|spec| ["-p", spec]).collect();
+        let command: Vec<&str> = command.iter().map(String::as_str).collect();
+        let container = self.start(name, &options, &command);
+        let inside = Rc::new(self.inside(&container));
+        Container { name: name.to_owned(), address: address_of(&container), address6: None, inside }
+    }
+
+    /// `netpath run -d` with any options; gives the container as `ps` lists it.
+    pub fn start(&self, name: &str, options: &[&str], command: &[&str]) -> Value {
         let mut args = vec!["run", "-d", "--name", name];
-        specs.iter().for_each(|spec| args.extend(["-p", spec]));
+        args.extend(options);
         args.push("--");
-        args.extend(command.iter().map(String::as_str));
+        args.extend(command);
         self.netpath_ok(&args);
-        let endpoint = self.endpoint(name).unwrap_or_else(|| panic!("`ps` does not list `{name}`"));
-        let pid = endpoint["netns"]["pid"].as_u64().expect("a pid") as u32;
-        cleanup::remember_process(&self.name, pid);
-        let inside = Rc::new(Namespace::of_process(pid));
-        Container { name: name.to_owned(), address: address_of(&endpoint), address6: None, inside }
+        let container = self.endpoint(name).unwrap_or_else(|| panic!("`ps` does not list `{name}`"));
+        cleanup::remember_process(&self.name, pid_of(&container));
+        container
+    }
+
+    /// The namespace of a container that [`World::start`] has started.
+    pub fn inside(&self, container: &Value) -> Namespace {
+        Namespace::of_process(pid_of(container))
     }
 
     /// Starts a program, such as [`Namespace::command`] makes, that ends with this world.
@@ -424,6 +436,10 @@ fn same_network(one: IpAddr, other: IpAddr, prefix_len: u8) -> bool {
         IpAddr::V6(address) => u128::from(address),
     };
     one.is_ipv4() == other.is_ipv4() && (bits(one) ^ bits(other)) >> (128 - prefix_len) == 0
+}
+
+fn pid_of(container: &Value) -> u32 {
+    container["netns"]["pid"].as_u64().unwrap_or_else(|| panic!("a container has a process: {container}")) as u32
 }
 
 fn address_of(endpoint: &Value) -> IpAddr {

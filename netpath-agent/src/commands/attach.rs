@@ -22,6 +22,8 @@ pub(super) async fn run(client: &Client, args: AttachArgs) -> Result<ExitCode> {
         mac: args.endpoint.mac_address,
         hostname: None,
         command: Vec::new(),
+        env: Vec::new(),
+        names: None,
     };
     let container: Container = client.post("/v1/containers", &request).await?;
     let v4 = container.address.map(|addr| format!("{addr}\n"));

@@ -202,6 +202,8 @@ pub(super) mod tests {
             ports: ports.iter().map(binding).collect(),
             expose: Vec::new(),
             links: Vec::new(),
+            env: vec![],
+            files: None,
             log_dir: "/var/lib/netpath/netpath/log".into(),
         }
     }

@@ -7,10 +7,12 @@ mod detach;
 mod down;
 mod format;
 mod inspect;
+mod link;
 mod monitor;
 mod network;
 mod port;
 mod ps;
+mod ptp;
 mod publish;
 mod rm;
 mod rules;
@@ -49,6 +51,8 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Network(command) => block_on(network::run(&client, command))?,
         Command::Publish(args) => block_on(publish::run(&client, args))?,
         Command::Unpublish(args) => block_on(unpublish::run(&client, args))?,
+        Command::Link(command) => block_on(link::run(&client, command))?,
+        Command::Ptp(command) => block_on(ptp::run(&client, command))?,
         Command::Rules(args) => block_on(rules::run(&client, args.json))?,
         Command::Conntrack(args) => block_on(conntrack::run(&client, &args))?,
         Command::Stats(args) => block_on(stats::run(&client, args.json))?,

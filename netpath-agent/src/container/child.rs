@@ -16,8 +16,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use nix::libc;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
@@ -27,11 +27,28 @@ use serde::{Deserialize, Serialize};
 
 const READY: u8 = b'R';
 
+/// What the child makes before the agent knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Setup {
+    pub(super) network: Network,
+    pub(super) hostname: String,
+    pub(super) detach: bool,
+}
+
+/// Which network namespace the command runs in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Network {
+    New,
+    Host,
+    /// The one that this file stands for.
+    Join(PathBuf),
+}
+
 /// What the child does once the agent has connected it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Order {
-    /// Files to cover, and with what.
-    pub(super) files: Vec<(PathBuf, String)>,
+    /// Files, and those that they are laid over.
+    pub(super) files: Vec<(PathBuf, PathBuf)>,
     /// Variables that the command gets besides those of the runner.
     pub(super) env: Vec<(String, String)>,
     /// Where a detached command's output goes.
@@ -55,13 +72,13 @@ pub(super) struct Child {
 
 impl Child {
     /// Forks the child and waits until its namespaces are there.
-    pub(super) fn spawn(hostname: &str, command: &[String], detach: bool) -> Result<Self> {
+    pub(super) fn spawn(setup: &Setup, command: &[String]) -> Result<Self> {
         let (parent_end, child_end) = UnixStream::pair().context("create a socket pair")?;
         // SAFETY: `netpath run` has started no thread, so the child may allocate and lock as it likes.
         match unsafe { fork() }.context("fork")? {
             ForkResult::Child => {
                 drop(parent_end);
-                become_command(child_end, hostname, command, detach)
+                become_command(child_end, setup, command)
             }
             ForkResult::Parent { child: pid } => {
                 drop(child_end);
@@ -121,9 +138,9 @@ impl Drop for Child {
 }
 
 /// The child's whole life.
-fn become_command(mut stream: UnixStream, hostname: &str, command: &[String], detach: bool) -> ! {
-    let failure = match prepare(&mut stream, hostname, detach) {
-        Ok(order) => exec(hostname, command, &order),
+fn become_command(mut stream: UnixStream, setup: &Setup, command: &[String]) -> ! {
+    let failure = match prepare(&mut stream, setup) {
+        Ok(order) => exec(&setup.hostname, command, &order),
         Err(e) => Failure { message: format!("{e:#}"), status: 125 },
     };
     let _ = stream.write_all(&serde_json::to_vec(&failure).unwrap_or_default());
@@ -131,28 +148,46 @@ fn become_command(mut stream: UnixStream, hostname: &str, command: &[String], de
     unsafe { libc::_exit(failure.status.into()) }
 }
 
-fn prepare(stream: &mut UnixStream, hostname: &str, detach: bool) -> Result<Order> {
-    if detach {
+fn prepare(stream: &mut UnixStream, setup: &Setup) -> Result<Order> {
+    if setup.detach {
         setsid().context("start a session")?;
     } else {
         // A foreground command does not outlive its runner.
         prctl::set_pdeathsig(Signal::SIGKILL).context("follow the runner")?;
     }
-    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS)
-        .context("create network, mount and UTS namespaces (needs root)")?;
+    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS)
+        .context("create mount and UTS namespaces (needs root)")?;
+    enter_network(&setup.network)?;
     mount_at(None, Path::new("/"), None, MsFlags::MS_REC | MsFlags::MS_PRIVATE, "make mounts private")?;
-    sethostname(hostname).with_context(|| format!("set the host name `{hostname}`"))?;
-    raise_loopback().context("bring lo up")?;
-    allow_unprivileged();
-    // The host's /sys shows the host's interfaces. Where another one is refused, that one stays.
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    let _ = mount_at(Some(Path::new("sysfs")), Path::new("/sys"), Some("sysfs"), flags, "mount sysfs");
+    sethostname(&setup.hostname).with_context(|| format!("set the host name `{}`", setup.hostname))?;
+    if setup.network != Network::Host {
+        // The host's /sys shows the host's interfaces. Where another one is refused, that one stays.
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        let _ = mount_at(Some(Path::new("sysfs")), Path::new("/sys"), Some("sysfs"), flags, "mount sysfs");
+    }
     stream.write_all(&[READY]).context("report to the runner")?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).context("wait for the runner")?;
     let order: Order = serde_json::from_slice(&bytes).context("understand the runner (has it ended?)")?;
     cover_files(&order.files)?;
     Ok(order)
+}
+
+fn enter_network(network: &Network) -> Result<()> {
+    match network {
+        Network::Host => Ok(()),
+        Network::Join(path) => {
+            let namespace =
+                fs::File::open(path).with_context(|| format!("open network namespace {}", path.display()))?;
+            setns(namespace, CloneFlags::CLONE_NEWNET).with_context(|| format!("enter {}", path.display()))
+        }
+        Network::New => {
+            unshare(CloneFlags::CLONE_NEWNET).context("create a network namespace (needs root)")?;
+            raise_loopback().context("bring lo up")?;
+            allow_unprivileged();
+            Ok(())
+        }
+    }
 }
 
 /// Becomes the command. Returns only if that fails.
@@ -189,22 +224,14 @@ fn open_log(path: &Path) -> io::Result<fs::File> {
     OpenOptions::new().create(true).append(true).mode(0o640).open(path)
 }
 
-/// Covers each file that exists by a generated one, in this mount namespace only. The generated files lie
-/// in a tmpfs that has no other name once they are in place.
-fn cover_files(files: &[(PathBuf, String)]) -> Result<()> {
-    let targets: Vec<_> =
-        files.iter().filter_map(|(path, content)| Some((fs::canonicalize(path).ok()?, content))).collect();
-    let usable = |dir: &&Path| dir.is_dir() && !targets.iter().any(|(target, _)| target.starts_with(dir));
-    let stage = ["/tmp", "/mnt", "/run"].map(Path::new).into_iter().find(usable);
-    let stage = stage.context("find a directory to stage files in: none of /tmp, /mnt and /run will do")?;
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount_at(Some(Path::new("tmpfs")), stage, Some("tmpfs"), flags, "mount tmpfs")?;
-    for (i, (target, content)) in targets.iter().enumerate() {
-        let source = stage.join(i.to_string());
-        fs::write(&source, content).with_context(|| format!("write {}", source.display()))?;
-        mount_at(Some(&source), target, None, MsFlags::MS_BIND, "bind a generated file")?;
+/// Lays each file over the one that exists, in this mount namespace only.
+fn cover_files(files: &[(PathBuf, PathBuf)]) -> Result<()> {
+    // A link leads to a file of the host, which may be laid over as well.
+    let targets = files.iter().filter_map(|(source, target)| Some((source, fs::canonicalize(target).ok()?)));
+    for (source, target) in targets.collect::<Vec<_>>() {
+        mount_at(Some(source), &target, None, MsFlags::MS_BIND, "lay a file")?;
     }
-    umount2(stage, MntFlags::MNT_DETACH).with_context(|| format!("unmount {}", stage.display()))
+    Ok(())
 }
 
 fn mount_at(source: Option<&Path>, target: &Path, kind: Option<&str>, flags: MsFlags, what: &str) -> Result<()> {
@@ -247,10 +274,12 @@ mod tests {
         let dir = tempfile::tempdir_in("/var/tmp").unwrap();
         let (covered, missing) = (dir.path().join("hosts"), dir.path().join("missing"));
         fs::write(&covered, "host").unwrap();
-        let files = vec![(covered.clone(), "container".to_owned()), (missing.clone(), "container".to_owned())];
+        let source = dir.path().join("generated");
+        fs::write(&source, "container").unwrap();
+        let files = vec![(source.clone(), covered.clone()), (source, missing.clone())];
         let seen = in_own_namespaces(move || {
             cover_files(&files).unwrap();
-            (fs::read_to_string(&files[0].0).unwrap(), fs::exists(&files[1].0).unwrap())
+            (fs::read_to_string(&files[0].1).unwrap(), fs::exists(&files[1].1).unwrap())
         });
         let Some(seen) = seen else { return };
         assert_eq!(seen, ("container".to_owned(), false));

@@ -56,6 +56,11 @@ pub async fn stop(pid: u32, created: u64, grace: Duration) -> Result<()> {
     Ok(())
 }
 
+/// Whether the process that `netpath run` started before `created` (seconds since the epoch) still runs.
+pub fn is_running(pid: u32, created: u64) -> bool {
+    Process { pid: Pid::from_raw(pid.cast_signed()), created }.is_alive()
+}
+
 struct Process {
     pid: Pid,
     created: u64,

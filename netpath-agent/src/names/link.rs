@@ -40,8 +40,13 @@ pub struct Target<'a> {
 impl Link {
     /// What stands behind the target's address in `/etc/hosts`.
     pub fn host_names(&self, hostname: &str) -> String {
-        let name = (self.alias != self.name).then(|| format!(" {}", self.name));
-        format!("{} {hostname}{}", self.alias, name.unwrap_or_default())
+        let mut names = vec![self.alias.as_str()];
+        for name in [hostname, &self.name] {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names.join(" ")
     }
 
     /// The variables, `NAME=VALUE`, that the container called `parent` gets for this link.
@@ -141,6 +146,7 @@ mod tests {
     fn the_hosts_entry_names_alias_host_name_and_container() {
         assert_eq!(link("db:database").host_names("0123456789ab"), "database 0123456789ab db");
         assert_eq!(link("db").host_names("0123456789ab"), "db 0123456789ab");
+        assert_eq!(link("db:database").host_names("db"), "database db");
     }
 
     #[test]

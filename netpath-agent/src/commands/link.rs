@@ -1,0 +1,48 @@
+//! `netpath link`: links of running containers.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use super::format::{or_dash, table};
+use crate::api::{Container, LinkAdd};
+use crate::cli_link::LinkCommand;
+use crate::client::{Client, encode};
+
+pub(super) async fn run(client: &Client, command: LinkCommand) -> Result<ExitCode> {
+    match command {
+        LinkCommand::Add(args) => {
+            let path = format!("/v1/containers/{}/links", encode(&args.container));
+            let _: Container = client.post(&path, &LinkAdd { link: args.link }).await?;
+        }
+        LinkCommand::Rm(args) => {
+            let path = format!("/v1/containers/{}/links/{}", encode(&args.container), encode(&args.alias));
+            let _: Container = client.delete(&path).await?;
+        }
+        LinkCommand::Ls(args) => {
+            let containers: Vec<Container> = client.get("/v1/containers").await?;
+            if args.json {
+                let all = containers.iter().filter(|container| !container.links.is_empty());
+                let all: serde_json::Map<_, _> = all
+                    .map(|container| Ok((container.name.clone(), serde_json::to_value(&container.links)?)))
+                    .collect::<Result<_, serde_json::Error>>()?;
+                super::print_json(&all)?;
+            } else {
+                super::print(&render(&containers))?;
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn render(containers: &[Container]) -> String {
+    let rows = containers.iter().flat_map(|container| {
+        container.links.iter().map(|link| {
+            let target = containers.iter().find(|other| other.name == link.name);
+            let ports = target.map(|target| target.expose.join(", ")).unwrap_or_default();
+            let address = target.and_then(|target| target.address).map(|addr| addr.to_string()).unwrap_or_default();
+            [container.name.clone(), link.alias.clone(), link.name.clone(), or_dash(&address), or_dash(&ports)]
+        })
+    });
+    table(["CONTAINER", "ALIAS", "TARGET", "ADDRESS", "EXPOSED"], rows)
+}
