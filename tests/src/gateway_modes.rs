@@ -6,10 +6,10 @@ use netpath_tests::sockets::{accept, at};
 use netpath_tests::{Container, Family, GatewayMode, NetworkOptions, Options, Plane, World};
 
 cells! { ipv4 V4:
-    nat_opens_host_ports_only #[ignore = "netpath has no gateway modes yet"],
+    nat_opens_host_ports_only,
     nat_unprotected_opens_everything_and_host_ports #[ignore = "netpath has no gateway modes yet"],
     routed_opens_published_ports_and_pings_and_translates_nothing #[ignore = "netpath has no gateway modes yet"],
-    isolated_networks_have_no_gateway #[ignore = "netpath has no gateway modes yet"],
+    isolated_networks_have_no_gateway,
     nat_reaches_routed_and_not_the_other_way_round #[ignore = "netpath has no gateway modes yet"],
     a_trusted_interface_reaches_containers_directly #[ignore = "netpath has no gateway modes yet"],
 }

@@ -5,15 +5,15 @@ use netpath_tests::sockets::{accept, at};
 use netpath_tests::{Family, NetworkOptions, Options, Plane, Request, World};
 
 cells! { ipv4 V4:
-    containers_of_one_network_reach_each_other #[ignore = "netpath has one network yet"],
-    containers_of_two_networks_do_not_reach_each_other #[ignore = "netpath has one network yet"],
-    every_network_reaches_the_outside #[ignore = "netpath has one network yet"],
-    an_internal_network_reaches_itself_and_its_bridge_alone #[ignore = "netpath has one network yet"],
-    an_internal_network_publishes_nothing #[ignore = "netpath has one network yet"],
-    an_internal_network_without_icc_keeps_containers_apart #[ignore = "netpath has one network yet"],
-    a_container_on_two_networks_reaches_both_until_it_leaves #[ignore = "netpath has one network yet"],
+    containers_of_one_network_reach_each_other,
+    containers_of_two_networks_do_not_reach_each_other,
+    every_network_reaches_the_outside,
+    an_internal_network_reaches_itself_and_its_bridge_alone #[ignore = "netpath does not keep internal networks from the host's other addresses yet"],
+    an_internal_network_publishes_nothing,
+    an_internal_network_without_icc_keeps_containers_apart,
+    a_container_on_two_networks_reaches_both_until_it_leaves,
     a_link_opens_the_exposed_port_where_icc_is_off #[ignore = "netpath has no links yet"],
-    networks_do_not_share_icc #[ignore = "netpath has one network yet"],
+    networks_do_not_share_icc,
 }
 
 cells! { ipv6 V6:
