@@ -53,9 +53,9 @@ fn icc_can_be_switched_while_running(plane: Plane) {
     let (one, two) = (world.container("one", &[]), world.container("two", &[]));
     let listener = two.inside.listen(80);
     let mut before = (one.inside.connect(at(two.address, 80)), accept(&listener).0);
-    patch_network(&world, r#"{"icc":false}"#);
+    patch(&world, "networks/bridge", r#"{"icc":false}"#);
     one.inside.assert_no_answer(at(two.address, 80));
-    patch_network(&world, r#"{"icc":true}"#);
+    patch(&world, "networks/bridge", r#"{"icc":true}"#);
     converse(&mut before.0, &mut before.1);
 }
 
@@ -66,7 +66,7 @@ fn shortcuts_can_be_switched_while_running(plane: Plane) {
     let mut published = (world.client.connect(at(HOST, 8080)), accept(&inside).0);
     let mut outbound = (web.inside.connect(at(CLIENT, 7000)), accept(&outside).0);
     for shortcuts in [false, true, false] {
-        patch_network(&world, &format!(r#"{{"shortcuts":{shortcuts}}}"#));
+        patch(&world, "info", &format!(r#"{{"shortcuts":{shortcuts}}}"#));
         converse(&mut published.0, &mut published.1);
         converse(&mut outbound.0, &mut outbound.1);
     }
@@ -175,11 +175,12 @@ fn a_gateway_that_is_not_the_bridge_is_not_announced_as_the_bridge(plane: Plane)
 }
 
 /// `PATCH /v1/networks/bridge`, as a user with curl would.
-fn patch_network(world: &World, body: &str) {
+/// Changes what the API has at `path`.
+fn patch(world: &World, path: &str, body: &str) {
     let socket = world.instance().socket.display().to_string();
     let mut curl = Command::new("curl");
     curl.args(["--silent", "--show-error", "--fail-with-body", "--unix-socket", &socket, "--request", "PATCH"]);
-    curl.args(["--header", "content-type: application/json", "--data", body, "http://localhost/v1/networks/bridge"]);
+    curl.args(["--header", "content-type: application/json", "--data", body, &format!("http://localhost/v1/{path}")]);
     program::stdout_of(&mut curl);
 }
 
