@@ -1,9 +1,11 @@
 //! The data plane in the kernel: programs, links and maps, all pinned, so that it outlives the agent.
 //! Only this module names aya.
 //!
-//! Layout of the pin directory: `maps/NAME`, and `links/PROGRAM-IFINDEX` for each attached program.
+//! Layout of the pin directory: `maps/NAME`, and `links/PROGRAM-IFINDEX` for each attached program; those on the
+//! root cgroup have no interface.
 
 mod flows;
+mod hooks;
 mod links;
 mod port_bits;
 mod tables;
@@ -46,6 +48,7 @@ const PINNED: &[&str] = &[
     "REPLIES_V4",
     "FLOW_RING_V4",
     "FRAGMENTS_V4",
+    "RESERVED_V4",
     "HOST_PEERS_V4",
     "ADDRESSES_V6",
     "PREFIXES_V6",
@@ -57,6 +60,7 @@ const PINNED: &[&str] = &[
     "REPLIES_V6",
     "FLOW_RING_V6",
     "FRAGMENTS_V6",
+    "RESERVED_V6",
     "HOST_PEERS_V6",
     "RING_HAND",
     "LOCKS",
@@ -120,6 +124,8 @@ pub struct Datapath {
     ebpf: Ebpf,
     tables: Tables,
     links_dir: PathBuf,
+    /// Why the programs for the root cgroup are not in the kernel.
+    hooks_error: Option<anyhow::Error>,
 }
 
 impl Datapath {
@@ -140,13 +146,15 @@ impl Datapath {
             loader.map_pin_path(name, maps_dir.join(name));
         }
         set_sizes(&mut loader, sizes);
+        hooks::set_features(&mut loader);
         let mut ebpf = loader.load(OBJECT).context("create the maps (needs root and a kernel with BPF)")?;
         for name in PROGRAMS {
             program(&mut ebpf, name)?.load().with_context(|| format!("load `{name}` into the kernel"))?;
         }
+        let hooks_error = hooks::load(&mut ebpf).err();
         let tables =
             if adoption == Adoption::Fresh { Tables::create(&mut ebpf, config)? } else { Tables::adopt(&mut ebpf)? };
-        Ok((Self { ebpf, tables, links_dir }, adoption))
+        Ok((Self { ebpf, tables, links_dir, hooks_error }, adoption))
     }
 
     /// Programs with their size and, where the kernel counts it, their cost.
@@ -155,8 +163,10 @@ impl Datapath {
     ///
     /// If the kernel does not tell.
     pub fn programs(&self) -> Result<Vec<ProgramInfo>> {
+        let hooks: &[&str] = if self.hooks_error.is_none() { &hooks::HOOKS } else { &[] };
         PROGRAMS
             .iter()
+            .chain(hooks)
             .map(|name| {
                 let Some(program) = self.ebpf.program(name) else { bail!("no program `{name}` in the eBPF object") };
                 let info = program.info().with_context(|| format!("query `{name}`"))?;

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Read;
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use netpath_common::PortRange;
@@ -49,6 +49,15 @@ pub fn netns_cookie() -> Result<u64> {
         libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, (&raw mut cookie).cast(), &raw mut len)
     };
     Ok(if result == 0 { cookie } else { 0 })
+}
+
+/// Where the cgroup hierarchy of version 2 is mounted, preferably its root.
+///
+/// # Errors
+/// If it is not mounted, or /proc is not.
+pub fn cgroup_root() -> Result<PathBuf> {
+    let text = fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
+    parse_cgroup_root(&text).context("no file system of type cgroup2 is mounted")
 }
 
 /// `N` bytes from the kernel's random number generator.
@@ -213,6 +222,17 @@ fn parse_reserved(text: &str) -> Vec<PortRange> {
     text.split(',').filter_map(range).collect()
 }
 
+/// See proc_pid_mountinfo(5): the fourth field is what is mounted, the fifth where.
+fn parse_cgroup_root(text: &str) -> Option<PathBuf> {
+    let mount = |line: &str| {
+        let (mount, source) = line.split_once(" - ")?;
+        let mut fields = mount.split(' ').skip(3);
+        let (root, point) = (fields.next()?.to_owned(), fields.next()?.replace("\\040", " "));
+        source.starts_with("cgroup2 ").then(|| (root != "/", PathBuf::from(point)))
+    };
+    text.lines().filter_map(mount).min_by_key(|(is_part, _)| *is_part).map(|(_, point)| point)
+}
+
 fn parse_nameservers(text: &str) -> Vec<Ipv4Addr> {
     let server = |line: &str| line.trim().strip_prefix("nameserver")?.trim().parse().ok();
     text.lines().filter_map(server).collect()
@@ -237,6 +257,15 @@ mod tests {
     fn name_servers_of_other_families_and_comments_are_skipped() {
         let text = "# nameserver 1.1.1.1\nnameserver 9.9.9.9\nnameserver ::1\n  nameserver\t8.8.8.8\nsearch x\n";
         assert_eq!(parse_nameservers(text), [Ipv4Addr::new(9, 9, 9, 9), Ipv4Addr::new(8, 8, 8, 8)]);
+    }
+
+    #[test]
+    fn the_root_of_the_cgroups_is_found_among_all_mounts() {
+        let text = "38 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n\
+                    39 31 0:38 /../.. /mnt/part rw,relatime shared:5 - cgroup2 cgroup2 rw\n\
+                    40 31 0:38 / /mnt/c\\040group rw,relatime shared:6 master:1 - cgroup2 none rw\n";
+        assert_eq!(parse_cgroup_root(text), Some(PathBuf::from("/mnt/c group")));
+        assert_eq!(parse_cgroup_root(text.split_inclusive('\n').next().unwrap()), None);
     }
 
     #[test]

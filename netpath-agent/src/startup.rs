@@ -303,6 +303,8 @@ async fn attach(agent: &mut Agent, links: &[Link]) -> Result<()> {
         }
         agent.netlink.set_up(endpoint.ifindex).await?;
     }
+    let hooks = agent.datapath.attach_hooks();
+    agent.warn("serve the host's own access to published ports, and keep those ports for containers", hooks);
     for index in agent.state.networks.keys() {
         agent.warn("announce the bridge", agent.announce_bridge(*index));
     }

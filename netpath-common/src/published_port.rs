@@ -87,9 +87,9 @@ pub struct AllowedSource<A> {
     pub addr: A,
 }
 
-/// The word of the arrays `PORT_BITS` and `SOURCE_BITS` that a port's bit lies in, and the bit; `None` for a
+/// The word of the arrays `PORT_BITS`, `SOURCE_BITS` and `RESERVED_*` that a port's bit lies in, and the bit; `None` for a
 /// protocol without ports. A bit says that `PUBLISHED_PORTS_*` or `PUBLISHED_SOURCES_*` has the port at some
-/// address, of either family. The agent writes the words, eBPF reads them before it looks further.
+/// address, of either family, or that a host address of the family has it. The agent writes the words, eBPF reads them before it looks further.
 #[inline(always)]
 pub const fn port_bit(proto: u8, port: u16) -> Option<(u32, u64)> {
     let class = match proto {
@@ -101,7 +101,7 @@ pub const fn port_bit(proto: u8, port: u16) -> Option<(u32, u64)> {
     Some((class * 1024 + port as u32 / 64, 1 << (port % 64)))
 }
 
-/// Number of words of `PORT_BITS` and of `SOURCE_BITS`.
+/// Number of words of each of these arrays.
 pub const PORT_BITS_WORDS: u32 = 3 * 1024;
 
 map_type!(PortTarget = 16);

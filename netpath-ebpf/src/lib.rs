@@ -14,6 +14,7 @@ pub mod external;
 pub mod family;
 pub mod flow_table;
 pub mod hash;
+pub mod host;
 pub mod icmp;
 pub mod ipv6;
 pub mod mapping;

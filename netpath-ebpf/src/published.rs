@@ -3,7 +3,7 @@
 
 use core::hint::cold_path;
 
-use netpath_common::{BLOCK_LEN, Endpoint, PortKey, PortSource, PortTarget, Reason, target_flag};
+use netpath_common::{Address, BLOCK_LEN, Endpoint, PortKey, PortSource, PortTarget, Reason, target_flag};
 
 use crate::{
     env::Env,
@@ -33,11 +33,22 @@ pub fn find<'a, F: Family, E: Env<F>>(env: &'a E, addr: &F::Addr, port: u16, pro
     if !env.is_port_published(proto, port) {
         return None;
     }
-    if let Some(target) = env.published_port(&PortKey::new(*addr, port, proto)) {
+    find_by(|key| env.published_port(key), addr, port, proto)
+}
+
+/// The same in maps that `look_up` asks, for who knows that the port is published at some address.
+#[inline(always)]
+pub(crate) fn find_by<'a, A: Address>(
+    look_up: impl Fn(&PortKey<A>) -> Option<&'a PortTarget>,
+    addr: &A,
+    port: u16,
+    proto: u8,
+) -> Option<Way<'a>> {
+    if let Some(target) = look_up(&PortKey::new(*addr, port, proto)) {
         return Some(Way { target, port: target.port });
     }
     cold_path();
-    let target = env.published_port(&PortKey::block(*addr, port, proto))?;
+    let target = look_up(&PortKey::block(*addr, port, proto))?;
     Some(Way { target, port: target.port.wrapping_add(port % BLOCK_LEN) })
 }
 

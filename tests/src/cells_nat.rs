@@ -12,15 +12,15 @@ use netpath_tests::{Container, Family, Namespace, NetworkOptions, Options, Plane
 
 cells! { ipv4 V4:
     a_remote_client_is_seen_with_its_own_address,
-    the_host_reaches_its_own_address #[ignore = "the host does not reach published ports yet"],
-    the_host_reaches_its_loopback_address #[ignore = "the host does not reach published ports yet"],
+    the_host_reaches_its_own_address,
+    the_host_reaches_its_loopback_address,
     a_neighbour_reaches_the_hosts_address #[ignore = "netpath has no hairpin yet"],
     a_container_reaches_itself_through_the_hosts_address #[ignore = "netpath has no hairpin yet"],
     a_container_of_another_network_reaches_the_hosts_address #[ignore = "netpath has no hairpin yet"],
     a_container_reaches_its_bridges_address #[ignore = "netpath has no hairpin yet"],
     a_remote_client_does_not_reach_the_containers_address,
     a_container_of_another_network_does_not_reach_the_containers_address,
-    a_port_on_loopback_is_the_hosts_alone #[ignore = "the host does not reach published ports yet"],
+    a_port_on_loopback_is_the_hosts_alone,
     the_host_reaches_the_containers_address,
     containers_leave_under_the_address_of_the_interface_they_leave_by,
     without_icc_a_published_port_is_reachable_from_the_same_network #[ignore = "netpath has no hairpin yet"],
@@ -43,7 +43,7 @@ cells! { ipv6 V6:
 }
 
 cells! { ipv6_to_ipv4 V6:
-    the_host_reaches_an_ipv4_container_at_its_ipv6_loopback_address #[ignore = "the host does not reach published ports yet"],
+    the_host_reaches_an_ipv4_container_at_its_ipv6_loopback_address,
     a_remote_ipv6_client_reaches_an_ipv4_container_through_a_proxy_only,
 }
 

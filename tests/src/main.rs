@@ -11,6 +11,9 @@ mod planes;
 /// A client outside reaches a published port, and nothing else.
 mod published_port;
 
+/// The host itself reaches published ports by all its names, and nobody can take them from under a container.
+mod host_access;
+
 /// Containers reach the outside under the host's address.
 mod masquerade;
 

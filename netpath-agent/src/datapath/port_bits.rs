@@ -1,5 +1,5 @@
-//! `PORT_BITS` and `SOURCE_BITS`: which ports are published at all, kept in step with `PUBLISHED_PORTS_*` and
-//! `PUBLISHED_SOURCES_*`.
+//! `PORT_BITS`, `SOURCE_BITS` and `RESERVED_*`: which ports are published at all, kept in step with
+//! `PUBLISHED_PORTS_*` and `PUBLISHED_SOURCES_*`.
 
 use aya::Pod;
 use aya::maps::{Array, HashMap, MapData, MapError};
@@ -63,7 +63,7 @@ impl PortBits {
     }
 
     /// Notes an entry that has gone.
-    fn release<A: Address>(&mut self, key: &PortKey<A>) -> Result<(), MapError> {
+    pub(super) fn release<A: Address>(&mut self, key: &PortKey<A>) -> Result<(), MapError> {
         self.change(key, |holders| holders.saturating_sub(1))
     }
 

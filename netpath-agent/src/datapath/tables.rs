@@ -40,6 +40,7 @@ pub(super) struct FamilyTables<A> {
     addresses: Table<A, u32>,
     prefixes: LpmTrie<MapData, A, u32>,
     published: Table<PortKey<A>, PortTarget>,
+    reserved: PortBits,
     sources: Table<PortKey<A>, PortSource<A>>,
     allowed: LpmTrie<MapData, AllowedSource<A>, u32>,
     pub(super) flows: Table<Tuple<A>, Flow<A>>,
@@ -160,6 +161,7 @@ impl<A: Address + Pod + Ord> FamilyTables<A> {
             addresses: take(ebpf, &format!("ADDRESSES_{family}"))?,
             prefixes: take(ebpf, &format!("PREFIXES_{family}"))?,
             published: take(ebpf, &format!("PUBLISHED_PORTS_{family}"))?,
+            reserved: PortBits::new(take(ebpf, &format!("RESERVED_{family}"))?),
             sources: take(ebpf, &format!("PUBLISHED_SOURCES_{family}"))?,
             allowed: take(ebpf, &format!("ALLOWED_{family}"))?,
             flows: take(ebpf, &format!("FLOWS_{family}"))?,
@@ -168,8 +170,14 @@ impl<A: Address + Pod + Ord> FamilyTables<A> {
         })
     }
 
-    fn hold_ports(&self, bits: &mut Bits) -> Result<(), MapError> {
-        self.published.keys().try_for_each(|key| bits.ports.hold(&key?))?;
+    fn hold_ports(&mut self, bits: &mut Bits) -> Result<(), MapError> {
+        for key in self.published.keys() {
+            let key = key?;
+            bits.ports.hold(&key)?;
+            if is_host_addr(&self.addresses, &key.addr) {
+                self.reserved.hold(&key)?;
+            }
+        }
         self.sources.keys().try_for_each(|key| bits.sources.hold(&key?))
     }
 
@@ -191,8 +199,17 @@ impl<A: Address + Pod + Ord> FamilyTables<A> {
                 self.prefixes.insert(&Key::new(u32::from(len), addr), network, 0)
             }
             FamilyChange::DeletePrefix((addr, len)) => self.prefixes.remove(&Key::new(u32::from(len), addr)),
-            FamilyChange::PutPublished(key, target) => bits.ports.put(&mut self.published, key, target),
-            FamilyChange::DeletePublished(key) => bits.ports.delete(&mut self.published, &key),
+            FamilyChange::PutPublished(key, target) => {
+                if self.published.get(&key, 0).is_err() && is_host_addr(&self.addresses, &key.addr) {
+                    self.reserved.hold(&key)?;
+                }
+                bits.ports.put(&mut self.published, key, target)
+            }
+            FamilyChange::DeletePublished(key) => {
+                let is_held = self.published.get(&key, 0).is_ok() && is_host_addr(&self.addresses, &key.addr);
+                bits.ports.delete(&mut self.published, &key)?;
+                if is_held { self.reserved.release(&key) } else { Ok(()) }
+            }
             FamilyChange::PutSource(key, source) => bits.sources.put(&mut self.sources, key, source),
             FamilyChange::DeleteSource(key) => bits.sources.delete(&mut self.sources, &key),
             FamilyChange::PutAllowed((source, len), value) => {
@@ -201,6 +218,11 @@ impl<A: Address + Pod + Ord> FamilyTables<A> {
             FamilyChange::DeleteAllowed((source, len)) => self.allowed.remove(&Key::new(u32::from(len), source)),
         }
     }
+}
+
+/// Whether it is no container's: those of a routed network are published under their own addresses.
+fn is_host_addr<A: Pod>(addresses: &Table<A, u32>, addr: &A) -> bool {
+    addresses.get(addr, 0).is_err()
 }
 
 /// Removes an entry that may be gone already.

@@ -115,6 +115,10 @@ pub(super) static HAND_V4: PerCpuArray<Hand<V4>> = PerCpuArray::with_max_entries
 #[map]
 pub(super) static ALLOWED_V4: LpmTrie<AllowedSource<Addr4>, u32> = LpmTrie::with_max_entries(65536, BPF_F_NO_PREALLOC);
 
+/// Host ports that nobody may bind at the unspecified address: bits as in PORT_BITS. Written by the agent.
+#[map]
+pub(super) static RESERVED_V4: Array<u64> = Array::with_max_entries(PORT_BITS_WORDS, 0);
+
 /// What the host's own sockets call the published ports they talk to. Written here; the longest unused goes
 /// when it is full.
 #[map]
@@ -167,6 +171,10 @@ pub(super) static HAND_V6: PerCpuArray<Hand<V6>> = PerCpuArray::with_max_entries
 /// Sources that may use a published port that has such a list. Written by the agent.
 #[map]
 pub(super) static ALLOWED_V6: LpmTrie<AllowedSource<Addr6>, u32> = LpmTrie::with_max_entries(65536, BPF_F_NO_PREALLOC);
+
+/// Host ports that nobody may bind at the unspecified address: bits as in PORT_BITS. Written by the agent.
+#[map]
+pub(super) static RESERVED_V6: Array<u64> = Array::with_max_entries(PORT_BITS_WORDS, 0);
 
 /// What the host's own sockets call the published ports they talk to. Written here; the longest unused goes
 /// when it is full.

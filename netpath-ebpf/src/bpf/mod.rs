@@ -6,12 +6,14 @@ mod event;
 mod family_maps;
 mod forward;
 mod hand;
+mod host;
 mod icmp;
 mod kernel;
 mod maps;
 mod nd;
 mod rewrite;
 mod skb;
+mod sock_addr;
 
 use core::panic::PanicInfo;
 

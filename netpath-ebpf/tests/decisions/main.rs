@@ -7,12 +7,14 @@
 //! | `published_port` | a published port is two look-ups: in, and its reverse |
 //! | `masquerade` | ports, flows, time-outs, and what happens when they run out |
 //! | `policy` | who may talk to whom, and who is who |
+//! | `host_access` | the host's own sockets are led into containers, and cannot have their ports |
 //! | `icmp_error` | errors reach the one who sent the packet, translated |
 //! | `invariants` | whatever packets come in whatever order: nothing leaks, nothing is mixed up |
 
 #![expect(clippy::unwrap_used, reason = "a test panics when something is not as it should be")]
 
 mod frame;
+mod host_access;
 mod ipv4;
 #[expect(clippy::duplicate_mod, reason = "the same promises for both families")]
 mod ipv6;
