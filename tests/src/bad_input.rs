@@ -5,6 +5,7 @@ use std::process::{Command, Output};
 
 use aya::maps::{Array, Map, MapData};
 use netpath_common::Config;
+use netpath_tests::agent::START;
 use netpath_tests::sockets::{accept, at, converse};
 use netpath_tests::{HOST, Options, Plane, World, program};
 
@@ -213,7 +214,7 @@ fn a_fifo_as_namespace_does_not_hold_up_the_agent(plane: Plane) {
     world.container("app", &[]);
 }
 
-/// Runs an agent that should not start; one that does is ended after ten seconds, which shows in its status.
+/// Runs an agent that should not start; one that does is ended after a while, which shows in its status.
 fn start_in_vain(world: &World, options: &str) -> Output {
     let mut command = world.instance().agent_command(&world.host);
     command.args(options.split_whitespace());
@@ -222,7 +223,7 @@ fn start_in_vain(world: &World, options: &str) -> Output {
 
 fn bounded(command: &mut Command) -> Output {
     let mut timeout = Command::new("timeout");
-    timeout.args(["--kill-after=1", "10"]).arg(command.get_program()).args(command.get_args());
+    timeout.args(["--kill-after=1", &START.as_secs().to_string()]).arg(command.get_program()).args(command.get_args());
     program::output_of(&mut timeout)
 }
 
