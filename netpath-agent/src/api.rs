@@ -184,6 +184,9 @@ pub struct Attach {
     /// `-p` specifications in Docker's grammar.
     #[serde(default)]
     pub publish: Vec<String>,
+    /// Who may use them, `[HOSTPORT[-LAST][/PROTO]=]CIDR`; empty: everybody.
+    #[serde(default)]
+    pub from: Vec<String>,
     /// Publishes every exposed port automatically.
     #[serde(default)]
     pub publish_all: bool,
@@ -224,8 +227,11 @@ pub struct Names {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ports {
-    /// `-p` specifications for publish; `[ADDR:]HOSTPORT[/PROTO]` for unpublish.
+    /// `-p` specifications for publish; `[ADDR:]HOSTPORT[-LAST][/PROTO]` for unpublish.
     pub ports: Vec<String>,
+    /// For publish: who may use them, as in [`Attach`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub from: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

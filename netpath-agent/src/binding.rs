@@ -49,16 +49,6 @@ impl PortBinding {
         Self { host_port, container_port: self.container_port + offset, count, ..self.clone() }
     }
 
-    /// `0.0.0.0:8080`, `[::]:8000-8999`.
-    pub fn host_name(&self) -> String {
-        host_name(self.host_addr, &self.host_ports())
-    }
-
-    /// ` from 10.0.0.0/8, 192.0.2.1/32`; empty where everybody may use it.
-    pub fn from_clause(&self) -> String {
-        from_clause(&self.from)
-    }
-
     fn is_possible(&self) -> bool {
         let ends = |first: u16| first.checked_add(self.count.wrapping_sub(1)).is_some();
         self.count > 0 && self.container_port > 0 && ends(self.host_port) && ends(self.container_port)

@@ -178,6 +178,10 @@ pub struct EndpointArgs {
     #[arg(short, long, value_name = "SPEC")]
     pub publish: Vec<String>,
 
+    /// Lets only these sources use the published ports, or some of them; repeatable
+    #[arg(long, value_name = "[HOSTPORT[-LAST][/PROTO]=]CIDR")]
+    pub from: Vec<String>,
+
     /// Publishes every exposed port at a host port that is free
     #[arg(short = 'P', long)]
     pub publish_all: bool,
@@ -288,6 +292,10 @@ pub struct PublishArgs {
     /// Ports, as `run -p` takes them
     #[arg(required = true, value_name = "SPEC")]
     pub specs: Vec<String>,
+
+    /// Lets only these sources use them, or some of them; repeatable
+    #[arg(long, value_name = "[HOSTPORT[-LAST][/PROTO]=]CIDR")]
+    pub from: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -296,7 +304,7 @@ pub struct UnpublishArgs {
     pub name: String,
 
     /// Host ports; without an address on every address
-    #[arg(required = true, value_name = "[ADDR:]PORT[/PROTO]")]
+    #[arg(required = true, value_name = "[ADDR:]PORT[-LAST][/PROTO]")]
     pub ports: Vec<String>,
 }
 

@@ -19,11 +19,11 @@ use crate::api::{Attach, Container, Names, Netns};
 use crate::cli::{RunArgs, Variable};
 use crate::client::{Client, ClientError, encode};
 use crate::commands::block_on;
-use crate::exposed;
 use crate::names::NameFiles;
 use crate::names::link::{self, Link};
 use crate::names::resolv_conf::Dns;
 use crate::network_mode::{Asked, NetworkMode};
+use crate::port_spec;
 use child::{Child, Network, Order, Setup};
 
 /// How `netpath run` ended.
@@ -152,6 +152,7 @@ fn request(args: RunArgs, mode: NetworkMode, name: &str, hostname: String, pid: 
         netns: Netns::Pid(pid),
         network: Some(mode.to_string()),
         publish: args.endpoint.publish,
+        from: args.endpoint.from,
         publish_all: args.endpoint.publish_all,
         expose: args.endpoint.expose,
         links: args.endpoint.link,
@@ -173,7 +174,7 @@ fn link_variables(client: &Client, container: &Container) -> Result<Vec<(String,
         let Some(addr) = target.address.map(IpAddr::V4).or(target.address6.map(IpAddr::V6)) else { continue };
         let mut ports = Vec::new();
         for text in &target.expose {
-            let (range, proto) = exposed::parse(text)?;
+            let (range, proto) = port_spec::parse_exposed(text)?;
             ports.extend(range.map(|port| (proto, port)));
         }
         ports.extend(target.ports.iter().flat_map(|port| port.container_ports().map(|number| (port.proto, number))));

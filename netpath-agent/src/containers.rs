@@ -1,7 +1,6 @@
-//! Connecting containers and disconnecting them, publishing ports and unpublishing them: all of it or
-//! nothing.
+//! Connecting containers and disconnecting them: all of it or nothing.
 
-use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Error, Result, anyhow};
@@ -13,7 +12,8 @@ use crate::exposed;
 use crate::links;
 use crate::netns::Netns;
 use crate::network_mode::{self, NetworkMode};
-use crate::ports::{self, ProcPorts, Resolver};
+use crate::ports::Request;
+use crate::publishing;
 use crate::refusal::Refusal;
 use crate::state::{Container, Endpoint, Link, PortBinding};
 
@@ -58,8 +58,9 @@ impl Agent {
             // As Docker has it: there is nothing to publish them on.
             request.publish.clear();
             request.publish_all = false;
+            request.from.clear();
         }
-        let container = self.plan(&request)?;
+        let container = self.plan(&request, &mode)?;
         let asked = Asked { address: request.address, address6: request.address6, mac: request.mac.as_deref() };
         let planned = match mode {
             Mode::Network(network) => self.plan_endpoint(&name, network, asked).await.map(Some),
@@ -105,42 +106,6 @@ impl Agent {
             Some(errors) => Err(anyhow!(errors).context(format!("disconnect container `{name}`"))),
             None => Ok(was),
         }
-    }
-
-    /// Publishes more ports of a container.
-    ///
-    /// # Errors
-    /// A [`Refusal`] if there is no such container or a port is not to be had; nothing has changed then.
-    pub fn publish(&mut self, name: &str, request: &api::Ports) -> Result<api::Container> {
-        self.find(name)?;
-        let bindings = self.resolve_ports(&request.ports, name)?;
-        let new = self.with_counters(bindings)?;
-        let counters: Vec<u32> = new.iter().map(|port| port.counter).collect();
-        let published = self.change(name, |state| {
-            state.containers.get_mut(name).into_iter().for_each(|container| container.ports.extend(new.clone()));
-        });
-        if let Err(error) = published {
-            counters.into_iter().for_each(|counter| self.counters.give_back(counter));
-            return Err(error);
-        }
-        self.container(name)
-    }
-
-    /// Closes published ports of a container.
-    ///
-    /// # Errors
-    /// A [`Refusal`] if there is no such container or port; nothing has changed then.
-    pub fn unpublish(&mut self, name: &str, request: &api::Ports) -> Result<api::Container> {
-        let container = self.find(name)?;
-        let left = ports::without(&container.ports, &request.ports, name)?;
-        let kept: BTreeSet<u32> = left.iter().map(|port| port.counter).collect();
-        let freed: BTreeSet<u32> =
-            container.ports.iter().map(|port| port.counter).filter(|counter| !kept.contains(counter)).collect();
-        self.change(name, |state| {
-            state.containers.get_mut(name).into_iter().for_each(|container| container.ports = left.clone());
-        })?;
-        freed.into_iter().for_each(|counter| self.counters.give_back(counter));
-        self.container(name)
     }
 
     /// Takes everything away that belongs to the container, and goes on past errors.
@@ -210,10 +175,17 @@ impl Agent {
     }
 
     /// What the state will say about a new container; its counters are taken.
-    fn plan(&mut self, request: &api::Attach) -> Result<Container> {
+    fn plan(&mut self, request: &api::Attach, mode: &Mode) -> Result<Container> {
         let expose = exposed::normalise(&request.expose).map_err(Refusal::invalid)?;
         let wanted = links::parse_all(&request.links, &request.name, &self.state)?;
-        let bindings = self.resolve_ports(&request.publish, &request.name)?;
+        let ports = Request {
+            publish: &request.publish,
+            publish_all: request.publish_all,
+            expose: &request.expose,
+            from: &request.from,
+        };
+        let network = if let Mode::Network(index) = mode { Some(*index) } else { None };
+        let bindings = self.resolve_ports(&ports, &request.name, network.as_slice())?;
         let mut container = Container {
             network_mode: network_mode(request)?.to_string(),
             netns: request.netns.clone(),
@@ -279,39 +251,11 @@ impl Agent {
         }
     }
 
-    fn resolve_ports(&mut self, specs: &[String], name: &str) -> Result<Vec<PortBinding>> {
-        let (default, last) = (self.options.binding_addr, self.last_automatic_port);
-        let mut resolver = Resolver::new(ProcPorts::default(), &self.state, default, &self.host.local_addrs, last);
-        let bindings = resolver.resolve(specs, name)?;
-        self.last_automatic_port = resolver.last_automatic();
-        Ok(bindings)
-    }
-
-    /// Gives each binding a counter of its own, at zero.
-    fn with_counters(&mut self, mut bindings: Vec<PortBinding>) -> Result<Vec<PortBinding>> {
-        for i in 0..bindings.len() {
-            let Some(counter) = self.counters.take() else {
-                bindings[..i].iter().for_each(|port| self.counters.give_back(port.counter));
-                return Err(Refusal::Taken("no counter is free for another port; raise --max-ports".to_owned()).into());
-            };
-            bindings[i].counter = counter;
-            self.datapath.reset_counter(counter)?;
-        }
-        Ok(bindings)
-    }
-
     fn show(&self, name: &str, container: &Container) -> api::Container {
-        let port = |port: &PortBinding| api::PortBinding {
-            host_addr: port.host_addr,
-            host_port: port.host_port,
-            container_port: port.container_port,
-            count: port.count,
-            proto: port.proto,
-            from: port.from.clone(),
-        };
         let link = |link: &Link| api::Link { name: link.target.clone(), alias: link.alias.clone() };
         let endpoints = self.state.endpoints_of(name);
         let container = container.clone();
+        let port = |port: &PortBinding| publishing::show(port, &endpoints);
         api::Container {
             name: name.to_owned(),
             network_mode: container.network_mode,
@@ -340,12 +284,10 @@ impl Agent {
             interface: endpoint.interface.clone(),
             address: endpoint.addr,
             prefix_len: len(&network.v4),
-            gateway: gateway(&network.v4)
-                .and_then(|addr| if let std::net::IpAddr::V4(addr) = addr { Some(addr) } else { None }),
+            gateway: gateway(&network.v4).and_then(|addr| if let IpAddr::V4(addr) = addr { Some(addr) } else { None }),
             address6: endpoint.addr6,
             prefix_len6: len(&network.v6),
-            gateway6: gateway(&network.v6)
-                .and_then(|addr| if let std::net::IpAddr::V6(addr) = addr { Some(addr) } else { None }),
+            gateway6: gateway(&network.v6).and_then(|addr| if let IpAddr::V6(addr) = addr { Some(addr) } else { None }),
             mac: endpoint.mac.to_string(),
             mtu: endpoint.mtu,
             ifname: endpoint.ifname.clone(),

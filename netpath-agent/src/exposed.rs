@@ -1,17 +1,16 @@
 //! Exposed ports: which ports of a container links open. Pure.
 
 use std::collections::BTreeSet;
-use std::ops::RangeInclusive;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
-use crate::port_spec::{self, PortSpecError, Proto};
+use crate::port_spec;
 use crate::state::Container;
 
 /// Protocol number and port of everything that a container exposes: what it says, and the container's side of
 /// what it publishes.
 pub fn ports(container: &Container) -> BTreeSet<(u8, u16)> {
-    let said = container.expose.iter().filter_map(|text| parse(text).ok());
+    let said = container.expose.iter().filter_map(|text| port_spec::parse_exposed(text).ok());
     let said = said.flat_map(|(ports, proto)| ports.map(move |port| (proto.number(), port)));
     let published = container.ports.iter().flat_map(|binding| {
         let number = binding.proto.number();
@@ -26,21 +25,10 @@ pub fn ports(container: &Container) -> BTreeSet<(u8, u16)> {
 /// If one is malformed.
 pub fn normalise(texts: &[String]) -> Result<Vec<String>> {
     let one = |text: &String| {
-        let (ports, proto) = parse(text)?;
-        ensure!(*ports.start() != 0, "invalid port specification: \"{text}\"");
+        let (ports, proto) = port_spec::parse_exposed(text)?;
         Ok(format!("{}/{proto}", crate::binding::span(&ports)))
     };
     texts.iter().map(one).collect()
-}
-
-/// Reads `PORT[-LAST][/PROTO]`.
-///
-/// # Errors
-/// If it is something else.
-pub fn parse(text: &str) -> Result<(RangeInclusive<u16>, Proto), PortSpecError> {
-    let (range, proto) = text.split_once('/').unwrap_or((text, "tcp"));
-    let (first, last) = port_spec::parse_range(range)?;
-    Ok((first..=last, proto.to_lowercase().parse()?))
 }
 
 #[cfg(test)]

@@ -2,8 +2,9 @@
 //!
 //! Reads `/proc` of the calling thread's network namespace; changes nothing.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
+use std::ops::RangeInclusive;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::{fmt, fs, io};
@@ -27,7 +28,7 @@ pub struct Holder {
 /// The bound sockets of one protocol, as of one moment.
 pub struct Sockets {
     proto: Proto,
-    by_port: HashMap<u16, Vec<Socket>>,
+    by_port: BTreeMap<u16, Vec<Socket>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,15 +38,16 @@ struct Socket {
     inode: u64,
 }
 
-/// Finds who holds `port` on `addr`; 0.0.0.0 is every address. For many ports read [`Sockets`] once.
-pub fn find(proto: Proto, addr: Ipv4Addr, port: u16) -> Result<Option<Holder>> {
+/// Finds who holds `port` on `addr`; 0.0.0.0 and `::` are every address of their family. For many ports read
+/// [`Sockets`] once.
+pub fn find(proto: Proto, addr: IpAddr, port: u16) -> Result<Option<Holder>> {
     Ok(Sockets::read(proto)?.holder(addr, port))
 }
 
 impl Sockets {
     /// Reads the sockets that a `bind` may collide with: listening ones of TCP, unconnected ones of UDP.
     pub fn read(proto: Proto) -> Result<Self> {
-        let mut by_port = HashMap::<_, Vec<_>>::new();
+        let mut by_port = BTreeMap::<_, Vec<_>>::new();
         for suffix in ["", "6"] {
             let path = format!("/proc/thread-self/net/{proto}{suffix}");
             let text = match fs::read_to_string(&path) {
@@ -61,7 +63,7 @@ impl Sockets {
     }
 
     /// The socket that a `bind` to `addr` and `port` collides with.
-    pub fn holder(&self, addr: Ipv4Addr, port: u16) -> Option<Holder> {
+    pub fn holder(&self, addr: IpAddr, port: u16) -> Option<Holder> {
         let sockets = self.by_port.get(&port)?;
         let socket = sockets.iter().find(|socket| self.collides(socket, addr))?;
         let process = socket_owner(socket.inode);
@@ -69,11 +71,20 @@ impl Sockets {
         Some(Holder { pid: process, comm: comm.map(|comm| comm.trim_end().to_owned()), addr: socket.addr })
     }
 
-    fn collides(&self, socket: &Socket, addr: Ipv4Addr) -> bool {
-        match socket.addr {
-            IpAddr::V4(bound) => bound == addr || bound.is_unspecified() || addr.is_unspecified(),
+    /// The lowest of `ports` where a `bind` to `addr` collides.
+    pub fn lowest(&self, addr: IpAddr, ports: RangeInclusive<u16>) -> Option<u16> {
+        let collides = |sockets: &Vec<Socket>| sockets.iter().any(|socket| self.collides(socket, addr));
+        self.by_port.range(ports).find(|(_, sockets)| collides(sockets)).map(|(port, _)| *port)
+    }
+
+    fn collides(&self, socket: &Socket, addr: IpAddr) -> bool {
+        match (socket.addr, addr) {
             // Whether `[::]` covers IPv4 too is not in /proc: the kernel knows.
-            IpAddr::V6(bound) => bound.is_unspecified() && bind_collides(self.proto, addr, socket.port),
+            (IpAddr::V6(bound), IpAddr::V4(addr)) => {
+                bound.is_unspecified() && bind_collides(self.proto, addr, socket.port)
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) => false,
+            (bound, addr) => bound == addr || bound.is_unspecified() || addr.is_unspecified(),
         }
     }
 }
@@ -159,16 +170,17 @@ mod tests {
 
     use super::*;
 
-    const LO: Ipv4Addr = Ipv4Addr::LOCALHOST;
-    const LO2: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
-    const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
+    const LO: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    const LO2: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+    const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    const ANY6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
     #[test]
     fn a_listening_socket_is_found_with_its_process() {
         let listener = TcpListener::bind((LO, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let holder = find(Proto::Tcp, LO, port).unwrap().expect("a holder");
-        assert_eq!((holder.pid, holder.addr), (Some(std::process::id()), IpAddr::V4(LO)));
+        assert_eq!((holder.pid, holder.addr), (Some(std::process::id()), LO));
         let comm = fs::read_to_string("/proc/self/comm").unwrap();
         assert_eq!(holder.comm.as_deref(), Some(comm.trim_end()));
         assert_eq!(holder.to_string(), format!("`{}` (pid {}) on 127.0.0.1", comm.trim_end(), std::process::id()));
@@ -213,7 +225,19 @@ mod tests {
             };
             let holder = find(proto, LO, port).unwrap();
             assert_eq!(holder.is_none(), v6only, "{proto} v6only={v6only}");
+            assert!(find(proto, ANY6, port).unwrap().is_some(), "{proto} v6only={v6only}");
         }
+    }
+
+    #[test]
+    fn the_lowest_of_many_ports_is_found_and_the_other_family_is_not_in_the_way() {
+        let listener = TcpListener::bind((LO, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let sockets = Sockets::read(Proto::Tcp).unwrap();
+        assert_eq!(sockets.lowest(LO, port..=port), Some(port));
+        assert_eq!(sockets.lowest(LO, port..=u16::MAX), Some(port));
+        assert_eq!(sockets.lowest(LO2, port..=port), None);
+        assert_eq!(sockets.lowest(ANY6, port..=port), None);
     }
 
     #[test]

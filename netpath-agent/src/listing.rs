@@ -8,8 +8,9 @@ use netpath_common::{Address, Counter, DropKey, Event, EventKind, Reason};
 
 use crate::agent::Agent;
 use crate::api::{self, GatewayMode, Rule};
-use crate::binding::span;
+use crate::binding::{from_clause, host_name, span};
 use crate::flows::{FlowFilter, proto_name};
+use crate::publishing;
 use crate::state::{Container, Endpoint, Network, PortBinding};
 
 impl Agent {
@@ -118,14 +119,16 @@ impl Agent {
         let addr = |binding: &PortBinding| {
             let v6 = binding.host_addr.is_ipv6();
             let of = |e: &Endpoint| if v6 { e.addr6.map(IpAddr::from) } else { e.addr.map(IpAddr::from) };
-            endpoints
-                .iter()
-                .find_map(|(_, endpoint)| of(endpoint))
-                .map_or_else(|| "nobody".to_owned(), |a| a.to_string())
+            endpoints.iter().find_map(|(_, endpoint)| of(endpoint))
         };
         for port in &container.ports {
-            let matches = format!("{} dst {}{}", port.proto, port.host_name(), port.from_clause());
-            let action = format!("to {}:{}", addr(port), span(&port.container_ports()));
+            let shown = publishing::show(port, &endpoints);
+            let name = host_name(shown.host_addr, &shown.host_ports());
+            let matches = format!("{} dst {name}{}", port.proto, from_clause(&port.from));
+            let action = match addr(port) {
+                Some(addr) => format!("to {}", host_name(addr, &port.container_ports())),
+                None => format!("to nobody:{}", span(&port.container_ports())),
+            };
             rules.push(rule("dnat", matches, action, self.datapath.counter(port.counter)?));
         }
         for link in &container.links {

@@ -109,6 +109,10 @@ pub struct AgentFlags {
     #[arg(long, value_name = "A-B")]
     pub masquerade_ports: Option<PortSpan>,
 
+    /// Host ports for `-p` without one and for -P, as 49153-65535 [default: net.ipv4.ip_local_port_range]
+    #[arg(long, value_name = "FIRST-LAST")]
+    pub automatic_ports: Option<PortSpan>,
+
     /// How long a flow may be silent, repeatable; udp-unreplied [120], udp [300], tcp [7440],
     /// tcp-transitory [240], icmp [60]
     #[arg(long, value_name = "NAME=SECONDS")]
@@ -166,6 +170,8 @@ pub struct Options {
     pub max_ports: u32,
     pub max_endpoints: u32,
     pub masquerade_ports: Option<PortRange>,
+    /// Where host ports come from that nobody chose; `None`: the kernel's ephemeral range.
+    pub automatic_ports: Option<PortRange>,
     pub timeouts: Timeouts,
     /// For containers that say nothing else.
     pub dns: Dns,
@@ -249,6 +255,7 @@ impl Options {
             max_ports: flags.max_ports.unwrap_or(65_536),
             max_endpoints: flags.max_endpoints.unwrap_or(4_096),
             masquerade_ports: flags.masquerade_ports.map(|span| span.0),
+            automatic_ports: flags.automatic_ports.map(|span| span.0),
             timeouts,
             dns: Dns { servers: flags.dns, search: flags.dns_search, options: flags.dns_option },
             state_dir: flags.state_dir.unwrap_or_else(|| default_state_dir(socket)),
@@ -317,6 +324,7 @@ impl AgentFlags {
             max_ports: self.max_ports.or(file.max_ports),
             max_endpoints: self.max_endpoints.or(file.max_endpoints),
             masquerade_ports: self.masquerade_ports.or(file.masquerade_ports),
+            automatic_ports: self.automatic_ports.or(file.automatic_ports),
             timeout: file.timeout.into_iter().chain(self.timeout).collect(),
             dns: or(self.dns, file.dns),
             dns_search: or(self.dns_search, file.dns_search),
@@ -468,6 +476,7 @@ mod tests {
             max-ports = 2
             max-endpoints = 3
             masquerade-ports = "1024-2047"
+            automatic-ports = "49153-65535"
             timeout = ["tcp=100"]
             state-dir = "/s"
             pin-dir = "/p"
@@ -477,6 +486,7 @@ mod tests {
         assert!(!(options.icc || options.ip_forward || options.masquerade || options.shortcuts));
         assert_eq!((options.max_flows, options.max_ports, options.max_endpoints), (1, 2, 3));
         assert_eq!(options.masquerade_ports, Some(PortRange { first: 1024, last: 2047 }));
+        assert_eq!(options.automatic_ports, Some(PortRange { first: 49153, last: 65535 }));
         assert_eq!(options.bip.map(|b| b.addr()), Some(Ipv4Addr::new(10, 1, 0, 1)));
     }
 

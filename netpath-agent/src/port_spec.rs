@@ -5,9 +5,13 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+use crate::binding::span;
 
 /// The protocol of a published port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -19,32 +23,46 @@ pub enum Proto {
 }
 
 /// Host ports that may be taken for a container port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum HostPorts {
+    /// Exactly this one; of a range the first.
+    One(u16),
     /// Any free port of the host's ephemeral range.
     Any,
-    One(u16),
     /// The first free port from the first to the last, both included.
     FirstFreeOf(u16, u16),
 }
 
-/// One container port to publish.
+/// Container ports to publish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortSpec {
     /// `None` is the agent's default binding address.
     pub host_ip: Option<IpAddr>,
     pub host_ports: HostPorts,
+    /// The first.
     pub container_port: u16,
+    /// Number of ports; 1 unless `host_ports` is [`HostPorts::One`].
+    pub count: u16,
     pub proto: Proto,
 }
 
-/// A host port as `unpublish` names it: `[ADDR:]PORT[/PROTO]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HostPort {
+/// Published host ports as `unpublish` names them: `[ADDR:]PORT[-LAST][/PROTO]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
     /// `None` is every address.
     pub addr: Option<IpAddr>,
-    pub port: u16,
+    pub ports: RangeInclusive<u16>,
     pub proto: Proto,
+}
+
+/// Who may use published ports: `[PORT[-LAST][/PROTO]=]CIDR`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct From {
+    /// Host ports; `None` is all of the request.
+    pub ports: Option<RangeInclusive<u16>>,
+    /// `None` is every protocol.
+    pub proto: Option<Proto>,
+    pub net: IpNet,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -73,9 +91,15 @@ pub enum PortSpecError {
     ReversedRange(String),
     #[error("invalid {what} '{text}': {reason}")]
     Number { what: &'static str, text: String, reason: &'static str },
+    #[error("invalid port format for --expose: {0}")]
+    Expose(String),
+    #[error("invalid range format for --expose: {text}, error: {error}")]
+    ExposeRange { text: String, error: Box<PortSpecError> },
+    #[error("invalid source `{0}`: want [PORT[-LAST][/PROTO]=]CIDR")]
+    From(String),
 }
 
-/// Parses one `-p` argument; a range gives one [`PortSpec`] for each container port.
+/// Parses one `-p` argument. A range gives one [`PortSpec`], unless each of its ports is chosen by itself.
 pub fn parse(text: &str) -> Result<Vec<PortSpec>, PortSpecError> {
     if text.contains('=') {
         return parse_short(&short_form(text)?);
@@ -83,11 +107,47 @@ pub fn parse(text: &str) -> Result<Vec<PortSpec>, PortSpecError> {
     parse_short(text)
 }
 
-/// Parses what `unpublish` takes: `[ADDR:]PORT[/PROTO]`, with one port.
-pub fn parse_host_port(text: &str) -> Result<HostPort, PortSpecError> {
-    let (addr, port) = text.rsplit_once(':').unwrap_or(("", text));
-    let (port, proto) = parse_port(port)?;
-    Ok(HostPort { addr: parse_address(addr)?, port, proto })
+/// Parses what `unpublish` takes: `[ADDR:]PORT[-LAST][/PROTO]`.
+pub fn parse_published(text: &str) -> Result<Published, PortSpecError> {
+    let (addr, ports) = text.rsplit_once(':').unwrap_or(("", text));
+    let (ports, proto) = parse_ports(ports)?;
+    Ok(Published { addr: parse_address(addr)?, ports, proto: proto.unwrap_or(Proto::Tcp) })
+}
+
+/// Parses what `--expose` takes: `PORT[-LAST][/PROTO]`.
+pub fn parse_exposed(text: &str) -> Result<(RangeInclusive<u16>, Proto), PortSpecError> {
+    if text.contains(':') {
+        return Err(PortSpecError::Expose(text.to_owned()));
+    }
+    let in_context = |error| PortSpecError::ExposeRange { text: text.to_owned(), error: Box::new(error) };
+    let (ports, proto) = text.split_once('/').unwrap_or((text, ""));
+    let (first, last) = parse_range(ports).map_err(in_context)?;
+    let proto = parse_proto(proto)?;
+    if first == 0 { Err(PortSpecError::PortZero(proto)) } else { Ok((first..=last, proto)) }
+}
+
+/// Parses what `--from` takes: `[PORT[-LAST][/PROTO]=]CIDR`; an address without length is that one.
+pub fn parse_from(text: &str) -> Result<From, PortSpecError> {
+    let (ports, net) = text.rsplit_once('=').map_or((None, text), |(ports, net)| (Some(ports), net));
+    let net = net.parse().or_else(|_| net.parse().map(|addr: IpAddr| IpNet::from(addr.to_canonical())));
+    let net: IpNet = net.map_err(|_| PortSpecError::From(text.to_owned()))?;
+    let (ports, proto) = match ports.map(parse_ports).transpose()? {
+        Some((ports, proto)) => (Some(ports), proto),
+        None => (None, None),
+    };
+    Ok(From { ports, proto, net: net.trunc() })
+}
+
+/// Parses `PORT[-LAST][/PROTO]` where 0 is no port.
+fn parse_ports(text: &str) -> Result<(RangeInclusive<u16>, Option<Proto>), PortSpecError> {
+    if !text.split('/').next().unwrap_or_default().contains('-') {
+        let (port, proto) = parse_port(text)?;
+        return Ok((port..=port, text.contains('/').then_some(proto)));
+    }
+    let (ports, proto) = text.split_once('/').unwrap_or((text, ""));
+    let named = (!proto.is_empty()).then(|| parse_proto(proto)).transpose()?;
+    let (first, last) = parse_range(ports)?;
+    if first == 0 { Err(PortSpecError::PortZero(named.unwrap_or(Proto::Tcp))) } else { Ok((first..=last, named)) }
 }
 
 /// Parses one port with an optional protocol: `PORT[/PROTO]`.
@@ -129,23 +189,29 @@ fn parse_short(text: &str) -> Result<Vec<PortSpec>, PortSpecError> {
     if containers.0 == 0 {
         return Err(PortSpecError::PortZero(proto));
     }
-    let host_ports = pair(containers, hosts)
+    let runs = pair(containers, hosts)
         .ok_or_else(|| PortSpecError::Lengths { container: container.to_owned(), host: host.to_owned() })?;
-    let specs = (containers.0..=containers.1).zip(host_ports);
-    Ok(specs.map(|(container_port, host_ports)| PortSpec { host_ip, host_ports, container_port, proto }).collect())
+    let spec = |(container_port, host_ports, count)| PortSpec { host_ip, host_ports, container_port, count, proto };
+    Ok(runs.into_iter().map(spec).collect())
 }
 
-/// The host ports for each container port; `None` where the ranges do not fit together.
-fn pair(containers: (u16, u16), hosts: Option<(u16, u16)>) -> Option<Vec<HostPorts>> {
-    let last = usize::from(containers.1 - containers.0);
+/// Runs of container ports: the first, its host ports, and how many; `None` where the ranges do not fit
+/// together.
+fn pair(containers: (u16, u16), hosts: Option<(u16, u16)>) -> Option<Vec<(u16, HostPorts, u16)>> {
+    let (first, last) = containers;
     let Some((first_host, last_host)) = hosts else {
-        return Some(vec![HostPorts::Any; last + 1]);
+        return Some((first..=last).map(|port| (port, HostPorts::Any, 1)).collect());
     };
-    if usize::from(last_host - first_host) == last {
-        let one = |port| if port == 0 { HostPorts::Any } else { HostPorts::One(port) };
-        return Some((first_host..=last_host).map(one).collect());
+    let length = last - first;
+    if last_host - first_host != length {
+        return (length == 0).then(|| vec![(first, HostPorts::FirstFreeOf(first_host.max(1), last_host), 1)]);
     }
-    (last == 0).then(|| vec![HostPorts::FirstFreeOf(first_host.max(1), last_host)])
+    if first_host > 0 {
+        return Some(vec![(first, HostPorts::One(first_host), length + 1)]);
+    }
+    // Host port 0 is any, the others of the range are themselves.
+    let rest = (length > 0).then(|| (first + 1, HostPorts::One(1), length));
+    Some(std::iter::once((first, HostPorts::Any, 1)).chain(rest).collect())
 }
 
 /// Address, host ports and container ports: split at the last two colons, so that a bare IPv6 address
@@ -259,10 +325,10 @@ impl fmt::Display for PortSpec {
         }
         match self.host_ports {
             HostPorts::Any => write!(f, ":")?,
-            HostPorts::One(port) => write!(f, ":{port}")?,
+            HostPorts::One(port) => write!(f, ":{}", span(&(port..=port + (self.count - 1))))?,
             HostPorts::FirstFreeOf(first, last) => write!(f, ":{first}-{last}")?,
         }
-        write!(f, ":{}/{}", self.container_port, self.proto)
+        write!(f, ":{}/{}", span(&(self.container_port..=self.container_port + (self.count - 1))), self.proto)
     }
 }
 
@@ -272,59 +338,57 @@ mod tests {
 
     use super::*;
 
-    /// Host address, host ports, container port, protocol.
-    type Row = (&'static str, HostPorts, u16, Proto);
+    /// Host address, host ports, container port, number of ports, protocol.
+    type Row = (&'static str, HostPorts, u16, u16, Proto);
 
     #[test]
     fn every_valid_row_of_dockers_table_parses_to_what_docker_makes_of_it() {
         use HostPorts::{Any, FirstFreeOf, One};
         let rows: &[(&str, &[Row])] = &[
-            ("1234/tcp", &[("", Any, 1234, Proto::Tcp)]),
-            ("2345/udp", &[("", Any, 2345, Proto::Udp)]),
-            ("3456/sctp", &[("", Any, 3456, Proto::Sctp)]),
-            ("1234:1234/tcp", &[("", One(1234), 1234, Proto::Tcp)]),
-            ("0.0.0.0:1234:1234/tcp", &[("0.0.0.0", One(1234), 1234, Proto::Tcp)]),
+            ("1234/tcp", &[("", Any, 1234, 1, Proto::Tcp)]),
+            ("2345/udp", &[("", Any, 2345, 1, Proto::Udp)]),
+            ("3456/sctp", &[("", Any, 3456, 1, Proto::Sctp)]),
+            ("1234:1234/tcp", &[("", One(1234), 1234, 1, Proto::Tcp)]),
+            ("0.0.0.0:1234:1234/tcp", &[("0.0.0.0", One(1234), 1234, 1, Proto::Tcp)]),
+            ("0.0.0.0:1234-1235:3333-3334/tcp", &[("0.0.0.0", One(1234), 3333, 2, Proto::Tcp)]),
             (
-                "0.0.0.0:1234-1235:3333-3334/tcp",
-                &[("0.0.0.0", One(1234), 3333, Proto::Tcp), ("0.0.0.0", One(1235), 3334, Proto::Tcp)],
+                "1234-1236/tcp",
+                &[("", Any, 1234, 1, Proto::Tcp), ("", Any, 1235, 1, Proto::Tcp), ("", Any, 1236, 1, Proto::Tcp)],
             ),
-            ("1234-1236/tcp", &[("", Any, 1234, Proto::Tcp), ("", Any, 1235, Proto::Tcp), ("", Any, 1236, Proto::Tcp)]),
-            (
-                "1234-1236:1234-1236/udp",
-                &[
-                    ("", One(1234), 1234, Proto::Udp),
-                    ("", One(1235), 1235, Proto::Udp),
-                    ("", One(1236), 1236, Proto::Udp),
-                ],
-            ),
-            ("192.168.1.100::80", &[("192.168.1.100", Any, 80, Proto::Tcp)]),
-            ("192.168.1.100:8080:80", &[("192.168.1.100", One(8080), 80, Proto::Tcp)]),
-            ("192.168.1.100::6000/udp", &[("192.168.1.100", Any, 6000, Proto::Udp)]),
-            ("192.168.1.100::6000/sctp", &[("192.168.1.100", Any, 6000, Proto::Sctp)]),
-            (":8080:6000/tcp", &[("", One(8080), 6000, Proto::Tcp)]),
-            ("::6000", &[("", Any, 6000, Proto::Tcp)]),
-            ("[::1]:80:80", &[("::1", One(80), 80, Proto::Tcp)]),
-            ("[2001:4860:0:2001::68]::333", &[("2001:4860:0:2001::68", Any, 333, Proto::Tcp)]),
-            ("2001:4860:0:2001::68::333", &[("2001:4860:0:2001::68", Any, 333, Proto::Tcp)]),
-            ("::1:80:80", &[("::1", One(80), 80, Proto::Tcp)]),
-            ("::::80", &[("::", Any, 80, Proto::Tcp)]),
-            ("8080-8081:80", &[("", FirstFreeOf(8080, 8081), 80, Proto::Tcp)]),
-            ("80/TCP", &[("", Any, 80, Proto::Tcp)]),
-            ("1234/", &[("", Any, 1234, Proto::Tcp)]),
-            ("0:80", &[("", Any, 80, Proto::Tcp)]),
-            ("target=10,published=20", &[("", One(20), 10, Proto::Tcp)]),
-            ("published=1500,target=200", &[("", One(1500), 200, Proto::Tcp)]),
-            ("published=1500,target=200,protocol=udp,mode=host", &[("", One(1500), 200, Proto::Udp)]),
-            ("80-80:81-81", &[("", One(80), 81, Proto::Tcp)]),
-            ("0123:+80", &[("", One(123), 80, Proto::Tcp)]),
-            ("::ffff:192.168.1.1:80:80", &[("192.168.1.1", One(80), 80, Proto::Tcp)]),
-            ("65535:65535", &[("", One(65535), 65535, Proto::Tcp)]),
+            ("1234-1236:1234-1236/udp", &[("", One(1234), 1234, 3, Proto::Udp)]),
+            ("192.168.1.100::80", &[("192.168.1.100", Any, 80, 1, Proto::Tcp)]),
+            ("192.168.1.100:8080:80", &[("192.168.1.100", One(8080), 80, 1, Proto::Tcp)]),
+            ("192.168.1.100::6000/udp", &[("192.168.1.100", Any, 6000, 1, Proto::Udp)]),
+            ("192.168.1.100::6000/sctp", &[("192.168.1.100", Any, 6000, 1, Proto::Sctp)]),
+            (":8080:6000/tcp", &[("", One(8080), 6000, 1, Proto::Tcp)]),
+            ("::6000", &[("", Any, 6000, 1, Proto::Tcp)]),
+            ("[::1]:80:80", &[("::1", One(80), 80, 1, Proto::Tcp)]),
+            ("[2001:4860:0:2001::68]::333", &[("2001:4860:0:2001::68", Any, 333, 1, Proto::Tcp)]),
+            ("2001:4860:0:2001::68::333", &[("2001:4860:0:2001::68", Any, 333, 1, Proto::Tcp)]),
+            ("::1:80:80", &[("::1", One(80), 80, 1, Proto::Tcp)]),
+            ("::::80", &[("::", Any, 80, 1, Proto::Tcp)]),
+            ("8080-8081:80", &[("", FirstFreeOf(8080, 8081), 80, 1, Proto::Tcp)]),
+            ("80/TCP", &[("", Any, 80, 1, Proto::Tcp)]),
+            ("1234/", &[("", Any, 1234, 1, Proto::Tcp)]),
+            ("0:80", &[("", Any, 80, 1, Proto::Tcp)]),
+            ("target=10,published=20", &[("", One(20), 10, 1, Proto::Tcp)]),
+            ("published=1500,target=200", &[("", One(1500), 200, 1, Proto::Tcp)]),
+            ("published=1500,target=200,protocol=udp,mode=host", &[("", One(1500), 200, 1, Proto::Udp)]),
+            ("80-80:81-81", &[("", One(80), 81, 1, Proto::Tcp)]),
+            ("0123:+80", &[("", One(123), 80, 1, Proto::Tcp)]),
+            ("::ffff:192.168.1.1:80:80", &[("192.168.1.1", One(80), 80, 1, Proto::Tcp)]),
+            ("65535:65535", &[("", One(65535), 65535, 1, Proto::Tcp)]),
+            ("1000-60999:1000-60999", &[("", One(1000), 1000, 60_000, Proto::Tcp)]),
+            ("1-65535:1-65535/sctp", &[("", One(1), 1, 65_535, Proto::Sctp)]),
+            ("0-2:80-82", &[("", Any, 80, 1, Proto::Tcp), ("", One(1), 81, 2, Proto::Tcp)]),
+            ("[fd00::1]:8080-8081:80-81", &[("fd00::1", One(8080), 80, 2, Proto::Tcp)]),
         ];
         for (text, expected) in rows {
-            let expected = expected.iter().map(|&(ip, host_ports, container_port, proto)| PortSpec {
+            let expected = expected.iter().map(|&(ip, host_ports, container_port, count, proto)| PortSpec {
                 host_ip: (!ip.is_empty()).then(|| ip.parse().unwrap()),
                 host_ports,
                 container_port,
+                count,
                 proto,
             });
             assert_eq!(parse(text), Ok(expected.collect()), "{text}");
@@ -412,25 +476,70 @@ mod tests {
             ("::::6000/udp", "[::]::6000/udp"),
             ("80", "::80/tcp"),
             ("127.0.0.1:8080-8090:80", "127.0.0.1:8080-8090:80/tcp"),
+            ("8080-8081:80-81", ":8080-8081:80-81/tcp"),
         ] {
             assert_eq!(parse(text).unwrap()[0].to_string(), shown);
         }
     }
 
     #[test]
-    fn a_host_port_has_an_optional_address_and_protocol() {
-        let (addr, proto) = (Some("127.0.0.1".parse().unwrap()), Proto::Tcp);
-        assert_eq!(parse_host_port("8080"), Ok(HostPort { addr: None, port: 8080, proto }));
-        assert_eq!(parse_host_port("127.0.0.1:8080/tcp"), Ok(HostPort { addr, port: 8080, proto }));
-        assert_eq!(parse_host_port("53/udp").unwrap().proto, Proto::Udp);
+    fn published_ports_have_an_optional_address_and_protocol() {
+        let published = |addr: &str, ports, proto| {
+            let addr = (!addr.is_empty()).then(|| addr.parse().unwrap());
+            Ok(Published { addr, ports, proto })
+        };
+        for (text, expected) in [
+            ("8080", published("", 8080..=8080, Proto::Tcp)),
+            ("127.0.0.1:8080/tcp", published("127.0.0.1", 8080..=8080, Proto::Tcp)),
+            ("53/udp", published("", 53..=53, Proto::Udp)),
+            ("8000-8010/udp", published("", 8000..=8010, Proto::Udp)),
+            ("[::1]:80", published("::1", 80..=80, Proto::Tcp)),
+            ("::1:80-81", published("::1", 80..=81, Proto::Tcp)),
+        ] {
+            assert_eq!(parse_published(text), expected, "{text}");
+        }
         for (text, expected) in [
             ("", "invalid port '': value is empty"),
             ("x", "invalid port 'x': invalid syntax"),
             ("0", "invalid port specification: \"0/tcp\""),
+            ("0-9/udp", "invalid port specification: \"0/udp\""),
+            ("9-8", "invalid port range: 9-8"),
             ("host:80", "invalid IP address: host"),
             ("80/icmp", "invalid proto: icmp"),
         ] {
-            assert_eq!(parse_host_port(text).unwrap_err().to_string(), expected);
+            assert_eq!(parse_published(text).unwrap_err().to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn exposed_ports_are_read_as_docker_reads_them() {
+        assert_eq!(parse_exposed("80"), Ok((80..=80, Proto::Tcp)));
+        assert_eq!(parse_exposed("8000-8010/udp"), Ok((8000..=8010, Proto::Udp)));
+        for (text, expected) in [
+            ("80:80", "invalid port format for --expose: 80:80"),
+            ("9-8", "invalid range format for --expose: 9-8, error: invalid port range: 9-8"),
+            ("80/icmp", "invalid proto: icmp"),
+            ("0", "invalid port specification: \"0/tcp\""),
+        ] {
+            assert_eq!(parse_exposed(text).unwrap_err().to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn a_source_is_a_network_or_an_address_for_all_ports_or_some() {
+        let from = |ports, proto, net: &str| Ok(From { ports, proto, net: net.parse().unwrap() });
+        for (text, expected) in [
+            ("10.0.0.0/8", from(None, None, "10.0.0.0/8")),
+            ("10.1.2.3/8", from(None, None, "10.0.0.0/8")),
+            ("192.0.2.1", from(None, None, "192.0.2.1/32")),
+            ("fd00::/8", from(None, None, "fd00::/8")),
+            ("8080=::1", from(Some(8080..=8080), None, "::1/128")),
+            ("8000-8010/udp=10.0.0.0/8", from(Some(8000..=8010), Some(Proto::Udp), "10.0.0.0/8")),
+        ] {
+            assert_eq!(parse_from(text), expected, "{text}");
+        }
+        for text in ["", "x", "8080=", "10.0.0.0/33", "=10.0.0.0/8", "0=10.0.0.0/8", "80/icmp=10.0.0.0/8"] {
+            assert!(parse_from(text).is_err(), "{text}");
         }
     }
 
@@ -438,15 +547,21 @@ mod tests {
         #[test]
         fn no_text_makes_the_parser_panic(text in "\\PC{0,24}|[0-9:./\\[\\]a-z=,+-]{0,24}") {
             let _ = parse(&text);
-            let _ = parse_host_port(&text);
+            let _ = (parse_published(&text), parse_exposed(&text), parse_from(&text));
         }
 
         #[test]
-        fn what_is_shown_parses_back(ip in any::<Option<u32>>(), host in 1u16.., port in 1u16.., range in 0u16..9) {
+        fn what_is_shown_parses_back(
+            ip in any::<Option<u128>>(), host in 1u16.., port in 1u16..60_000, range in 0u16..9, count in 1u16..9,
+        ) {
             let last = host.saturating_add(range);
-            let ports = if last > host { HostPorts::FirstFreeOf(host, last) } else { HostPorts::One(host) };
-            let host_ip = ip.map(|ip| IpAddr::V4(ip.into()));
-            let spec = PortSpec { host_ip, host_ports: ports, container_port: port, proto: Proto::Udp };
+            let (host_ports, count) = if last > host {
+                (HostPorts::FirstFreeOf(host, last), 1)
+            } else {
+                (HostPorts::One(host), count.min(u16::MAX - host + 1))
+            };
+            let host_ip = ip.map(|ip| IpAddr::V6(ip.into()).to_canonical());
+            let spec = PortSpec { host_ip, host_ports, container_port: port, count, proto: Proto::Udp };
             prop_assert_eq!(parse(&spec.to_string()), Ok(vec![spec]));
         }
     }

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use netpath_common::{
-    Addr4, Addr6, AllowedSource, Endpoint, External, Link, LinkKey, Network, PortKey, PortSource, PortTarget,
-    TrustedKey,
+    Addr4, Addr6, Address, AllowedSource, BLOCK_LEN, Endpoint, External, Link, LinkKey, Network, PortKey, PortSource,
+    PortTarget, TrustedKey,
 };
 
 /// The content of every map that the agent writes.
@@ -83,7 +83,8 @@ impl From<FamilyChange<Addr6>> for Change {
 
 /// The changes that turn `actual` into `desired`, in an order in which no packet meets half of
 /// anything: what leads to an endpoint goes before it and comes after it; what every packet of a
-/// container needs (network, prefix) comes first and goes last.
+/// container needs (network, prefix) comes first and goes last. A block of ports gives way to single ones, or
+/// they to it, only when these are there.
 pub fn diff(desired: &Image, actual: &Image) -> Vec<Change> {
     let mut changes = Vec::new();
     let out = &mut changes;
@@ -103,6 +104,8 @@ pub fn diff(desired: &Image, actual: &Image) -> Vec<Change> {
     put(&desired.links, &actual.links, Change::PutLink, out);
     desired.v4.put_ways(&actual.v4, out);
     desired.v6.put_ways(&actual.v6, out);
+    desired.v4.delete_replaced_ways(&actual.v4, out);
+    desired.v6.delete_replaced_ways(&actual.v6, out);
     put(&desired.externals, &actual.externals, Change::PutExternal, out);
     put(&desired.trusted, &actual.trusted, Change::PutTrusted, out);
 
@@ -114,7 +117,7 @@ pub fn diff(desired: &Image, actual: &Image) -> Vec<Change> {
     changes
 }
 
-impl<A: Ord + Copy> FamilyImage<A>
+impl<A: Address + Ord> FamilyImage<A>
 where
     Change: From<FamilyChange<A>>,
     AllowedSource<A>: Ord,
@@ -129,9 +132,19 @@ where
     }
 
     fn delete_ways(&self, actual: &Self, out: &mut Vec<Change>) {
-        delete(&self.published, &actual.published, |key| FamilyChange::DeletePublished(key).into(), out);
-        delete(&self.sources, &actual.sources, |key| FamilyChange::DeleteSource(key).into(), out);
+        let published = actual.published.keys().filter(|key| !is_replaced(key, &self.published));
+        delete_keys(&self.published, published, |key| FamilyChange::DeletePublished(key).into(), out);
+        let sources = actual.sources.keys().filter(|key| !is_replaced(key, &self.sources));
+        delete_keys(&self.sources, sources, |key| FamilyChange::DeleteSource(key).into(), out);
         delete(&self.allowed, &actual.allowed, |key| FamilyChange::DeleteAllowed(key).into(), out);
+    }
+
+    /// What other entries for the same ports stand in for.
+    fn delete_replaced_ways(&self, actual: &Self, out: &mut Vec<Change>) {
+        let published = actual.published.keys().filter(|key| is_replaced(key, &self.published));
+        delete_keys(&self.published, published, |key| FamilyChange::DeletePublished(key).into(), out);
+        let sources = actual.sources.keys().filter(|key| is_replaced(key, &self.sources));
+        delete_keys(&self.sources, sources, |key| FamilyChange::DeleteSource(key).into(), out);
     }
 
     fn put_addresses(&self, actual: &Self, out: &mut Vec<Change>) {
@@ -212,7 +225,26 @@ fn delete<K: Ord + Copy, V>(
     change: impl Fn(K) -> Change,
     changes: &mut Vec<Change>,
 ) {
-    changes.extend(actual.keys().filter(|key| !desired.contains_key(key)).map(|key| change(*key)));
+    delete_keys(desired, actual.keys(), change, changes);
+}
+
+fn delete_keys<'a, K: Ord + Copy + 'a, V>(
+    desired: &BTreeMap<K, V>,
+    actual: impl Iterator<Item = &'a K>,
+    change: impl Fn(K) -> Change,
+    changes: &mut Vec<Change>,
+) {
+    changes.extend(actual.filter(|key| !desired.contains_key(key)).map(|key| change(*key)));
+}
+
+/// Whether `desired` has the block that a port lies in, or a port of a block.
+fn is_replaced<A: Address + Ord, V>(key: &PortKey<A>, desired: &BTreeMap<PortKey<A>, V>) -> bool {
+    if !key.is_block() {
+        return desired.contains_key(&PortKey::block(key.addr, key.port, key.proto));
+    }
+    let last = PortKey::new(key.addr, key.port + (BLOCK_LEN - 1), u8::MAX);
+    let mut ports = desired.range(PortKey::new(key.addr, key.port, 0)..=last);
+    ports.any(|(port, _)| port.proto == key.proto && !port.is_block())
 }
 
 impl Image {
@@ -306,6 +338,36 @@ mod tests {
         let changes = diff(&Image::default(), &one_container());
         assert!(matches!(changes.first(), Some(Change::V4(FamilyChange::DeletePublished(_)))));
         assert!(matches!(changes.last(), Some(Change::DeleteNetwork(_))));
+    }
+
+    #[test]
+    fn no_port_is_closed_while_its_block_is_cut_or_made_whole() {
+        let host = Addr4([192, 0, 2, 1]);
+        let image = |keys: &[PortKey<Addr4>]| {
+            let mut image = Image::default();
+            for key in keys {
+                image.v4.published.insert(*key, PortTarget::new(1, 1, key.port, 0, 3));
+                image.v4.sources.insert(*key, PortSource::new(host, key.port, 0, 3));
+            }
+            image
+        };
+        let whole = image(&[PortKey::block(host, 256, proto::TCP), PortKey::new(host, 512, proto::TCP)]);
+        let ports: Vec<_> =
+            (256..=512).filter(|port| *port != 300).map(|port| PortKey::new(host, port, proto::TCP)).collect();
+        let cut = image(&ports);
+        for (desired, actual) in [(&cut, &whole), (&whole, &cut)] {
+            let mut now = actual.clone();
+            for change in diff(desired, actual) {
+                now.apply(&[change]);
+                for key in &ports {
+                    let block = PortKey::block(key.addr, key.port, key.proto);
+                    let is_open = now.v4.published.contains_key(key) || now.v4.published.contains_key(&block);
+                    let has_name = now.v4.sources.contains_key(key) || now.v4.sources.contains_key(&block);
+                    assert!(is_open && has_name, "{key:?} after {change:?}");
+                }
+            }
+            assert_eq!(&now, desired);
+        }
     }
 
     fn rank(change: &Change) -> u32 {

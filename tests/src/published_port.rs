@@ -1,7 +1,7 @@
 //! A client outside reaches a published port, and nothing else.
 
 use netpath_tests::sockets::{accept, ask, at, converse, local, peer};
-use netpath_tests::{CLIENT, HOST, Plane, World};
+use netpath_tests::{CLIENT, HOST, Options, Plane, World};
 
 on_every_plane! {
     tcp_reaches_the_container_and_it_sees_the_clients_address,
@@ -14,6 +14,13 @@ on_every_plane! {
     a_published_tcp_port_publishes_no_udp,
     the_containers_refusal_reaches_the_client,
     many_connections_at_once_are_kept_apart,
+}
+
+on_netpath! {
+    a_range_of_a_thousand_ports_is_open_from_its_first_to_its_last,
+    sixty_thousand_ports_are_as_good_as_one,
+    a_part_of_a_range_can_be_closed,
+    a_source_that_is_not_on_the_list_is_refused,
 }
 
 fn tcp_reaches_the_container_and_it_sees_the_clients_address(plane: Plane) {
@@ -135,4 +142,66 @@ fn many_connections_at_once_are_kept_apart(plane: Plane) {
         open.push((client, server));
     }
     open.iter_mut().for_each(|(client, server)| converse(client, server));
+}
+
+fn a_range_of_a_thousand_ports_is_open_from_its_first_to_its_last(plane: Plane) {
+    let world = World::new(plane);
+    let web = world.container("web", &[]);
+    let printed = world.netpath_ok(&["publish", "web", "20000-20999:30000-30999"]);
+    assert_eq!(printed, "30000-30999/tcp -> 0.0.0.0:20000-20999\n");
+    for port in [20000, 20255, 20256, 20512, 20999] {
+        talk(&world, &web, port, port + 10_000);
+    }
+    world.client.assert_closed(at(HOST, 19999));
+    world.client.assert_closed(at(HOST, 21000));
+}
+
+fn sixty_thousand_ports_are_as_good_as_one(plane: Plane) {
+    // Three addresses, those of host and bridge and the unspecified one, take 330 entries each.
+    let world = World::with(plane, Options::agent("--max-ports 1000"));
+    let web = world.container("web", &[]);
+    world.netpath_ok(&["publish", "web", "1000-60999:1000-60999"]);
+    for port in [1000, 1024, 31_000, 60_927, 60_999] {
+        talk(&world, &web, port, port);
+    }
+    world.client.assert_closed(at(HOST, 999));
+    world.client.assert_closed(at(HOST, 61000));
+    assert_eq!(world.json(&["stats"])["published_ports"], 60_000);
+}
+
+fn a_part_of_a_range_can_be_closed(plane: Plane) {
+    let world = World::new(plane);
+    let web = world.container("web", &["20000-20999:20000-20999"]);
+    let listener = web.inside.listen(20700);
+    let mut before = (world.client.connect(at(HOST, 20700)), accept(&listener).0);
+    world.netpath_ok(&["unpublish", "web", "20500-20599"]);
+    converse(&mut before.0, &mut before.1);
+    let expected = "20000-20499/tcp -> 0.0.0.0:20000-20499\n20600-20999/tcp -> 0.0.0.0:20600-20999\n";
+    assert_eq!(world.netpath_ok(&["port", "web"]), expected);
+    for port in [20000, 20499, 20600, 20999] {
+        talk(&world, &web, port, port);
+    }
+    let _listeners = (web.inside.listen(20500), web.inside.listen(20599));
+    world.client.assert_closed(at(HOST, 20500));
+    world.client.assert_closed(at(HOST, 20599));
+}
+
+fn a_source_that_is_not_on_the_list_is_refused(plane: Plane) {
+    let world = World::new(plane);
+    let web = world.container("web", &[]);
+    let own = format!("8080-8089={CLIENT}");
+    world.netpath_ok(&["publish", "web", "8080-8099:80-99", "--from", &own, "--from", "8090-8099=192.0.2.0/24"]);
+    talk(&world, &web, 8080, 80);
+    talk(&world, &web, 8089, 89);
+    let _listener = web.inside.listen(90);
+    world.client.assert_no_answer(at(HOST, 8090));
+}
+
+/// A conversation through `host_port` with a server on `port` of the container.
+fn talk(world: &World, container: &netpath_tests::Container, host_port: u16, port: u16) {
+    let listener = container.inside.listen(port);
+    let mut client = world.client.connect(at(HOST, host_port));
+    let (mut server, from) = accept(&listener);
+    assert_eq!(from, local(&client));
+    converse(&mut client, &mut server);
 }

@@ -14,6 +14,7 @@ pub(super) async fn run(client: &Client, args: AttachArgs) -> Result<ExitCode> {
         netns: netns(args.target)?,
         network: args.endpoint.net,
         publish: args.endpoint.publish,
+        from: args.endpoint.from,
         publish_all: args.endpoint.publish_all,
         expose: args.endpoint.expose,
         links: args.endpoint.link,

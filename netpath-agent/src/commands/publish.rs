@@ -11,7 +11,7 @@ use crate::client::{Client, encode};
 
 pub(super) async fn run(client: &Client, args: PublishArgs) -> Result<ExitCode> {
     let path = format!("/v1/containers/{}/ports", encode(&args.name));
-    let endpoint: Container = client.post(&path, &Ports { ports: args.specs }).await?;
+    let endpoint: Container = client.post(&path, &Ports { ports: args.specs, from: args.from }).await?;
     super::print(&port_lines(&endpoint.ports))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -10,6 +10,6 @@ use crate::client::{Client, encode};
 
 pub(super) async fn run(client: &Client, args: UnpublishArgs) -> Result<ExitCode> {
     let path = format!("/v1/containers/{}/ports", encode(&args.name));
-    let _endpoint: Container = client.delete_from(&path, &Ports { ports: args.ports }).await?;
+    let _endpoint: Container = client.delete_from(&path, &Ports { ports: args.ports, from: Vec::new() }).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,135 @@
+//! Publishing ports of containers and unpublishing them: all of it or nothing.
+
+use std::net::IpAddr;
+
+use anyhow::Result;
+
+use crate::agent::Agent;
+use crate::api::{self, GatewayMode};
+use crate::desired_ports::Gateway;
+use crate::host_ports::ProcPorts;
+use crate::port_parts;
+use crate::ports::{Request, Resolver, Scope};
+use crate::refusal::Refusal;
+use crate::state::{Endpoint, Network, PortBinding};
+
+impl Agent {
+    /// Publishes more ports of a container.
+    ///
+    /// # Errors
+    /// A [`Refusal`] if there is no such container or a port is not to be had; nothing has changed then.
+    pub fn publish(&mut self, name: &str, request: &api::Ports) -> Result<api::Container> {
+        self.find(name)?;
+        let networks: Vec<u32> = self.state.endpoints_of(name).iter().map(|(_, endpoint)| endpoint.network).collect();
+        let request = Request { publish: &request.ports, from: &request.from, ..Request::default() };
+        let bindings = self.resolve_ports(&request, name, &networks)?;
+        let new = self.with_counters(bindings)?;
+        let counters: Vec<u32> = new.iter().map(|port| port.counter).collect();
+        let published = self.change(name, |state| {
+            state.containers.get_mut(name).into_iter().for_each(|container| container.ports.extend(new.clone()));
+        });
+        if let Err(error) = published {
+            counters.into_iter().for_each(|counter| self.counters.give_back(counter));
+            return Err(error);
+        }
+        self.container(name)
+    }
+
+    /// Closes published ports of a container.
+    ///
+    /// # Errors
+    /// A [`Refusal`] if there is no such container or port; nothing has changed then.
+    pub fn unpublish(&mut self, name: &str, request: &api::Ports) -> Result<api::Container> {
+        let old = self.find(name)?.ports.clone();
+        let left = self.with_counters(port_parts::without(&old, &request.ports, name)?)?;
+        let (new, freed) = (counters_beside(&left, &old), counters_beside(&old, &left));
+        let unpublished = self.change(name, |state| {
+            state.containers.get_mut(name).into_iter().for_each(|container| container.ports = left.clone());
+        });
+        if let Err(error) = unpublished {
+            new.into_iter().for_each(|counter| self.counters.give_back(counter));
+            return Err(error);
+        }
+        freed.into_iter().for_each(|counter| self.counters.give_back(counter));
+        self.container(name)
+    }
+
+    /// The bindings for a container in `networks`, with counters still to give.
+    ///
+    /// # Errors
+    /// A [`Refusal`] if the request is malformed, or a host port taken.
+    pub(crate) fn resolve_ports(
+        &mut self,
+        request: &Request<'_>,
+        name: &str,
+        networks: &[u32],
+    ) -> Result<Vec<PortBinding>> {
+        let v4 = self.host.local_addrs.iter().copied().map(IpAddr::V4);
+        let v6 = self.host.local_addrs6.iter().copied().map(IpAddr::V6);
+        let scope = Scope {
+            default_addr: self.options.binding_addr.into(),
+            local_addrs: v4.chain(v6).collect(),
+            v4: self.gateway_of(networks, |network| network.v4.is_some().then_some(network.mode4)),
+            v6: self.gateway_of(networks, |network| network.v6.is_some().then_some(network.mode6)),
+        };
+        let host = ProcPorts::new(self.options.automatic_ports);
+        let mut resolver = Resolver::new(host, scope, self.state.bindings(), self.last_automatic_port);
+        let bindings = resolver.resolve(request, name)?;
+        self.last_automatic_port = resolver.last_automatic();
+        Ok(bindings)
+    }
+
+    /// How one family of a container in `networks` is reached; `None` if no network has it. In an internal
+    /// network host ports are taken all the same: they open when the container comes into another one.
+    fn gateway_of(&self, networks: &[u32], mode: fn(&Network) -> Option<GatewayMode>) -> Option<Gateway> {
+        let networks = || networks.iter().filter_map(|index| self.state.networks.get(index));
+        let mut outside = networks().filter(|network| !network.internal).filter_map(mode);
+        match outside.next() {
+            Some(GatewayMode::Routed) => Some(Gateway::Routed),
+            Some(_) => Some(Gateway::Nat),
+            None => networks().find_map(mode).map(|_| Gateway::Nat),
+        }
+    }
+
+    /// Gives each binding that has none a counter of its own, at zero.
+    ///
+    /// # Errors
+    /// A [`Refusal`] if there are no more.
+    pub(crate) fn with_counters(&mut self, mut bindings: Vec<PortBinding>) -> Result<Vec<PortBinding>> {
+        let mut taken = Vec::new();
+        for binding in bindings.iter_mut().filter(|binding| binding.counter == 0) {
+            let Some(counter) = self.counters.take() else {
+                taken.into_iter().for_each(|counter| self.counters.give_back(counter));
+                return Err(Refusal::Taken("no counter is free for another port; raise --max-ports".to_owned()).into());
+            };
+            taken.push(counter);
+            binding.counter = counter;
+            self.datapath.reset_counter(counter)?;
+        }
+        Ok(bindings)
+    }
+}
+
+/// A binding as people see it, of a container with these endpoints. One without host ports is at the
+/// container's own address.
+pub(crate) fn show(port: &PortBinding, endpoints: &[(u32, &Endpoint)]) -> api::PortBinding {
+    let own = |endpoint: &Endpoint| match port.host_addr {
+        IpAddr::V4(_) => endpoint.addr.map(IpAddr::V4),
+        IpAddr::V6(_) => endpoint.addr6.map(IpAddr::V6),
+    };
+    let own = endpoints.iter().find_map(|(_, endpoint)| own(endpoint)).filter(|_| port.is_direct());
+    api::PortBinding {
+        host_addr: own.unwrap_or(port.host_addr),
+        host_port: if own.is_some() { port.container_port } else { port.host_port },
+        container_port: port.container_port,
+        count: port.count,
+        proto: port.proto,
+        from: port.from.clone(),
+    }
+}
+
+/// The counters of `ports` that `others` have not.
+fn counters_beside(ports: &[PortBinding], others: &[PortBinding]) -> Vec<u32> {
+    let is_new = |port: &&PortBinding| others.iter().all(|other| other.counter != port.counter);
+    ports.iter().filter(is_new).map(|port| port.counter).collect()
+}
