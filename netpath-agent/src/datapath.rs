@@ -6,6 +6,7 @@
 
 mod flows;
 mod hooks;
+mod jumps;
 mod links;
 mod port_bits;
 mod tables;
@@ -31,6 +32,7 @@ static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netpath
 /// Maps that go on when programs are replaced.
 const PINNED: &[&str] = &[
     "CONFIG",
+    "JUMPS",
     "NETWORKS",
     "ENDPOINTS",
     "EXTERNALS",
@@ -70,7 +72,7 @@ const PINNED: &[&str] = &[
 ];
 
 /// Names of the programs, in the order in which they are listed.
-pub const PROGRAMS: [&str; 3] = ["from_external", "to_external", "from_container"];
+pub const PROGRAMS: [&str; 4] = ["from_external", "to_external", "from_container", "inside_from_container"];
 
 /// How many entries the maps have. They are allocated when the data plane is set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,6 +154,7 @@ impl Datapath {
             program(&mut ebpf, name)?.load().with_context(|| format!("load `{name}` into the kernel"))?;
         }
         let hooks_error = hooks::load(&mut ebpf).err();
+        jumps::fill(&mut ebpf)?;
         let tables =
             if adoption == Adoption::Fresh { Tables::create(&mut ebpf, config)? } else { Tables::adopt(&mut ebpf)? };
         Ok((Self { ebpf, tables, links_dir, hooks_error }, adoption))

@@ -1,4 +1,5 @@
-//! Flows that need state: masquerade, and published ports with more than one name.
+//! Flows that need state: masquerade, published ports with more than one name, containers under their own
+//! names.
 
 use crate::{Address, family_type};
 
@@ -65,8 +66,9 @@ pub mod seen {
 pub mod flow_flag {
     /// Others use the host port too, so the flow has an entry in `REPLIES_*`.
     pub const SHARED: u8 = 1;
-    /// The flow reached the container through a published port: no mapping belongs to it.
-    pub const PUBLISHED: u8 = 2;
+    /// The container's name in the flow is one of its published ports or its own address: no mapping belongs
+    /// to the flow.
+    pub const NAMED: u8 = 2;
 }
 
 /// One flow, both directions. Value of `FLOWS_*` under the tuple of its first packet as the container

@@ -68,6 +68,8 @@ pub mod network_flag {
     pub const UNPROTECTED4: u32 = 128;
     /// The same for IPv6.
     pub const UNPROTECTED6: u32 = 256;
+    /// Some interface is trusted to reach every port of a container at its own address: see `TRUSTED`.
+    pub const TRUSTED: u32 = 512;
 }
 
 map_type!(Endpoint = 44, Network = 64);

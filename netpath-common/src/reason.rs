@@ -33,7 +33,7 @@ reasons! {
     Icc = 4, "icc", "inter-container communication is off on this network";
     Isolated = 5, "isolated", "the destination is a container of another network";
     DirectAccess = 6, "direct-access", "a container's address was addressed from outside; only published ports are reachable";
-    LoopbackAddress = 7, "loopback-address", "a loopback address arrived on an external interface";
+    LoopbackAddress = 7, "loopback-address", "a loopback address arrived from outside or from a container";
     Untranslatable = 8, "untranslatable", "the protocol cannot be masqueraded, and the container's address must not leave the host";
     FlowTableFull = 9, "flow-table-full", "the flow table is full; the new flow was refused";
     PortsExhausted = 10, "ports-exhausted", "no masquerade port is free towards this destination; the new flow was refused";

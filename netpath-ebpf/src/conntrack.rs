@@ -40,7 +40,7 @@ pub const fn timeout_s(config: &Config, state: CtState, protocol: u8) -> u32 {
     match state {
         CtState::Established => timeouts.tcp,
         CtState::SynSent | CtState::Closing => timeouts.tcp_transitory,
-        CtState::Unreplied | CtState::Assured if protocol != proto::UDP => timeouts.icmp,
+        CtState::Unreplied | CtState::Assured if protocol != proto::UDP && protocol != proto::SCTP => timeouts.icmp,
         CtState::Unreplied => timeouts.udp_unreplied,
         CtState::Assured => timeouts.udp,
     }
@@ -69,17 +69,17 @@ fn mapping_key<F: Family>(flow: &Flow<F::Addr>, protocol: u8) -> MappingKey<F::A
 pub fn may_begin<F: Family>(packet: &Packet<F>) -> Result<(), Reason> {
     match packet.kind {
         Kind::Tcp if packet.tcp.flags.is_opening() => Ok(()),
-        Kind::Udp | Kind::Request => Ok(()),
+        Kind::Udp | Kind::Sctp | Kind::Request => Ok(()),
         Kind::Tcp | Kind::Reply | Kind::IcmpError => Err(Reason::NoFlow),
         Kind::LaterFragment => Err(Reason::Fragment),
         Kind::Other => Err(Reason::Untranslatable),
     }
 }
 
-/// The flow of a packet from the container: its host port, and the flow refreshed.
+/// The flow of a packet from the container: its name outside, and the flow refreshed.
 ///
 /// `nat_addr` is the address of the interface that the packet leaves by; a flow with another one ended
-/// when the address or the route changed.
+/// when the address or the route changed, unless that is the container's own.
 #[inline(always)]
 pub fn lookup<F: Family, E: Env<F>>(
     env: &E,
@@ -87,13 +87,13 @@ pub fn lookup<F: Family, E: Env<F>>(
     packet: &Packet<F>,
     owner: Owner,
     nat_addr: &F::Addr,
-) -> Option<u16> {
+) -> Option<(F::Addr, u16)> {
     let now_s = env.now_s();
     let pointer = env.flow(&packet.tuple)?;
     // SAFETY: `env.flow` returns valid pointers; see `Env`.
     let flow = unsafe { &mut *pointer };
     let is_dead = flow.generation != owner.generation
-        || flow.nat_addr != *nat_addr
+        || (flow.nat_addr != *nat_addr && flow.nat_addr != packet.tuple.src_addr)
         || is_expired(config, flow, packet.tuple.proto, now_s)
         || is_over::<F, E>(env, packet, flow, now_s);
     if is_dead {
@@ -101,32 +101,9 @@ pub fn lookup<F: Family, E: Env<F>>(
         remove_dead::<F, E>(env, &packet.tuple, flow);
         return None;
     }
-    let port = flow.nat_port;
+    let name = (flow.nat_addr, flow.nat_port);
     refresh::<F, E>(env, config, flow, packet, Direction::Orig, now_s);
-    Some(port)
-}
-
-/// The name that the client of a published port knows, for a reply from the container: set where the
-/// port has several names and the client used another than the first.
-#[inline(always)]
-pub fn lookup_published<F: Family, E: Env<F>>(
-    env: &E,
-    config: &Config,
-    packet: &Packet<F>,
-    owner: Owner,
-) -> Option<(F::Addr, u16)> {
-    // SAFETY: as in `lookup`.
-    let flow = unsafe { &mut *env.flow(&packet.tuple)? };
-    let now_s = env.now_s();
-    if flow.generation != owner.generation
-        || flow.flags & flow_flag::PUBLISHED == 0
-        || is_expired(config, flow, packet.tuple.proto, now_s)
-    {
-        return None;
-    }
-    let source = (flow.nat_addr, flow.nat_port);
-    refresh::<F, E>(env, config, flow, packet, Direction::Orig, now_s);
-    Some(source)
+    Some(name)
 }
 
 /// Whether a flow has ended though it has not expired: a SYN begins the next connection of a closed one,
@@ -137,7 +114,7 @@ fn is_over<F: Family, E: Env<F>>(env: &E, packet: &Packet<F>, flow: &Flow<F::Add
     if is_closing && packet.kind == Kind::Tcp && packet.tcp.flags.is_opening() {
         return true;
     }
-    if (!is_closing && flow.last_seen_s == now_s) || flow.flags & (flow_flag::SHARED | flow_flag::PUBLISHED) != 0 {
+    if (!is_closing && flow.last_seen_s == now_s) || flow.flags & (flow_flag::SHARED | flow_flag::NAMED) != 0 {
         return false;
     }
     let mapping = env.mapping(&mapping_key::<F>(flow, packet.tuple.proto));
@@ -156,8 +133,8 @@ pub struct Replied<A> {
     pub endpoint: u32,
 }
 
-/// The flow that a packet from outside to a masquerade port replies to, refreshed. `None`: no such flow,
-/// the packet is the host's.
+/// The flow that `packet`, which has `tuple` outside, replies to at a masquerade port, refreshed. `None`: no
+/// such flow, the packet is the host's.
 ///
 /// # Errors
 ///
@@ -167,8 +144,8 @@ pub fn lookup_reply<F: Family, E: Env<F>>(
     env: &E,
     config: &Config,
     packet: &Packet<F>,
+    tuple: &Tuple<F::Addr>,
 ) -> Result<Option<Replied<F::Addr>>, Reason> {
-    let tuple = &packet.tuple;
     let Some(inside) = inside_of::<F, E>(env, tuple) else { return Ok(None) };
     let orig = Tuple::new(inside.addr, inside.port, tuple.src_addr, tuple.src_port, tuple.proto);
     let Some(pointer) = env.flow(&orig) else { return Ok(None) };
@@ -187,6 +164,14 @@ pub fn lookup_reply<F: Family, E: Env<F>>(
     }
     refresh::<F, E>(env, config, flow, packet, Direction::Reply, now_s);
     Ok(Some(Replied { inside, endpoint }))
+}
+
+/// Whether a packet's destination port can be one that masquerade uses.
+#[inline(always)]
+pub fn may_be_reply<F: Family>(config: &Config, packet: &Packet<F>) -> bool {
+    let Tuple { dst_port: port, proto: protocol, .. } = packet.tuple;
+    let any = protocol == F::ICMP || protocol == proto::SCTP;
+    config.ports.contains(port) || config.privileged_ports.contains(port) || any
 }
 
 /// Whose masquerade port a packet from outside is addressed to.
@@ -228,7 +213,7 @@ pub fn refresh<F: Family, E: Env<F>>(
     }
     cold_path();
     flow.last_seen_s = now_s;
-    if flow.flags & flow_flag::PUBLISHED == 0 {
+    if flow.flags & flow_flag::NAMED == 0 {
         refresh_mapping::<F, E>(env, config, flow, protocol, before, after, now_s);
     }
 }
@@ -310,51 +295,4 @@ fn establish<F: Family, E: Env<F>>(
         }
     }
     Ok(())
-}
-
-/// Creates the flow of a packet from outside to a published port whose reply would otherwise get
-/// another source than the client knows.
-///
-/// # Errors
-///
-/// [`Reason::FlowTableFull`].
-#[inline(always)]
-pub fn create_published<F: Family, E: Env<F>>(
-    env: &E,
-    config: &Config,
-    packet: &Packet<F>,
-    orig: &Tuple<F::Addr>,
-    owner: Owner,
-) -> Result<(), Reason> {
-    let now_s = env.now_s();
-    if let Some(pointer) = env.flow(orig) {
-        // SAFETY: as in `lookup`.
-        let flow = unsafe { &mut *pointer };
-        let is_same = flow.generation == owner.generation
-            && flow.nat_addr == packet.tuple.dst_addr
-            && flow.nat_port == packet.tuple.dst_port
-            && flow.flags & flow_flag::PUBLISHED != 0;
-        if is_same {
-            refresh::<F, E>(env, config, flow, packet, Direction::Reply, now_s);
-            return Ok(());
-        }
-        remove_dead::<F, E>(env, orig, flow);
-    }
-    let request = Request { packet, owner, nat_addr: packet.tuple.dst_addr, now_s };
-    let mut flow = request.flow(packet.tuple.dst_port);
-    flow.flags |= flow_flag::PUBLISHED;
-    // The client speaks first here.
-    flow.seen_orig = 0;
-    refresh::<F, E>(env, config, &mut flow, packet, Direction::Reply, now_s);
-    insert::<F, E>(env, config, orig, &mut flow, now_s)?;
-    Ok(())
-}
-
-/// Ends the flow of a client that used another name of the published port before.
-#[inline(always)]
-pub fn end_published<F: Family, E: Env<F>>(env: &E, orig: &Tuple<F::Addr>) {
-    if let Some(flow) = env.flow(orig) {
-        // SAFETY: as in `lookup`.
-        remove_dead::<F, E>(env, orig, unsafe { &*flow });
-    }
 }

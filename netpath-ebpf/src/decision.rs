@@ -13,6 +13,9 @@ pub enum Out<A> {
     Container(u32),
     /// Straight into the container behind the veth with this ifindex, as the bridge would.
     Sibling(u32),
+    /// From a container straight into the one at this index of `ENDPOINTS`, as a router would: TTL - 1, and
+    /// the hardware addresses of the target's network.
+    Across(u32),
     /// Straight out of an external interface, to this next hop.
     External { ifindex: u32, next_hop: A },
 }

@@ -2,19 +2,21 @@
 
 use core::hint::cold_path;
 
-use netpath_common::{Address, Config, Reason, Tuple, config_flag, target_flag};
+use netpath_common::{Address, Config, Reason, Tuple, config_flag, network_flag, target_flag};
 
 use crate::{
     conntrack::{self, Owner},
     decision::{Decision, Out},
+    direct,
     env::Env,
     family::Family,
+    named_flow,
     packet::Packet,
     published::{self, Way},
     snat,
 };
 
-/// Decides on a packet that arrives at an external interface.
+/// Decides on a packet that arrives at the external interface `ifindex`.
 ///
 /// # Errors
 ///
@@ -24,6 +26,7 @@ pub fn from_external<F: Family, E: Env<F>>(
     env: &E,
     config: &Config,
     packet: &Packet<F>,
+    ifindex: u32,
 ) -> Result<Decision<F>, Reason> {
     let tuple = &packet.tuple;
     if F::is_loopback(&tuple.dst_addr) || F::is_loopback(&tuple.src_addr) {
@@ -33,22 +36,20 @@ pub fn from_external<F: Family, E: Env<F>>(
         return to_published::<F, E>(env, config, packet, way);
     }
     if packet.has_ports()
-        && may_be_reply(config, packet)
-        && let Some(replied) = conntrack::lookup_reply::<F, E>(env, config, packet)?
+        && conntrack::may_be_reply(config, packet)
+        && let Some(replied) = conntrack::lookup_reply::<F, E>(env, config, packet, tuple)?
     {
         return into_container::<F, E>(env, config, packet, replied.endpoint, replied.inside.port, 0);
     }
     if env.in_any_network(&tuple.dst_addr) {
-        return Err(Reason::DirectAccess);
+        cold_path();
+        if env.in_any_network(&tuple.src_addr) {
+            return Err(Reason::MartianSource);
+        }
+        let index = direct::visit::<F, E>(env, config, packet, ifindex, Reason::DirectAccess)?;
+        return into_container::<F, E>(env, config, packet, index, tuple.dst_port, 0);
     }
     Ok(Decision::pass(*tuple))
-}
-
-/// Whether the destination port can be one that masquerade uses.
-#[inline(always)]
-fn may_be_reply<F: Family>(config: &Config, packet: &Packet<F>) -> bool {
-    let port = packet.tuple.dst_port;
-    config.ports.contains(port) || config.privileged_ports.contains(port) || packet.tuple.proto == F::ICMP
 }
 
 #[inline(always)]
@@ -67,16 +68,19 @@ fn to_published<F: Family, E: Env<F>>(
     if !way.admits::<F, E>(env, packet)? {
         return Ok(Decision::pass(*tuple));
     }
+    let network = env.network(endpoint.network).ok_or(Reason::EndpointGone)?;
     let addr = F::endpoint_addr(endpoint);
-    if target.flags & (target_flag::NEEDS_FLOW | target_flag::ENDS_FLOW) != 0 {
+    // A client may have used the container's own address before.
+    let has_visitors = network.flags & (F::UNPROTECTED | network_flag::TRUSTED) != 0;
+    if target.flags & (target_flag::NEEDS_FLOW | target_flag::ENDS_FLOW) != 0 || has_visitors {
         cold_path();
         // The reply alone would not tell which of its names the client used.
         let orig = Tuple::new(addr, port, tuple.src_addr, tuple.src_port, tuple.proto);
         if target.flags & target_flag::NEEDS_FLOW != 0 {
             let owner = Owner::new(target.endpoint, endpoint);
-            conntrack::create_published::<F, E>(env, config, packet, &orig, owner)?;
+            named_flow::note::<F, E>(env, config, packet, &orig, owner)?;
         } else {
-            conntrack::end_published::<F, E>(env, &orig);
+            named_flow::end::<F, E>(env, &orig);
         }
     }
     into_container::<F, E>(env, config, packet, target.endpoint, port, target.counter)

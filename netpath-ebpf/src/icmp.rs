@@ -53,7 +53,7 @@ impl<F: Family> Inner<F> {
             let icmp_type = ports[0].to_ne_bytes()[0];
             let id = u16::from_be(ports[2]);
             if icmp_type == F::ICMP_ECHO_REQUEST { (id, 0) } else { (0, id) }
-        } else if l3.proto == proto::TCP || l3.proto == proto::UDP {
+        } else if l3.proto == proto::TCP || l3.proto == proto::UDP || l3.proto == proto::SCTP {
             (u16::from_be(ports[0]), u16::from_be(ports[1]))
         } else {
             (0, 0)

@@ -200,8 +200,8 @@ fn search<F: Family, E: Env<F>>(env: &E, config: &Config, request: &Request<'_, 
     if free == 0 { Found::Nothing } else { Found::Free(free) }
 }
 
-/// A port that is published or that a socket of the host owns is never used (port shadow,
-/// CVE-2021-3773).
+/// A port that is published or that a TCP or UDP socket of the host owns is never used (port shadow,
+/// CVE-2021-3773). The kernel tells no program about SCTP's sockets.
 #[inline(always)]
 fn is_usable<F: Family, E: Env<F>>(env: &E, config: &Config, request: &Request<'_, F>, port: u16) -> bool {
     let proto = black_box(request.packet.tuple.proto) | config.zero() as u8;

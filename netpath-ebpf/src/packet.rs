@@ -58,6 +58,7 @@ impl<A> L3<A> {
 pub enum Kind {
     Tcp,
     Udp,
+    Sctp,
     /// ICMP echo request.
     Request,
     /// ICMP echo reply.
@@ -118,6 +119,15 @@ struct UdpHeader {
 
 #[derive(Clone, Copy)]
 #[repr(C)]
+struct SctpHeader {
+    src_port: u16,
+    dst_port: u16,
+    _tag: u32,
+    _check: u32,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
 struct IcmpHeader {
     icmp_type: u8,
     _code: u8,
@@ -145,6 +155,8 @@ impl<F: Family> Packet<F> {
             Self::udp(bytes, l3, l4_len)
         } else if l3.proto == F::ICMP {
             Self::icmp(bytes, l3, l4_len)
+        } else if l3.proto == proto::SCTP {
+            Self::sctp(bytes, l3, l4_len)
         } else {
             Ok(Self::new(l3, Kind::Other, 0, 0))
         }
@@ -190,6 +202,15 @@ impl<F: Family> Packet<F> {
     }
 
     #[inline(always)]
+    fn sctp<B: Bytes>(bytes: &B, l3: L3<F::Addr>, l4_len: u32) -> Result<Self, Reason> {
+        let header: SctpHeader = bytes.get(bounded(l3.l4_off)).ok_or(Reason::Malformed)?;
+        if l4_len < size_of::<SctpHeader>() as u32 {
+            return Err(Reason::Malformed);
+        }
+        Ok(Self::new(l3, Kind::Sctp, u16::from_be(header.src_port), u16::from_be(header.dst_port)))
+    }
+
+    #[inline(always)]
     fn icmp<B: Bytes>(bytes: &B, l3: L3<F::Addr>, l4_len: u32) -> Result<Self, Reason> {
         let header: IcmpHeader = bytes.get(bounded(l3.l4_off)).ok_or(Reason::Malformed)?;
         if l4_len < 8 {
@@ -216,9 +237,9 @@ impl<F: Family> Packet<F> {
     /// Whether the tuple's ports say anything: an ICMP identifier among them, and those that a later
     /// fragment got from its first one.
     #[inline(always)]
-    pub fn has_ports(&self) -> bool {
+    pub const fn has_ports(&self) -> bool {
         match self.kind {
-            Kind::Tcp | Kind::Udp | Kind::Request | Kind::Reply => true,
+            Kind::Tcp | Kind::Udp | Kind::Sctp | Kind::Request | Kind::Reply => true,
             Kind::IcmpError | Kind::Other => false,
             Kind::LaterFragment => self.tuple.src_port != 0 || self.tuple.dst_port != 0,
         }

@@ -1,12 +1,15 @@
 //! Decisions on packets from a container: is it who it says, may it talk to whom it wants, and how is it
 //! called outside.
 
+use core::hint::cold_path;
+
 use netpath_common::{Config, Endpoint, Network, Reason, Tuple, config_flag, network_flag};
 
 use crate::{
     decision::{Decision, Out},
     env::{Env, Route},
     family::Family,
+    hairpin, link,
     packet::{Kind, Packet},
     snat,
 };
@@ -51,6 +54,72 @@ pub fn sender<'a, F: Family, E: Env<F>>(
     Ok(Sender { index, endpoint, network })
 }
 
+/// Where a packet from a container wants to go, and may go as far as its own network says.
+pub enum Road<'a, F: Family> {
+    /// Wherever the bridge brings it: to a group, or to a hardware address that is not the bridge's.
+    Bridge,
+    /// To a neighbour in the own network.
+    Neighbour(&'a Endpoint),
+    /// To an address of the host, or one that nobody has.
+    Host,
+    /// Out of an external interface, which has this address. Without next hop it does not fit.
+    External { addr: F::Addr, ifindex: u32, next_hop: Option<F::Addr> },
+    /// To a container in another network.
+    Network,
+}
+
+/// Finds out where a packet from a container wants to go.
+///
+/// # Errors
+///
+/// The reason to drop it.
+#[inline(always)]
+pub fn road<'a, F: Family, E: Env<F>>(
+    env: &'a E,
+    packet: &Packet<F>,
+    arrival: &Arrival,
+    sender: &Sender<'_>,
+) -> Result<Road<'a, F>, Reason> {
+    let dst_addr = &packet.tuple.dst_addr;
+    let icc = sender.network.has(network_flag::ICC);
+    let through_bridge = arrival.dst_mac == sender.network.mac;
+    if F::is_group(dst_addr) {
+        return if icc { Ok(Road::Bridge) } else { Err(Reason::Icc) };
+    }
+    let in_network = F::in_network(sender.network, dst_addr);
+    if in_network && let Some(neighbour) = env.endpoint_index(dst_addr).and_then(|index| env.endpoint(index)) {
+        return Ok(Road::Neighbour(neighbour));
+    }
+    if !icc && !through_bridge {
+        // A frame with a neighbour's hardware address and a foreign IP address: the bridge would deliver it.
+        return Err(Reason::Icc);
+    }
+    if in_network {
+        return Ok(if through_bridge { Road::Host } else { Road::Bridge });
+    }
+    if sender.network.has(network_flag::INTERNAL) {
+        return Err(Reason::Internal);
+    }
+    let (ifindex, next_hop) = match env.route(packet, sender.network) {
+        Route::To { ifindex, next_hop } => (ifindex, Some(next_hop)),
+        Route::TooBig { ifindex } => (ifindex, None),
+        Route::Kernel => return Ok(if through_bridge { Road::Host } else { Road::Bridge }),
+    };
+    match env.external(ifindex) {
+        Some(external) => Ok(Road::External { addr: F::external_addr(external), ifindex, next_hop }),
+        None if env.in_any_network(dst_addr) => Ok(Road::Network),
+        None => Err(Reason::NotExternal),
+    }
+}
+
+/// What comes of a packet from a container.
+#[derive(Clone, Copy)]
+pub enum Step<F: Family> {
+    Done(Decision<F>),
+    /// It stays on this host, or is an ICMP error: [`inside`](crate::inside) decides.
+    Inside,
+}
+
 /// Decides on a packet from a container.
 ///
 /// # Errors
@@ -63,48 +132,35 @@ pub fn from_container<F: Family, E: Env<F>>(
     packet: &Packet<F>,
     arrival: &Arrival,
     sender: &Sender<'_>,
-) -> Result<Decision<F>, Reason> {
-    let dst_addr = &packet.tuple.dst_addr;
+) -> Result<Step<F>, Reason> {
+    if packet.kind == Kind::IcmpError {
+        return Ok(Step::Inside);
+    }
     let mut decision = Decision::pass(packet.tuple);
     decision.counters[0] = sender.endpoint.counter + 1;
-    let icc = sender.network.has(network_flag::ICC);
-    let through_bridge = arrival.dst_mac == sender.network.mac;
-    if F::is_group(dst_addr) {
-        return if icc { Ok(decision) } else { Err(Reason::Icc) };
-    }
-    if F::in_network(sender.network, dst_addr) {
-        decision.out = to_neighbour::<F, E>(env, config, dst_addr, arrival, sender)?;
-        if icc {
-            decision.counters[1] = sender.network.counter + 1;
+    match road::<F, E>(env, packet, arrival, sender)? {
+        Road::Bridge => {}
+        Road::Neighbour(neighbour) => {
+            to_neighbour::<F, E>(env, config, packet, arrival, sender, neighbour, &mut decision)?;
         }
-        return Ok(decision);
+        Road::Host if !hairpin::is_possible::<F, E>(env, config, packet) => {}
+        Road::Host | Road::Network => return Ok(Step::Inside),
+        Road::External { addr, ifindex, next_hop } => {
+            // `to_external` translates what takes the kernel's road.
+            let Some(next_hop) = next_hop else { return Ok(Step::Done(decision)) };
+            let through_bridge = arrival.dst_mac == sender.network.mac;
+            if config.flags & config_flag::SHORTCUTS == 0 || packet.l3.ttl <= 1 || !through_bridge {
+                return Ok(Step::Done(decision));
+            }
+            let Sender { index, endpoint, network } = *sender;
+            let source = snat::source_outside::<F, E>(env, config, packet, index, endpoint, network, addr)?;
+            let tuple = &packet.tuple;
+            decision.tuple = Tuple::new(source.addr, source.port, tuple.dst_addr, tuple.dst_port, tuple.proto);
+            decision.counters[1] = source.counter;
+            decision.out = Out::External { ifindex, next_hop };
+        }
     }
-    if !icc && !through_bridge {
-        // A frame with a neighbour's hardware address and a foreign IP address: the bridge would deliver it.
-        return Err(Reason::Icc);
-    }
-    let (ifindex, next_hop) = match env.route(packet, sender.network) {
-        Route::To { ifindex, next_hop } => (ifindex, Some(next_hop)),
-        Route::TooBig { ifindex } => (ifindex, None),
-        Route::Kernel => return Ok(decision),
-    };
-    let Some(external) = env.external(ifindex) else {
-        return Err(if env.in_any_network(dst_addr) { Reason::Isolated } else { Reason::NotExternal });
-    };
-    // `to_external` translates what takes the kernel's road, ICMP errors among it.
-    let shortcut = config.flags & config_flag::SHORTCUTS != 0;
-    let Some(next_hop) = next_hop else { return Ok(decision) };
-    if !shortcut || packet.l3.ttl <= 1 || !through_bridge || packet.kind == Kind::IcmpError {
-        return Ok(decision);
-    }
-    let external = F::external_addr(external);
-    let source =
-        snat::source_outside::<F, E>(env, config, packet, sender.index, sender.endpoint, sender.network, external)?;
-    let tuple = &packet.tuple;
-    decision.tuple = Tuple::new(source.addr, source.port, tuple.dst_addr, tuple.dst_port, tuple.proto);
-    decision.counters[1] = source.counter;
-    decision.out = Out::External { ifindex, next_hop };
-    Ok(decision)
+    Ok(Step::Done(decision))
 }
 
 /// Inter-container policy, and the shortcut across.
@@ -112,23 +168,24 @@ pub fn from_container<F: Family, E: Env<F>>(
 fn to_neighbour<F: Family, E: Env<F>>(
     env: &E,
     config: &Config,
-    dst_addr: &F::Addr,
+    packet: &Packet<F>,
     arrival: &Arrival,
     sender: &Sender<'_>,
-) -> Result<Out<F::Addr>, Reason> {
-    let icc = sender.network.has(network_flag::ICC);
-    let neighbour = env.endpoint_index(dst_addr).and_then(|index| env.endpoint(index));
-    let Some(neighbour) = neighbour else {
-        // The bridge itself, or nobody. Frames to a neighbour's hardware address do not pass for it.
-        let passes = icc || arrival.dst_mac == sender.network.mac;
-        return if passes { Ok(Out::Kernel) } else { Err(Reason::Icc) };
-    };
-    if !icc {
-        return Err(Reason::Icc);
-    }
+    neighbour: &Endpoint,
+    decision: &mut Decision<F>,
+) -> Result<(), Reason> {
     let is_direct = arrival.dst_mac == neighbour.mac && neighbour.network == sender.endpoint.network;
-    if is_direct && config.flags & config_flag::SHORTCUTS != 0 {
-        return Ok(Out::Sibling(neighbour.ifindex));
+    if sender.network.has(network_flag::ICC) {
+        decision.counters[1] = sender.network.counter + 1;
+    } else {
+        cold_path();
+        // Nor may a linked neighbour's IP address lead to another one's hardware address.
+        let is_there = is_direct || arrival.dst_mac == sender.network.mac;
+        let link = link::find::<F, E>(env, packet, sender.endpoint, neighbour).filter(|_| is_there);
+        decision.counters[1] = link.ok_or(Reason::Icc)?;
     }
-    Ok(Out::Kernel)
+    if is_direct && config.flags & config_flag::SHORTCUTS != 0 {
+        decision.out = Out::Sibling(neighbour.ifindex);
+    }
+    Ok(())
 }

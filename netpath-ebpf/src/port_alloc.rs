@@ -1,6 +1,6 @@
 //! Which host ports a masqueraded flow may get, in which order.
 
-use netpath_common::{Address, Config, PortRange};
+use netpath_common::{Address, Config, PortRange, proto};
 
 use crate::hash::Hash;
 
@@ -19,17 +19,20 @@ pub struct Candidates {
 
 impl Candidates {
     #[inline(always)]
-    pub fn new<A: Address>(config: &Config, inside: &A, inside_port: u16, proto: u8, is_query: bool) -> Self {
+    pub fn new<A: Address>(config: &Config, inside: &A, inside_port: u16, protocol: u8, is_query: bool) -> Self {
         // The class of privileged ports is kept (RFC 4787 REQ-3a). Identifiers of queries have none.
         let range = if is_query {
             PortRange { first: 1, last: u16::MAX }
+        } else if protocol == proto::SCTP {
+            // Its checksum covers the whole packet, so the port stays what it is.
+            PortRange { first: inside_port, last: inside_port }
         } else if inside_port < 1024 {
             config.privileged_ports
         } else {
             config.ports
         };
         let hash =
-            Hash::new(config.hash_key).addr(inside).word((u32::from(inside_port) << 8) | u32::from(proto)).finish();
+            Hash::new(config.hash_key).addr(inside).word((u32::from(inside_port) << 8) | u32::from(protocol)).finish();
         // An odd stride walks through many different ports whatever the length of the range.
         Self { range, inside_port, start: hash as u32, stride: ((hash >> 32) as u32) | 1 }
     }

@@ -2,14 +2,15 @@
 
 use core::hint::cold_path;
 
-use netpath_common::{Address, Config, Endpoint, Network, Reason, source_flag};
+use netpath_common::{Address, Config, Endpoint, Network, Reason, network_flag, source_flag};
 
 use crate::{
     conntrack::{self, Owner},
     env::Env,
     family::Family,
     mapping::Request,
-    packet::Packet,
+    named_flow,
+    packet::{Kind, Packet},
     published,
 };
 
@@ -40,32 +41,111 @@ pub fn source_outside<F: Family, E: Env<F>>(
     network: &Network,
     external: F::Addr,
 ) -> Result<Source<F::Addr>, Reason> {
+    let owner = Owner::new(index, endpoint);
+    if let Some(source) = given::<F, E>(env, config, packet, owner, network)? {
+        return Ok(source);
+    }
+    let mut source = masquerade::<F, E>(env, config, packet, owner, external)?;
+    source.counter = network.counter;
+    Ok(source)
+}
+
+/// The source of a packet that is not masqueraded, and `None` for others.
+///
+/// # Errors
+///
+/// The reason why the packet must not leave.
+#[inline(always)]
+pub fn given<F: Family, E: Env<F>>(
+    env: &E,
+    config: &Config,
+    packet: &Packet<F>,
+    owner: Owner,
+    network: &Network,
+) -> Result<Option<Source<F::Addr>>, Reason> {
     if !packet.has_ports() {
         cold_path();
-        conntrack::may_begin(packet)?;
+        return portless::<F, E>(env, config, packet, owner, network).map(Some);
     }
     let tuple = &packet.tuple;
-    let owner = Owner::new(index, endpoint);
     if let Some(name) = published::find_name::<F, E>(env, &tuple.src_addr, tuple.src_port, tuple.proto) {
-        if name.source.flags & source_flag::AMBIGUOUS != 0
-            && let Some((addr, port)) = conntrack::lookup_published::<F, E>(env, config, packet, owner)
-        {
-            return Ok(Source { addr, port, counter: 0 });
+        let has_other_names = name.source.flags & source_flag::AMBIGUOUS != 0
+            || network.flags & (F::UNPROTECTED | network_flag::TRUSTED) != 0;
+        if has_other_names && let Some((addr, port)) = named_flow::lookup::<F, E>(env, config, packet, owner) {
+            return Ok(Some(Source { addr, port, counter: 0 }));
         }
-        return Ok(Source { addr: name.source.addr, port: name.port, counter: 0 });
+        return Ok(Some(Source { addr: name.source.addr, port: name.port, counter: 0 }));
     }
-    if !network.has(F::MASQUERADE) {
-        return Err(Reason::NoMasquerade);
+    if network.flags & (F::MASQUERADE | F::ROUTED) == F::MASQUERADE {
+        return Ok(None);
     }
-    if external == F::Addr::UNSPECIFIED {
+    cold_path();
+    if network.has(F::ROUTED) {
+        return own::<F, E>(env, config, packet, owner).map(Some);
+    }
+    match named_flow::lookup::<F, E>(env, config, packet, owner) {
+        Some((addr, port)) => Ok(Some(Source { addr, port, counter: 0 })),
+        None => Err(Reason::NoMasquerade),
+    }
+}
+
+/// What a packet has no ports to be translated by is called: its own name or none.
+#[inline(always)]
+fn portless<F: Family, E: Env<F>>(
+    env: &E,
+    config: &Config,
+    packet: &Packet<F>,
+    owner: Owner,
+    network: &Network,
+) -> Result<Source<F::Addr>, Reason> {
+    if network.has(F::ROUTED) {
+        return own::<F, E>(env, config, packet, owner);
+    }
+    let is_reply = packet.kind == Kind::Other && named_flow::is_own::<F, E>(env, config, &packet.tuple, owner);
+    if !is_reply {
+        conntrack::may_begin(packet)?;
+    }
+    Ok(Source { addr: packet.tuple.src_addr, port: packet.tuple.src_port, counter: 0 })
+}
+
+/// The name of a routed network's container, which is its own. What it begins is remembered, to let in what
+/// comes back.
+#[inline(always)]
+fn own<F: Family, E: Env<F>>(
+    env: &E,
+    config: &Config,
+    packet: &Packet<F>,
+    owner: Owner,
+) -> Result<Source<F::Addr>, Reason> {
+    if named_flow::is_trackable(packet) && named_flow::lookup::<F, E>(env, config, packet, owner).is_none() {
+        named_flow::begin_own::<F, E>(env, config, packet, owner)?;
+    }
+    let tuple = &packet.tuple;
+    Ok(Source { addr: tuple.src_addr, port: tuple.src_port, counter: 0 })
+}
+
+/// Masquerades with `nat_addr`. The counter is left to the caller.
+///
+/// # Errors
+///
+/// [`Reason::NoExternalAddress`], and those of [`conntrack::may_begin`] and [`conntrack::create`].
+#[inline(always)]
+pub fn masquerade<F: Family, E: Env<F>>(
+    env: &E,
+    config: &Config,
+    packet: &Packet<F>,
+    owner: Owner,
+    nat_addr: F::Addr,
+) -> Result<Source<F::Addr>, Reason> {
+    if nat_addr == F::Addr::UNSPECIFIED {
         return Err(Reason::NoExternalAddress);
     }
-    if let Some(port) = conntrack::lookup::<F, E>(env, config, packet, owner, &external) {
-        return Ok(Source { addr: external, port, counter: network.counter });
+    if let Some((addr, port)) = conntrack::lookup::<F, E>(env, config, packet, owner, &nat_addr) {
+        return Ok(Source { addr, port, counter: 0 });
     }
     cold_path();
     conntrack::may_begin(packet)?;
-    let request = Request { packet, owner, nat_addr: external, now_s: env.now_s() };
+    let request = Request { packet, owner, nat_addr, now_s: env.now_s() };
     let port = conntrack::create::<F, E>(env, config, &request)?;
-    Ok(Source { addr: external, port, counter: network.counter })
+    Ok(Source { addr: nat_addr, port, counter: 0 })
 }

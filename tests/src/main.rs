@@ -29,6 +29,9 @@ mod networks;
 /// Containers reach each other, or with `--icc=false` do not.
 mod inter_container;
 
+/// Containers reach published ports through an address of the host, their own among them.
+mod hairpin;
+
 /// What is dropped, and counted: direct access, loopback addresses from the wire, spoofed sources.
 mod protection;
 

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 pub(crate) const ICMP: u8 = 1;
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
+pub(crate) const SCTP: u8 = 132;
 
 /// One end of a flow.
 pub(crate) type End = (Ipv4Addr, u16);

@@ -9,8 +9,9 @@ use netpath_ebpf::{
     external,
     family::{Family, V4, V6},
     icmp::{self, Inner},
+    inside,
     packet::{Bytes, Kind, Packet},
-    policy::{self, Arrival},
+    policy::{self, Arrival, Step},
 };
 use network_types::eth::EthHdr;
 
@@ -20,7 +21,7 @@ use super::{
     forward::{NextHop, PASS, carry_out, carry_out_error},
     hand::Hand,
     kernel::Kernel,
-    nd,
+    maps, nd,
     rewrite::StoreL3,
     skb::{self, Skb},
 };
@@ -85,6 +86,12 @@ fn at_egress<F: Path>(ctx: &TcContext) -> i32 {
     verdict(ctx, if is_ours { leave_external::<F>(ctx) } else { Ok(PASS) })
 }
 
+/// What `from_container` leaves to it: packets that stay on this host, and ICMP errors.
+#[classifier]
+pub(super) fn inside_from_container(ctx: TcContext) -> i32 {
+    verdict(&ctx, stay_inside::<V4>(&ctx))
+}
+
 #[inline(always)]
 fn verdict(ctx: &TcContext, result: Result<i32, Reason>) -> i32 {
     match result {
@@ -124,7 +131,7 @@ fn arrive_external<F: Path>(ctx: &TcContext) -> Result<i32, Reason> {
 fn decide_from_external<F: Path>(ctx: &TcContext, hand: &mut Hand<F>) -> Result<(), Reason> {
     let env = Kernel { ctx };
     let config = Env::<F>::config(&env).ok_or(Reason::EndpointGone)?;
-    let decision = external::from_external(&env, config, &hand.packet)?;
+    let decision = external::from_external(&env, config, &hand.packet, skb::ifindex(ctx))?;
     hand.plan.set(&decision);
     Ok(())
 }
@@ -147,8 +154,13 @@ fn leave_external<F: Path>(ctx: &TcContext) -> Result<i32, Reason> {
     if hand.packet.kind == Kind::IcmpError {
         cold_path();
         if error_to_external(ctx, hand) {
-            let leaks = Env::<F>::in_any_network(&Kernel { ctx }, &hand.plan.tuple.src_addr);
-            return if leaks { Err(Reason::Leak) } else { carry_out_error(ctx, hand) };
+            // A container's own name is one that its network or a flow has given it.
+            let src_addr = &hand.plan.tuple.src_addr;
+            let is_own = *src_addr == hand.packet.tuple.src_addr;
+            if !is_own && Env::<F>::in_any_network(&Kernel { ctx }, src_addr) {
+                return Err(Reason::Leak);
+            }
+            return carry_out_error(ctx, hand);
         }
     }
     decide_to_external(ctx, hand)?;
@@ -174,7 +186,7 @@ fn error_to_external<F: Path>(ctx: &TcContext, hand: &mut Hand<F>) -> bool {
     translation.is_some_and(|translation| hand.set_error(&translation))
 }
 
-#[inline(always)]
+#[inline(never)]
 fn read_quoted<F: Path>(ctx: &TcContext, hand: &mut Hand<F>) -> bool {
     skb::linearize(ctx, skb::MAX_HEADERS);
     let inner = Inner::parse(&Skb(ctx), &hand.packet);
@@ -203,6 +215,13 @@ fn leave_container<F: Path>(
         return Ok(PASS);
     }
     decide_from_container(ctx, hand, &arrival)?;
+    if hand.plan.is_inside() {
+        cold_path();
+        // The agent has filled the table before it attaches anything.
+        // SAFETY: the context is valid, and the program jumped to is of the same type.
+        let _ = unsafe { maps::JUMPS.tail_call(ctx, F::INSIDE) };
+        return Err(Reason::Isolated);
+    }
     carry_out(ctx, hand)
 }
 
@@ -212,7 +231,65 @@ fn decide_from_container<F: Path>(ctx: &TcContext, hand: &mut Hand<F>, arrival: 
     let packet = &hand.packet;
     let config = Env::<F>::config(&env).ok_or(Reason::EndpointGone)?;
     let sender = policy::sender::<F, _>(&env, &packet.tuple.src_addr, arrival)?;
-    let decision = policy::from_container(&env, config, packet, arrival, &sender)?;
+    match policy::from_container(&env, config, packet, arrival, &sender)? {
+        Step::Done(decision) => hand.plan.set(&decision),
+        Step::Inside => hand.plan.set_inside(),
+    }
+    Ok(())
+}
+
+/// Goes on where `from_container` has jumped away, with the packet that it has read.
+#[inline(always)]
+fn stay_inside<F: Path>(ctx: &TcContext) -> Result<i32, Reason> {
+    let hand = F::hand().ok_or(Reason::Malformed)?;
+    // SAFETY: this CPU's own element, and programs do not interrupt each other on one CPU.
+    let hand = unsafe { &mut *hand };
+    let arrival = arrival(ctx)?;
+    if hand.packet.kind == Kind::IcmpError {
+        return if error_inside(ctx, hand, &arrival)? { carry_out_error(ctx, hand) } else { Ok(PASS) };
+    }
+    decide_inside(ctx, hand, &arrival)?;
+    carry_out(ctx, hand)
+}
+
+#[inline(never)]
+fn decide_inside<F: Path>(ctx: &TcContext, hand: &mut Hand<F>, arrival: &Arrival) -> Result<(), Reason> {
+    let env = Kernel { ctx };
+    let packet = &hand.packet;
+    let config = Env::<F>::config(&env).ok_or(Reason::EndpointGone)?;
+    let sender = policy::sender::<F, _>(&env, &packet.tuple.src_addr, arrival)?;
+    let decision = inside::from_container(&env, config, packet, arrival, &sender)?;
     hand.plan.set(&decision);
+    Ok(())
+}
+
+/// As [`error_from_external`]. False: the error passes as it is.
+#[inline(always)]
+fn error_inside<F: Path>(ctx: &TcContext, hand: &mut Hand<F>, arrival: &Arrival) -> Result<bool, Reason> {
+    let is_read = read_quoted(ctx, hand);
+    plan_error_inside(ctx, hand, arrival, is_read)?;
+    Ok(!hand.plan.is_inside())
+}
+
+#[inline(never)]
+fn plan_error_inside<F: Path>(
+    ctx: &TcContext,
+    hand: &mut Hand<F>,
+    arrival: &Arrival,
+    is_read: bool,
+) -> Result<(), Reason> {
+    let env = Kernel { ctx };
+    let packet = &hand.packet;
+    let config = Env::<F>::config(&env).ok_or(Reason::EndpointGone)?;
+    let sender = policy::sender::<F, _>(&env, &packet.tuple.src_addr, arrival)?;
+    let inner = is_read.then_some(&hand.inner);
+    let translation = inside::error_from_container(&env, config, packet, inner, arrival, &sender)?;
+    event::count(sender.endpoint.counter + 1, packet.l3.len);
+    match translation {
+        Some(translation) => {
+            hand.set_error(&translation);
+        }
+        None => hand.plan.set_inside(),
+    }
     Ok(())
 }

@@ -16,6 +16,9 @@ use super::{hand::Hand, maps};
 
 /// The maps of one family, and what its addresses look like to helpers.
 pub(super) trait FamilyMaps: Family {
+    /// Place of the family's `inside_from_container` in `JUMPS`.
+    const INSIDE: u32;
+
     fn addresses() -> &'static HashMap<Self::Addr, u32>;
     fn prefixes() -> &'static LpmTrie<Self::Addr, u32>;
     fn published_ports() -> &'static HashMap<PortKey<Self::Addr>, PortTarget>;
@@ -98,6 +101,8 @@ macro_rules! family_maps {
 }
 
 impl FamilyMaps for V4 {
+    const INSIDE: u32 = 0;
+
     family_maps!(
         ADDRESSES_V4,
         PREFIXES_V4,
@@ -138,6 +143,8 @@ impl FamilyMaps for V4 {
 }
 
 impl FamilyMaps for V6 {
+    const INSIDE: u32 = 1;
+
     family_maps!(
         ADDRESSES_V6,
         PREFIXES_V6,

@@ -4,13 +4,14 @@ use core::hint::cold_path;
 
 use aya_ebpf::{
     bindings::{TC_ACT_REDIRECT, TC_ACT_UNSPEC, bpf_redir_neigh},
-    helpers::generated::{bpf_redirect_neigh, bpf_redirect_peer},
+    helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer},
     programs::TcContext,
 };
-use netpath_common::{Addr4, Addr6, Address, Reason};
+use netpath_common::{Addr4, Addr6, Address, Reason, config_flag};
 use netpath_ebpf::{
     decision::Out,
     family::{Family, V4, V6},
+    packet::Packet,
 };
 
 use super::{
@@ -19,6 +20,7 @@ use super::{
     hand::Hand,
     icmp::rewrite_error,
     kernel::Kernel,
+    maps,
     rewrite::{StoreL3, rewrite},
 };
 
@@ -55,12 +57,17 @@ impl NextHop for V6 {
 /// [`Reason::RewriteFailed`].
 #[inline(always)]
 pub(super) fn carry_out<F: FamilyMaps + StoreL3 + NextHop>(ctx: &TcContext, hand: &Hand<F>) -> Result<i32, Reason> {
-    let verdict = rewrite_and_send(ctx, hand);
-    if verdict == REFUSED { Err(Reason::RewriteFailed) } else { Ok(verdict) }
+    match rewrite_and_send(ctx, hand) {
+        REFUSED => Err(Reason::RewriteFailed),
+        ACROSS => go_across(ctx, hand),
+        verdict => Ok(verdict),
+    }
 }
 
 /// Instead of a verdict: the packet could not be rewritten.
 const REFUSED: i32 = i32::MIN;
+/// Instead of a verdict: the packet goes [`across`](go_across).
+const ACROSS: i32 = i32::MIN + 1;
 
 /// Not inlined, for a stack of its own, and therefore with a result that fits into one register.
 #[inline(never)]
@@ -78,6 +85,7 @@ fn rewrite_and_send<F: FamilyMaps + StoreL3 + NextHop>(ctx: &TcContext, hand: &H
     let hops = match out {
         Out::Kernel | Out::Sibling(_) => packet.l3.ttl,
         Out::Container(_) | Out::External { .. } => packet.l3.ttl - 1,
+        Out::Across(_) => hops_across(packet),
     };
     if (hops != packet.l3.ttl || plan.tuple != packet.tuple) && rewrite::<F>(ctx, packet, &plan.tuple, hops).is_err() {
         return REFUSED;
@@ -86,13 +94,12 @@ fn rewrite_and_send<F: FamilyMaps + StoreL3 + NextHop>(ctx: &TcContext, hand: &H
         Out::Kernel => PASS,
         Out::Container(ifindex) => redirect_peer(ifindex),
         Out::Sibling(ifindex) => {
-            const PACKET_HOST: u32 = 0;
-            // The host's veth end took it for somebody else's frame, by its hardware address.
-            if ctx.change_type(PACKET_HOST).is_err() {
+            if take(ctx).is_err() {
                 return REFUSED;
             }
             redirect_peer(ifindex)
         }
+        Out::Across(_) => ACROSS,
         Out::External { ifindex, next_hop } => {
             const _: () = assert!(size_of::<bpf_redir_neigh>() == size_of::<[u32; 5]>());
             let mut params = F::redirect_params(&next_hop);
@@ -118,11 +125,53 @@ pub(super) fn carry_out_error<F: FamilyMaps + StoreL3>(ctx: &TcContext, hand: &H
             rewrite_error(ctx, hand, hops - 1)?;
             Ok(redirect_peer(ifindex))
         }
+        Out::Across(_) => {
+            rewrite_error(ctx, hand, hops_across(&hand.packet))?;
+            go_across(ctx, hand)
+        }
         Out::Kernel | Out::Sibling(_) | Out::External { .. } => {
             rewrite_error(ctx, hand, hops)?;
             Ok(PASS)
         }
     }
+}
+
+/// The hops a packet from one container to another has left. Who sent it to the host itself need not allow
+/// for a hop.
+#[inline(always)]
+fn hops_across<F: Family>(packet: &Packet<F>) -> u8 {
+    packet.l3.ttl.saturating_sub(1).max(1)
+}
+
+/// Sends a packet from a container into the one that is planned, as the router between their networks would.
+/// The kernel would not: it comes from an address of the host.
+///
+/// # Errors
+///
+/// [`Reason::EndpointGone`], [`Reason::RewriteFailed`].
+#[inline(always)]
+fn go_across<F: Family>(ctx: &TcContext, hand: &Hand<F>) -> Result<i32, Reason> {
+    cold_path();
+    let Out::Across(index) = hand.plan.out() else { return Ok(PASS) };
+    let endpoint = maps::ENDPOINTS.get(index).ok_or(Reason::EndpointGone)?;
+    let network = maps::NETWORKS.get(endpoint.network).ok_or(Reason::EndpointGone)?;
+    let macs = [endpoint.mac, network.mac];
+    ctx.store(0, &macs, 0).map_err(|_| Reason::RewriteFailed)?;
+    event::count(endpoint.counter, hand.packet.l3.len);
+    let shortcut = maps::CONFIG.get(0).is_some_and(|config| config.flags & config_flag::SHORTCUTS != 0);
+    if shortcut {
+        take(ctx)?;
+        return Ok(redirect_peer(endpoint.ifindex));
+    }
+    // SAFETY: no pointers.
+    Ok(unsafe { bpf_redirect(endpoint.ifindex, 0) as i32 })
+}
+
+/// Makes it our frame: the host's veth end took it for somebody else's, by its hardware address.
+#[inline(always)]
+fn take(ctx: &TcContext) -> Result<(), Reason> {
+    const PACKET_HOST: u32 = 0;
+    ctx.change_type(PACKET_HOST).map_err(|_| Reason::RewriteFailed)
 }
 
 #[inline(always)]

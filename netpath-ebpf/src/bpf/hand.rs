@@ -39,6 +39,7 @@ pub(super) struct Plan<F: Family> {
     pub(super) tuple: Tuple<F::Addr>,
     pub(super) counters: [u32; 2],
     out: u32,
+    /// Or the index of an endpoint.
     ifindex: u32,
     next_hop: F::Addr,
 }
@@ -47,6 +48,9 @@ const KERNEL: u32 = 0;
 const CONTAINER: u32 = 1;
 const SIBLING: u32 = 2;
 const EXTERNAL: u32 = 3;
+const ACROSS: u32 = 4;
+/// No decision yet: the packet stays on this host, which another program sees to.
+const INSIDE: u32 = 5;
 
 impl<F: Family> Plan<F> {
     #[inline(always)]
@@ -57,6 +61,7 @@ impl<F: Family> Plan<F> {
             Out::Kernel => (KERNEL, 0),
             Out::Container(ifindex) => (CONTAINER, ifindex),
             Out::Sibling(ifindex) => (SIBLING, ifindex),
+            Out::Across(index) => (ACROSS, index),
             Out::External { ifindex, next_hop } => {
                 self.next_hop = next_hop.by_words();
                 (EXTERNAL, ifindex)
@@ -65,11 +70,22 @@ impl<F: Family> Plan<F> {
     }
 
     #[inline(always)]
+    pub(super) fn set_inside(&mut self) {
+        self.out = INSIDE;
+    }
+
+    #[inline(always)]
+    pub(super) fn is_inside(&self) -> bool {
+        self.out == INSIDE
+    }
+
+    #[inline(always)]
     pub(super) fn out(&self) -> Out<F::Addr> {
         let ifindex = self.ifindex;
         match self.out {
             CONTAINER => Out::Container(ifindex),
             SIBLING => Out::Sibling(ifindex),
+            ACROSS => Out::Across(ifindex),
             EXTERNAL => Out::External { ifindex, next_hop: self.next_hop },
             _ => Out::Kernel,
         }

@@ -47,6 +47,10 @@ fn rewrite_quoted_check<F: Family>(
     inner: &Inner<F>,
     new: &Tuple<F::Addr>,
 ) -> Result<(), Reason> {
+    if inner.l3.proto == proto::SCTP {
+        // Its checksum does not cover the addresses.
+        return Ok(());
+    }
     let check_off = inner.l3.l4_off
         + match inner.l3.proto {
             proto::TCP => 16,

@@ -6,7 +6,7 @@
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray, RingBuf},
 };
 use netpath_common::{
     Addr4, Addr6, AllowedSource, Config, Counter, DropKey, Endpoint, External, Flow, FragmentKey, HostPeer,
@@ -16,6 +16,10 @@ use netpath_common::{
 use netpath_ebpf::family::{V4, V6};
 
 use super::hand::Hand;
+
+/// Programs that others jump to, by family. Written by the agent before anything is attached.
+#[map]
+pub(super) static JUMPS: ProgramArray = ProgramArray::with_max_entries(2, 0);
 
 /// Settings: one element. Written by the agent.
 #[map]

@@ -250,7 +250,12 @@ pub(super) fn rewrite<F: StoreL3>(
         }
         return F::store_l3_and_ports(ctx, packet, tuple, hops);
     }
-    if *tuple != packet.tuple && packet.kind != Kind::LaterFragment {
+    if packet.kind == Kind::Sctp {
+        // Its checksum does not cover the addresses, but the ports.
+        if (tuple.src_port, tuple.dst_port) != (packet.tuple.src_port, packet.tuple.dst_port) {
+            return Err(Reason::Untranslatable);
+        }
+    } else if *tuple != packet.tuple && packet.kind != Kind::LaterFragment {
         rewrite_l4::<F>(ctx, packet, tuple)?;
     }
     F::store_l3(ctx, EthHdr::LEN, &packet.l3, &tuple.src_addr, &tuple.dst_addr, hops)

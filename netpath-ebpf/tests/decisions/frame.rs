@@ -95,6 +95,14 @@ pub(crate) fn udp<A: Wire>(src: End<A>, dst: End<A>) -> Frame {
     ip(proto::UDP, src.0, dst.0, &header)
 }
 
+pub(crate) fn sctp<A: Wire>(src: End<A>, dst: End<A>) -> Frame {
+    let mut header = Vec::new();
+    header.extend(src.1.to_be_bytes());
+    header.extend(dst.1.to_be_bytes());
+    header.extend([0; 8]);
+    ip(proto::SCTP, src.0, dst.0, &header)
+}
+
 pub(crate) fn echo_request<A: Wire>(src: A, dst: A, id: u16) -> Frame {
     icmp(src, dst, [A::Family::ICMP_ECHO_REQUEST, 0], id.to_be_bytes(), &[])
 }
@@ -123,6 +131,7 @@ pub(crate) fn answer<A: Wire>(tuple: &Tuple<A>, flags: u8) -> Frame {
     match tuple.proto {
         proto::TCP => tcp(src, dst, flags),
         proto::UDP => udp(src, dst),
+        proto::SCTP => sctp(src, dst),
         _ => echo_reply(src.0, dst.0, tuple.src_port),
     }
 }

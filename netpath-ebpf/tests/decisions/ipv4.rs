@@ -5,16 +5,24 @@ pub(crate) use netpath_ebpf::family::V4 as Family;
 
 use crate::world::{self, Place};
 
+#[path = "hairpin.rs"]
+mod hairpin;
 #[path = "icmp_error.rs"]
 mod icmp_error;
 #[path = "invariants.rs"]
 mod invariants;
+#[path = "link.rs"]
+mod link;
 #[path = "masquerade.rs"]
 mod masquerade;
+#[path = "network.rs"]
+mod network;
 #[path = "policy.rs"]
 mod policy;
 #[path = "published_port.rs"]
 mod published_port;
+#[path = "sctp.rs"]
+mod sctp;
 
 pub(crate) type Addr = Addr4;
 pub(crate) type World = world::World<Family>;
@@ -29,6 +37,8 @@ pub(crate) const OTHER_HOST: Addr = Addr4([198, 18, 0, 9]);
 pub(crate) const ROUTER: Addr = Addr4([203, 0, 113, 9]);
 /// The bridge.
 pub(crate) const GATEWAY: Addr = Addr4([172, 17, 0, 1]);
+/// The second network's bridge.
+pub(crate) const SECOND_GATEWAY: Addr = Addr4([172, 19, 0, 1]);
 /// In the containers' subnet, but of no container.
 pub(crate) const NOBODY: Addr = Addr4([172, 17, 0, 99]);
 /// In another container network.
@@ -42,14 +52,15 @@ pub(crate) const ICMP: u8 = proto::ICMP;
 pub(crate) const HOPS_OFF: usize = 14 + 8;
 pub(crate) const PROTO_OFF: usize = 14 + 9;
 
-/// Address of container number `n`, from 1.
+/// Address of container number `n`, from 1; those from 4 are in the second network.
 pub(crate) const fn container(n: u8) -> Addr {
-    Addr4([172, 17, 0, n + 1])
+    Addr4([172, if n < 4 { 17 } else { 19 }, 0, n + 1])
 }
 
 impl Place for Family {
     const HOST: Addr = HOST;
     const CLIENT: Addr = CLIENT;
+    const LOCAL: [Addr; 5] = [HOST, OTHER_HOST, GATEWAY, SECOND_GATEWAY, LOOPBACK];
 
     fn container(n: u8) -> Addr {
         container(n)
@@ -57,8 +68,8 @@ impl Place for Family {
     fn is_inside(addr: &Addr) -> bool {
         addr.0[0] == 172 && (16..32).contains(&addr.0[1])
     }
-    fn set_subnet(network: &mut Network) {
-        network.prefix4 = Addr4([172, 17, 0, 0]);
+    fn set_subnet(network: &mut Network, n: u8) {
+        network.prefix4 = Addr4([172, container(n).0[1], 0, 0]);
         network.mask4 = Addr4([255, 255, 0, 0]);
     }
     fn set_addr(endpoint: &mut Endpoint, addr: Addr) {

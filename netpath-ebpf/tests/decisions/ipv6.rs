@@ -7,16 +7,24 @@ pub(crate) use netpath_ebpf::family::V6 as Family;
 
 use crate::world::{self, Place};
 
+#[path = "hairpin.rs"]
+mod hairpin;
 #[path = "icmp_error.rs"]
 mod icmp_error;
 #[path = "invariants.rs"]
 mod invariants;
+#[path = "link.rs"]
+mod link;
 #[path = "masquerade.rs"]
 mod masquerade;
+#[path = "network.rs"]
+mod network;
 #[path = "policy.rs"]
 mod policy;
 #[path = "published_port.rs"]
 mod published_port;
+#[path = "sctp.rs"]
+mod sctp;
 
 pub(crate) type Addr = Addr6;
 pub(crate) type World = world::World<Family>;
@@ -31,6 +39,8 @@ pub(crate) const OTHER_HOST: Addr = addr([0x2001, 0xdb8, 0x9, 0, 0, 0, 0, 0x9]);
 pub(crate) const ROUTER: Addr = addr([0x2001, 0xdb8, 0x113, 0, 0, 0, 0, 0x9]);
 /// The bridge.
 pub(crate) const GATEWAY: Addr = addr([0xfd00, 0x17, 0, 0, 0, 0, 0, 0x1]);
+/// The second network's bridge.
+pub(crate) const SECOND_GATEWAY: Addr = addr([0xfd00, 0x19, 0, 0, 0, 0, 0, 0x1]);
 /// In the containers' subnet, but of no container.
 pub(crate) const NOBODY: Addr = addr([0xfd00, 0x17, 0, 0, 0, 0, 0, 0x99]);
 /// In another container network.
@@ -49,14 +59,20 @@ const fn addr(groups: [u16; 8]) -> Addr {
     Addr6::new(Ipv6Addr::new(a, b, c, d, e, f, g, h))
 }
 
-/// Address of container number `n`, from 1.
+/// Second group of the addresses in container `n`'s network.
+const fn subnet(n: u8) -> u16 {
+    if n < 4 { 0x17 } else { 0x19 }
+}
+
+/// Address of container number `n`, from 1; those from 4 are in the second network.
 pub(crate) const fn container(n: u8) -> Addr {
-    addr([0xfd00, 0x17, 0, 0, 0, 0, 0, n as u16 + 1])
+    addr([0xfd00, subnet(n), 0, 0, 0, 0, 0, n as u16 + 1])
 }
 
 impl Place for Family {
     const HOST: Addr = HOST;
     const CLIENT: Addr = CLIENT;
+    const LOCAL: [Addr; 5] = [HOST, OTHER_HOST, GATEWAY, SECOND_GATEWAY, LOOPBACK];
 
     fn container(n: u8) -> Addr {
         container(n)
@@ -64,8 +80,8 @@ impl Place for Family {
     fn is_inside(addr: &Addr) -> bool {
         addr.0[..3] == [0xfd, 0, 0]
     }
-    fn set_subnet(network: &mut Network) {
-        network.prefix6 = addr([0xfd00, 0x17, 0, 0, 0, 0, 0, 0]);
+    fn set_subnet(network: &mut Network, n: u8) {
+        network.prefix6 = addr([0xfd00, subnet(n), 0, 0, 0, 0, 0, 0]);
         network.mask6 = addr([0xffff, 0xffff, 0xffff, 0xffff, 0, 0, 0, 0]);
     }
     fn set_addr(endpoint: &mut Endpoint, addr: Addr) {

@@ -8,6 +8,10 @@
 //! | `masquerade` | ports, flows, time-outs, and what happens when they run out |
 //! | `policy` | who may talk to whom, and who is who |
 //! | `host_access` | the host's own sockets are led into containers, and cannot have their ports |
+//! | `link` | exposed ports of linked containers, and nothing else, where neighbours do not talk |
+//! | `network` | gateway modes, trusted interfaces, internal networks, and one network to another |
+//! | `hairpin` | published ports through an address of the host, from inside |
+//! | `sctp` | SCTP keeps its ports |
 //! | `icmp_error` | errors reach the one who sent the packet, translated |
 //! | `invariants` | whatever packets come in whatever order: nothing leaks, nothing is mixed up |
 

@@ -1,7 +1,7 @@
-//! An `Env` in plain collections: one network with three containers, one external interface.
+//! An `Env` in plain collections: a network with three containers, another one with two, an external interface.
 
 use std::cell::{Cell, RefCell, UnsafeCell};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Debug;
 use std::hash::Hash;
 
@@ -13,14 +13,19 @@ use netpath_ebpf::decision::Decision;
 use netpath_ebpf::env::{Env, Refused, Route};
 use netpath_ebpf::external;
 use netpath_ebpf::family::Family;
+use netpath_ebpf::icmp::{Inner, Translation};
+use netpath_ebpf::inside;
 use netpath_ebpf::packet::Packet;
-use netpath_ebpf::policy::{self, Arrival};
+use netpath_ebpf::policy::{self, Arrival, Step};
 
 use crate::frame::Frame;
 
 pub(crate) const BRIDGE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0];
+pub(crate) const SECOND_BRIDGE_MAC: [u8; 6] = [2, 0, 0, 0, 1, 0];
+pub(crate) const NETWORK_COUNTER: u32 = 100;
 pub(crate) const UPLINK: u32 = 2;
 const BRIDGE: u32 = 3;
+const SECOND_BRIDGE: u32 = 4;
 
 type Cells<K, V> = RefCell<HashMap<K, Box<UnsafeCell<V>>>>;
 
@@ -30,11 +35,15 @@ pub(crate) trait Place: Family<Addr: Hash + Debug> {
     const HOST: Self::Addr;
     const CLIENT: Self::Addr;
 
-    /// Address of container number `n`, from 1.
+    /// Every address of the host that packets come to.
+    const LOCAL: [Self::Addr; 5];
+
+    /// Address of container number `n`, from 1; those from 4 are in the second network.
     fn container(n: u8) -> Self::Addr;
     /// Whether the address lies in a container network, be it one that the world does not have.
     fn is_inside(addr: &Self::Addr) -> bool;
-    fn set_subnet(network: &mut Network);
+    /// Gives the network the subnet of container `n`.
+    fn set_subnet(network: &mut Network, n: u8);
     fn set_addr(endpoint: &mut Endpoint, addr: Self::Addr);
     fn set_external(external: &mut External, addr: Self::Addr);
 }
@@ -43,6 +52,8 @@ pub(crate) trait Place: Family<Addr: Hash + Debug> {
 pub(crate) struct World<F: Place> {
     pub(crate) config: Config,
     pub(crate) network: Network,
+    /// That of the containers from 4.
+    pub(crate) second: Network,
     pub(crate) endpoints: Vec<Endpoint>,
     pub(crate) external: External,
     pub(crate) published: HashMap<PortKey<F::Addr>, PortTarget>,
@@ -62,6 +73,8 @@ pub(crate) struct World<F: Place> {
     pub(crate) connections: HashSet<Tuple<F::Addr>>,
     /// Bindings and the sources that they are open to.
     pub(crate) allowed: HashSet<(u32, F::Addr)>,
+    pub(crate) links: HashMap<LinkKey, Link>,
+    pub(crate) trusted: BTreeSet<TrustedKey>,
 }
 
 /// What another CPU does.
@@ -86,9 +99,14 @@ impl<F: Place> World<F> {
         network.flags = network_flag::EXISTS | network_flag::ICC | F::MASQUERADE;
         network.ifindex = BRIDGE;
         network.mtu = 1500;
-        F::set_subnet(&mut network);
+        network.counter = NETWORK_COUNTER;
+        F::set_subnet(&mut network, 1);
         network.mac = BRIDGE_MAC;
-        let endpoints = (0..=3).map(|n| if n == 0 { Endpoint::EMPTY } else { endpoint::<F>(n) }).collect();
+        let mut second = network;
+        second.ifindex = SECOND_BRIDGE;
+        second.mac = SECOND_BRIDGE_MAC;
+        F::set_subnet(&mut second, 4);
+        let endpoints = (0..=5).map(|n| if n == 0 { Endpoint::EMPTY } else { endpoint::<F>(n) }).collect();
         let mut external = External::default();
         F::set_external(&mut external, F::HOST);
         Self {
@@ -105,6 +123,7 @@ impl<F: Place> World<F> {
                 primary: External::default(),
             },
             network,
+            second,
             endpoints,
             external,
             published: HashMap::new(),
@@ -121,6 +140,8 @@ impl<F: Place> World<F> {
             meanwhile: Cell::new(None),
             connections: HashSet::new(),
             allowed: HashSet::new(),
+            links: HashMap::new(),
+            trusted: BTreeSet::new(),
         }
     }
 
@@ -142,19 +163,32 @@ impl<F: Place> World<F> {
 
     /// A frame from container `n`, addressed to the bridge.
     pub(crate) fn send(&self, n: u8, frame: &Frame) -> Result<Decision<F>, Reason> {
-        self.send_to(n, BRIDGE_MAC, frame)
+        self.send_to(n, if n < 4 { BRIDGE_MAC } else { SECOND_BRIDGE_MAC }, frame)
     }
 
     pub(crate) fn send_to(&self, n: u8, dst_mac: [u8; 6], frame: &Frame) -> Result<Decision<F>, Reason> {
         let arrival = Arrival { ifindex: veth(n), src_mac: mac(n), dst_mac };
         let packet = Packet::parse(frame, 14)?;
         let sender = policy::sender::<F, _>(self, &packet.tuple.src_addr, &arrival)?;
-        policy::from_container(self, &self.config, &packet, &arrival, &sender)
+        match policy::from_container(self, &self.config, &packet, &arrival, &sender)? {
+            Step::Done(decision) => Ok(decision),
+            Step::Inside => inside::from_container(self, &self.config, &packet, &arrival, &sender),
+        }
+    }
+
+    /// An ICMP error from container `n`, addressed to the bridge.
+    pub(crate) fn complain(&self, n: u8, frame: &Frame) -> Result<Option<Translation<F>>, Reason> {
+        let dst_mac = if n < 4 { BRIDGE_MAC } else { SECOND_BRIDGE_MAC };
+        let arrival = Arrival { ifindex: veth(n), src_mac: mac(n), dst_mac };
+        let packet = Packet::parse(frame, 14)?;
+        let inner = Inner::parse(frame, &packet).ok();
+        let sender = policy::sender::<F, _>(self, &packet.tuple.src_addr, &arrival)?;
+        inside::error_from_container(self, &self.config, &packet, inner.as_ref(), &arrival, &sender)
     }
 
     /// A frame that arrives from outside.
     pub(crate) fn arrive(&self, frame: &Frame) -> Result<Decision<F>, Reason> {
-        external::from_external(self, &self.config, &Packet::parse(frame, 14)?)
+        external::from_external(self, &self.config, &Packet::parse(frame, 14)?, UPLINK)
     }
 
     /// A frame that the kernel sends out.
@@ -183,6 +217,11 @@ impl<F: Place> World<F> {
         self.meanwhile.set(Some(Box::new(meanwhile)));
     }
 
+    /// Bytes of a packet that an ICMP error must quote: the network header and eight more.
+    pub(crate) fn quotation(&self) -> usize {
+        F::HEADER_LEN + 8
+    }
+
     pub(crate) fn assert_unlocked(&self) {
         assert!(self.locks.borrow().is_empty(), "a lock was kept");
     }
@@ -202,6 +241,8 @@ fn endpoint<F: Place>(n: u8) -> Endpoint {
     endpoint.ifindex = veth(n);
     F::set_addr(&mut endpoint, F::container(n));
     endpoint.mac = mac(n);
+    endpoint.counter = 10 * u32::from(n);
+    endpoint.network = u32::from(n >= 4);
     endpoint
 }
 
@@ -236,7 +277,7 @@ impl<F: Place> Env<F> for World<F> {
         Some(&self.config)
     }
     fn network(&self, index: u32) -> Option<&Network> {
-        (index == 0).then_some(&self.network)
+        [&self.network, &self.second].get(index as usize).copied()
     }
     fn endpoint(&self, index: u32) -> Option<&Endpoint> {
         self.endpoints.get(index as usize)
@@ -268,11 +309,11 @@ impl<F: Place> Env<F> for World<F> {
     fn is_source_allowed(&self, binding: u32, addr: &F::Addr) -> bool {
         self.allowed.contains(&(binding, *addr))
     }
-    fn link(&self, _key: &LinkKey) -> Option<&Link> {
-        None
+    fn link(&self, key: &LinkKey) -> Option<&Link> {
+        self.links.get(key)
     }
-    fn is_trusted(&self, _key: &TrustedKey) -> bool {
-        false
+    fn is_trusted(&self, key: &TrustedKey) -> bool {
+        self.trusted.contains(key)
     }
     fn flow(&self, tuple: &Tuple<F::Addr>) -> Option<*mut Flow<F::Addr>> {
         get(&self.flows, tuple)
@@ -317,9 +358,16 @@ impl<F: Place> Env<F> for World<F> {
     fn now_s(&self) -> u32 {
         self.now_s.get()
     }
-    fn route(&self, _packet: &Packet<F>, network: &Network) -> Route<F::Addr> {
-        assert_eq!(network.ifindex, BRIDGE);
-        self.route
+    fn route(&self, packet: &Packet<F>, network: &Network) -> Route<F::Addr> {
+        assert!([BRIDGE, SECOND_BRIDGE].contains(&network.ifindex));
+        let dst_addr = packet.tuple.dst_addr;
+        if F::LOCAL.contains(&dst_addr) {
+            return Route::Kernel;
+        }
+        match [&self.network, &self.second].into_iter().find(|network| F::in_network(network, &dst_addr)) {
+            Some(network) => Route::To { ifindex: network.ifindex, next_hop: dst_addr },
+            None => self.route,
+        }
     }
     fn host_socket(&self, tuple: &Tuple<F::Addr>) -> bool {
         assert_ne!(tuple.proto, F::ICMP, "there are no ICMP sockets to look up");
