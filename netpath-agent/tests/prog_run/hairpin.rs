@@ -152,7 +152,7 @@ fn sctp_is_not_brought_to_another_port() {
     plane.publish(SCTP, 3868, 3869);
     let sent = frame((ROUTER_MAC, LOOPBACK_MAC), Ip::default(), SCTP, CLIENT, HOST, &sctp(5000, 3868));
     assert_eq!(plane.run("from_external", &sent).verdict, DROP);
-    assert_eq!(plane.dropped(Reason::Untranslatable), 1);
+    assert_eq!(plane.dropped(Reason::RewriteFailed), 1);
 }
 
 #[test]

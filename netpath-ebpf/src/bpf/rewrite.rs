@@ -253,7 +253,7 @@ pub(super) fn rewrite<F: StoreL3>(
     if packet.kind == Kind::Sctp {
         // Its checksum does not cover the addresses, but the ports.
         if (tuple.src_port, tuple.dst_port) != (packet.tuple.src_port, packet.tuple.dst_port) {
-            return Err(Reason::Untranslatable);
+            return Err(Reason::RewriteFailed);
         }
     } else if *tuple != packet.tuple && packet.kind != Kind::LaterFragment {
         rewrite_l4::<F>(ctx, packet, tuple)?;
