@@ -92,7 +92,7 @@ pub struct Network {
     pub masquerade: bool,
     pub gateway_mode_ipv4: GatewayMode,
     pub gateway_mode_ipv6: GatewayMode,
-    /// Interfaces from which containers may be reached by their own addresses.
+    /// Interfaces from which published ports are reached at the containers' own addresses too.
     pub trusted: Vec<String>,
     /// The containers connected to it.
     pub containers: Vec<String>,

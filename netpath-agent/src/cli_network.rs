@@ -78,7 +78,7 @@ pub struct NetworkCreateArgs {
     #[arg(long, value_enum, value_name = "MODE", default_value = "nat")]
     pub gateway_mode_ipv6: GatewayMode,
 
-    /// Interface from which containers may be reached by their own addresses, repeatable
+    /// Interface from which published ports are reached at the containers' own addresses too, repeatable
     #[arg(long, value_name = "IFACE")]
     pub trusted: Vec<String>,
 

@@ -83,7 +83,8 @@ fn network_image(index: u32, network: &state::Network, host: &HostFacts) -> Imag
     let mut image = Image::default();
     let Some(bridge) = host.bridges.get(&index) else { return image };
     let mut entry = Network::EMPTY;
-    entry.flags = flags(network);
+    let is_trusted = host.trusted.iter().any(|(_, trusting)| *trusting == index);
+    entry.flags = flags(network) | if is_trusted { network_flag::TRUSTED } else { 0 };
     entry.ifindex = bridge.ifindex;
     entry.mtu = bridge.mtu;
     entry.counter = network.counter;

@@ -108,12 +108,14 @@ pub fn disable_ipv6(ifname: &str) -> Result<()> {
     }
 }
 
-/// Switches IPv6 on for an interface of the calling thread's namespace, without routers' advertisements.
+/// Switches IPv6 on for an interface of the calling thread's namespace, without routers' advertisements and
+/// without duplicate address detection.
 ///
 /// # Errors
 /// If the kernel has no IPv6, or /proc/sys is read-only.
 pub fn enable_ipv6(ifname: &str) -> Result<()> {
-    for (name, value) in [("disable_ipv6", "0"), ("accept_ra", "0")] {
+    // Nobody else can have its addresses, and a router that is still checking its own answers nobody for seconds.
+    for (name, value) in [("accept_dad", "0"), ("accept_ra", "0"), ("disable_ipv6", "0")] {
         let path = format!("/proc/sys/net/ipv6/conf/{ifname}/{name}");
         fs::write(&path, value).with_context(|| format!("write {value} to {path}"))?;
     }

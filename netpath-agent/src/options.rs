@@ -61,7 +61,7 @@ pub struct AgentFlags {
     #[arg(long, value_name = "ADDR")]
     pub default_gateway_v6: Option<Ipv6Addr>,
 
-    /// Interface from which containers may be reached by their own addresses, repeatable
+    /// Interface from which published ports are reached at the containers' own addresses too, repeatable
     #[arg(long, value_name = "IFACE")]
     pub trusted: Vec<String>,
 

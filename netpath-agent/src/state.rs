@@ -59,7 +59,7 @@ pub struct Network {
     pub mtu: Option<u32>,
     pub mode4: GatewayMode,
     pub mode6: GatewayMode,
-    /// Names of interfaces from which containers may be reached by their own addresses.
+    /// Names of interfaces from which published ports are reached at the containers' own addresses too.
     pub trusted: Vec<String>,
 }
 

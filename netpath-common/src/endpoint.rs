@@ -68,7 +68,7 @@ pub mod network_flag {
     pub const UNPROTECTED4: u32 = 128;
     /// The same for IPv6.
     pub const UNPROTECTED6: u32 = 256;
-    /// Some interface is trusted to reach every port of a container at its own address: see `TRUSTED`.
+    /// From some interfaces published ports are reached at the container's own address too: see `TRUSTED`.
     pub const TRUSTED: u32 = 512;
 }
 

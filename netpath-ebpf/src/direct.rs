@@ -37,7 +37,8 @@ pub fn visit<F: Family, E: Env<F>>(
     if known == Known::Yes {
         return Ok(index);
     }
-    if !is_open::<F, E>(env, network, endpoint.network, ifindex) && !is_offered::<F, E>(env, packet, network)? {
+    let trusted = TrustedKey::new(ifindex, endpoint.network);
+    if !network.has(F::UNPROTECTED) && !is_offered::<F, E>(env, packet, network, &trusted)? {
         return Err(refusal);
     }
     // A flow in which the container has another name is not for strangers to end.
@@ -47,24 +48,28 @@ pub fn visit<F: Family, E: Env<F>>(
     Ok(index)
 }
 
-/// Whether every port of the network is reached from `ifindex`.
+/// Whether the container offers what the packet is addressed to: a published port, or in a routed network the
+/// answer to a ping. A trusted interface is past the first gate only, as with Docker.
 #[inline(always)]
-fn is_open<F: Family, E: Env<F>>(env: &E, network: &Network, index: u32, ifindex: u32) -> bool {
-    network.has(F::UNPROTECTED)
-        || (network.has(network_flag::TRUSTED) && env.is_trusted(&TrustedKey::new(ifindex, index)))
-}
-
-/// Whether a routed network offers what the packet is addressed to: a published port, or the answer to a ping.
-#[inline(always)]
-fn is_offered<F: Family, E: Env<F>>(env: &E, packet: &Packet<F>, network: &Network) -> Result<bool, Reason> {
+fn is_offered<F: Family, E: Env<F>>(
+    env: &E,
+    packet: &Packet<F>,
+    network: &Network,
+    trusted: &TrustedKey,
+) -> Result<bool, Reason> {
     let tuple = &packet.tuple;
-    if !network.has(F::ROUTED) {
-        return Ok(false);
-    }
-    if tuple.proto == F::ICMP {
-        return Ok(true);
-    }
-    match published::find::<F, E>(env, &tuple.dst_addr, tuple.dst_port, tuple.proto) {
+    let way = if network.has(F::ROUTED) {
+        if tuple.proto == F::ICMP {
+            return Ok(true);
+        }
+        published::find::<F, E>(env, &tuple.dst_addr, tuple.dst_port, tuple.proto)
+    } else if network.has(network_flag::TRUSTED) && env.is_trusted(trusted) {
+        let name = published::find_name::<F, E>(env, &tuple.dst_addr, tuple.dst_port, tuple.proto);
+        name.and_then(|name| published::find::<F, E>(env, &name.source.addr, name.port, tuple.proto))
+    } else {
+        None
+    };
+    match way {
         Some(way) => way.admits::<F, E>(env, packet),
         None => Ok(false),
     }

@@ -7,11 +7,11 @@ use netpath_tests::{Container, Family, GatewayMode, NetworkOptions, Options, Pla
 
 cells! { ipv4 V4:
     nat_opens_host_ports_only,
-    nat_unprotected_opens_everything_and_host_ports #[ignore = "netpath has no gateway modes yet"],
-    routed_opens_published_ports_and_pings_and_translates_nothing #[ignore = "netpath has no gateway modes yet"],
+    nat_unprotected_opens_everything_and_host_ports,
+    routed_opens_published_ports_and_pings_and_translates_nothing,
     isolated_networks_have_no_gateway,
-    nat_reaches_routed_and_not_the_other_way_round #[ignore = "netpath has no gateway modes yet"],
-    a_trusted_interface_reaches_containers_directly #[ignore = "netpath has no gateway modes yet"],
+    nat_reaches_routed_and_not_the_other_way_round,
+    a_trusted_interface_reaches_containers_directly,
 }
 
 cells! { ipv6 V6:
@@ -24,7 +24,7 @@ cells! { ipv6 V6:
 }
 
 cells! { mixed V4:
-    families_of_one_network_have_modes_of_their_own #[ignore = "netpath has no gateway modes yet"],
+    families_of_one_network_have_modes_of_their_own,
 }
 
 /// A container in a network of `mode` with servers on ports 80, published as 8080, and 81.

@@ -147,14 +147,18 @@ fn without_shortcuts_visitors_take_the_kernels_road() {
 }
 
 #[test]
-fn a_trusted_interface_reaches_one_networks_containers() {
+fn a_trusted_interface_reaches_one_networks_published_ports() {
     let mut world = World::new();
+    world.published.insert(PortKey::new(HOST, 8081, proto::TCP), PortTarget::new(4, 4, 81, 0, 0));
+    world.sources.insert(PortKey::new(container(4), 81, proto::TCP), PortSource::new(HOST, 8081, 0, 0));
     world.second.flags |= network_flag::TRUSTED;
     world.trusted.insert(TrustedKey::new(UPLINK, 1));
     let question = world.arrive(&tcp((CLIENT, 40000), (container(4), 81), SYN)).unwrap();
     assert_eq!(question.tuple.dst_addr, container(4));
     let reply = world.send(4, &tcp((container(4), 81), (CLIENT, 40000), SYN_ACK)).unwrap();
     assert_eq!((reply.tuple.src_addr, reply.tuple.src_port), (container(4), 81));
+    let unpublished = world.arrive(&tcp((CLIENT, 40000), (container(4), 82), SYN));
+    assert_eq!(unpublished.unwrap_err(), Reason::DirectAccess);
     let other_network = world.arrive(&tcp((CLIENT, 40000), (container(1), 81), SYN));
     assert_eq!(other_network.unwrap_err(), Reason::DirectAccess);
     world.trusted = [TrustedKey::new(UPLINK + 1, 1)].into();
