@@ -31,7 +31,22 @@ const ARP: u16 = 0x0806;
 /// tc ingress of an external interface.
 #[classifier]
 pub(super) fn from_external(ctx: TcContext) -> i32 {
+    if skb::ether_type(&ctx) == V6::ETHER_TYPE {
+        return verdict(&ctx, keep_out::<V6>(&ctx));
+    }
     at_ingress::<V4>(&ctx)
+}
+
+/// Keeps what is addressed to containers directly out, until the agent attaches `from_external6`.
+#[inline(always)]
+fn keep_out<F: FamilyMaps>(ctx: &TcContext) -> Result<i32, Reason>
+where
+    for<'a> Kernel<'a>: Env<F>,
+{
+    const DST_OFF: usize = EthHdr::LEN + 24;
+    skb::linearize(ctx, DST_OFF + F::HEADER_LEN);
+    let dst_addr: F::Addr = Skb(ctx).get(DST_OFF).ok_or(Reason::Malformed)?;
+    if Env::<F>::in_any_network(&Kernel { ctx }, &dst_addr) { Err(Reason::DirectAccess) } else { Ok(PASS) }
 }
 
 /// The same for IPv6.
@@ -58,7 +73,7 @@ pub(super) fn from_container(ctx: TcContext) -> i32 {
     let result = match skb::ether_type(&ctx) {
         V4::ETHER_TYPE => leave_container::<V4>(&ctx, |_, _, _| Ok(false)),
         ARP => arrival(&ctx).and_then(|arrival| arp::check(&ctx, &arrival)).map(|()| PASS),
-        V6::ETHER_TYPE => Ok(PASS),
+        // Until the agent attaches `from_container6`, nothing else would look at it.
         _ => Err(Reason::UnknownProtocol),
     };
     verdict(&ctx, result)
