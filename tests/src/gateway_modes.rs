@@ -24,7 +24,7 @@ cells! { ipv6 V6:
 }
 
 cells! { mixed V4:
-    families_of_one_network_have_modes_of_their_own,
+    families_of_one_network_have_modes_of_their_own #[ignore = "netpath has no IPv6 yet"],
 }
 
 /// A container in a network of `mode` with servers on ports 80, published as 8080, and 81.
