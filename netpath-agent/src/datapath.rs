@@ -4,6 +4,7 @@
 //! Layout of the pin directory: `maps/NAME`, and `links/PROGRAM-IFINDEX` for each attached program; those on the
 //! root cgroup have no interface.
 
+mod events;
 mod flows;
 mod hooks;
 mod jumps;
@@ -16,12 +17,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use aya::maps::{Array, MapData, RingBuf};
+use aya::maps::{Array, MapData};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
-use netpath_common::{Config, Event, LAYOUT};
+use netpath_common::{Config, LAYOUT};
+#[cfg(feature = "trace")]
 use tokio::io::unix::AsyncFd;
 
+pub use events::Events;
 pub use flows::{FlowEntry, now_s};
 pub use links::Attachment;
 pub use tables::FamilyMaps;
@@ -72,7 +75,16 @@ const PINNED: &[&str] = &[
 ];
 
 /// Names of the programs, in the order in which they are listed.
-pub const PROGRAMS: [&str; 4] = ["from_external", "to_external", "from_container", "inside_from_container"];
+pub const PROGRAMS: [&str; 8] = [
+    "from_external",
+    "from_external6",
+    "to_external",
+    "to_external6",
+    "from_container",
+    "from_container6",
+    "inside_from_container",
+    "inside_from_container6",
+];
 
 /// How many entries the maps have. They are allocated when the data plane is set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -264,35 +276,7 @@ impl Datapath {
     /// If the ring buffer was taken before.
     pub fn take_events(&mut self) -> Result<Events> {
         let map = self.ebpf.take_map("EVENTS").context("events were taken before")?;
-        let ring = RingBuf::try_from(map).context("open EVENTS")?;
-        // SAFETY: the ring buffer owns its descriptor, keeps it for life and never replaces it.
-        let ring = unsafe { AsyncFd::register(ring) };
-        Ok(Events { ring: ring.context("watch EVENTS")? })
-    }
-}
-
-/// Drops and new flows as the programs report them.
-pub struct Events {
-    ring: AsyncFd<RingBuf<MapData>>,
-}
-
-impl Events {
-    /// Waits for the next event. Cancel-safe.
-    ///
-    /// # Errors
-    ///
-    /// If the ring buffer cannot be watched.
-    pub async fn next(&mut self) -> Result<Event> {
-        loop {
-            let mut guard = self.ring.readable_mut().await.context("wait for EVENTS")?;
-            if let Some(item) = guard.get_inner_mut().next()
-                && item.len() == size_of::<Event>()
-            {
-                // SAFETY: the programs write whole `Event`s, the length is checked, and any bytes make one.
-                return Ok(unsafe { std::ptr::read_unaligned(item.as_ptr().cast()) });
-            }
-            guard.clear_ready();
-        }
+        Events::new(map)
     }
 }
 

@@ -27,6 +27,13 @@ pub trait Address: Copy + Eq + 'static {
         sum
     }
 
+    /// Whether this is [`UNSPECIFIED`](Self::UNSPECIFIED).
+    #[inline(always)]
+    fn is_unspecified(&self) -> bool {
+        let words = self.words();
+        words[0] | words[1] | words[2] | words[3] == 0
+    }
+
     /// The same address, copied by words: LLVM makes a copy of bytes between two places in memory a call to a
     /// byte loop.
     fn by_words(&self) -> Self;
@@ -157,7 +164,8 @@ impl Addr6 {
 }
 
 impl PartialEq for Addr6 {
-    #[inline(always)]
+    /// Not inlined: words that LLVM has loaded for this, it keeps for later on the stack, of which eBPF has little.
+    #[inline(never)]
     fn eq(&self, other: &Self) -> bool {
         let (a, b) = (self.words(), other.words());
         ((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3])) == 0

@@ -119,6 +119,13 @@ impl<A: Address> PortKey<A> {
         Self { addr, port: port & !(BLOCK_LEN - 1), proto, kind: 1 }
     }
 
+    /// Turns the key into that of the block.
+    #[inline(always)]
+    pub const fn widen(&mut self) {
+        self.port &= !(BLOCK_LEN - 1);
+        self.kind = 1;
+    }
+
     pub const fn is_block(&self) -> bool {
         self.kind != 0
     }

@@ -5,9 +5,7 @@
 
 use core::hint::cold_path;
 
-use netpath_common::{
-    Address as _, Config, CtState, Endpoint, Flow, Inside, MappingKey, Reason, Tuple, flow_flag, proto, seen,
-};
+use netpath_common::{Config, CtState, Endpoint, Flow, Inside, MappingKey, Reason, Tuple, flow_flag, proto, seen};
 
 use crate::{
     env::Env,
@@ -56,7 +54,7 @@ pub fn is_expired<A>(config: &Config, flow: &Flow<A>, protocol: u8, now_s: u32) 
 
 #[inline(always)]
 fn mapping_key<F: Family>(flow: &Flow<F::Addr>, protocol: u8) -> MappingKey<F::Addr> {
-    MappingKey::new(flow.nat_addr.by_words(), flow.nat_port, protocol)
+    MappingKey::new(flow.nat_addr, flow.nat_port, protocol)
 }
 
 /// Whether the packet may begin a flow from the inside.
@@ -117,6 +115,12 @@ fn is_over<F: Family, E: Env<F>>(env: &E, packet: &Packet<F>, flow: &Flow<F::Add
     if (!is_closing && flow.last_seen_s == now_s) || flow.flags & (flow_flag::SHARED | flow_flag::NAMED) != 0 {
         return false;
     }
+    has_lost_port::<F, E>(env, packet, flow)
+}
+
+/// Whether the flow's port has gone to somebody else. Not inlined, for a stack of its own.
+#[inline(never)]
+fn has_lost_port<F: Family, E: Env<F>>(env: &E, packet: &Packet<F>, flow: &Flow<F::Addr>) -> bool {
     let mapping = env.mapping(&mapping_key::<F>(flow, packet.tuple.proto));
     mapping.is_none_or(|mapping| {
         // SAFETY: as in `lookup`.
@@ -214,32 +218,34 @@ pub fn refresh<F: Family, E: Env<F>>(
     cold_path();
     flow.last_seen_s = now_s;
     if flow.flags & flow_flag::NAMED == 0 {
-        refresh_mapping::<F, E>(env, config, flow, protocol, before, after, now_s);
+        refresh_mapping::<F, E>(env, config, flow, protocol, after != before);
     }
 }
 
-#[inline(always)]
+/// Brings the mapping up to date with its flow, once a second. Not inlined, for a stack of its own. False: there
+/// is none.
+#[inline(never)]
 fn refresh_mapping<F: Family, E: Env<F>>(
     env: &E,
     config: &Config,
     flow: &Flow<F::Addr>,
     protocol: u8,
-    before: CtState,
-    after: CtState,
-    now_s: u32,
-) {
-    let Some(pointer) = env.mapping(&mapping_key::<F>(flow, protocol)) else { return };
+    has_changed: bool,
+) -> bool {
+    let Some(pointer) = env.mapping(&mapping_key::<F>(flow, protocol)) else { return false };
     // SAFETY: as in `lookup`.
     let mapping = unsafe { &mut *pointer };
-    let deadline_s = now_s.wrapping_add(timeout_s(config, after, protocol));
-    let is_closed = after == CtState::Closing && mapping.many == 0;
-    if after != before {
+    let state = flow.state(protocol);
+    let deadline_s = flow.last_seen_s.wrapping_add(timeout_s(config, state, protocol));
+    let is_closed = state == CtState::Closing && mapping.many == 0;
+    if has_changed {
         mapping.closed = u8::from(is_closed);
     }
     // The only flow brings the deadline nearer when it closes; all else only moves it away.
     if is_closed || (deadline_s.wrapping_sub(mapping.deadline_s) as i32) > 0 {
         mapping.deadline_s = deadline_s;
     }
+    true
 }
 
 /// Creates the flow of a packet from the container and returns its host port.

@@ -2,10 +2,10 @@
 
 use netpath_common::{
     Config, Endpoint, External, Flow, Inside, Link, LinkKey, Mapping, MappingKey, Network, PortKey, PortSource,
-    PortTarget, TrustedKey, Tuple,
+    PortTarget, Reason, TrustedKey, Tuple,
 };
 
-use crate::{family::Family, packet::Packet};
+use crate::{family::Family, mapping::Request, packet::Packet};
 
 /// Where the kernel would send a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +58,14 @@ pub trait Env<F: Family> {
     fn ring(&self, position: u32) -> Option<*mut Tuple<F::Addr>>;
     /// The next position of this CPU's hand on the ring.
     fn advance_ring(&self, len: u32) -> u32;
+
+    /// Makes the flow of `request` and says its host port.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`create`](crate::conntrack::create). Any, where the flow is made only when the decision has
+    /// come to its end: it is taken anew then.
+    fn begin(&self, config: &Config, request: &Request<'_, F>) -> Result<u16, Reason>;
 
     /// Takes the lock of that name; false when somebody holds it. Never waits.
     fn try_lock(&self, name: u64) -> bool;

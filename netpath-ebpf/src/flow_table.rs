@@ -70,20 +70,26 @@ fn collect<F: Family, E: Env<F>>(env: &E, config: &Config, now_s: u32) -> u32 {
         let is_dead = is_expired(config, flow, tuple.proto, now_s)
             || env.endpoint(u32::from(flow.endpoint)).is_none_or(|e| e.generation != flow.generation);
         if is_dead {
-            remove_dead::<F, E>(env, &tuple, flow);
+            remove_if_dead::<F, E>(env, &tuple, flow);
             return position;
         }
     }
     NO_RING
 }
 
-/// Removes a flow found dead, unless somebody else is at it or was faster.
+/// Removes a flow found dead, unless somebody else is at it or was faster. Not inlined, for a stack of its own.
+/// False: somebody else is at it.
+#[inline(never)]
+pub fn remove_dead<F: Family, E: Env<F>>(env: &E, tuple: &Tuple<F::Addr>, dead: &Flow<F::Addr>) -> bool {
+    remove_if_dead::<F, E>(env, tuple, dead)
+}
+
 #[inline(always)]
-pub fn remove_dead<F: Family, E: Env<F>>(env: &E, tuple: &Tuple<F::Addr>, dead: &Flow<F::Addr>) {
+fn remove_if_dead<F: Family, E: Env<F>>(env: &E, tuple: &Tuple<F::Addr>, dead: &Flow<F::Addr>) -> bool {
     let (last_seen_s, generation) = (dead.last_seen_s, dead.generation);
     let lock = flow_lock::<F>(tuple);
     if !env.try_lock(lock) {
-        return;
+        return false;
     }
     if let Some(pointer) = env.flow(tuple) {
         // SAFETY: as in `insert`.
@@ -93,6 +99,7 @@ pub fn remove_dead<F: Family, E: Env<F>>(env: &E, tuple: &Tuple<F::Addr>, dead: 
         }
     }
     env.unlock(lock);
+    true
 }
 
 #[inline(always)]

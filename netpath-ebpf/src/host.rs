@@ -63,7 +63,7 @@ impl SocketFamily for V4 {
         proto: u8,
         _may_map: bool,
     ) -> Option<Destination<Addr4>> {
-        let asked = if *asked == Addr4::UNSPECIFIED { LOOPBACK4 } else { *asked };
+        let asked = if asked.is_unspecified() { LOOPBACK4 } else { *asked };
         let way = find::<V4, E>(env, &asked, port, proto);
         let endpoint = way.endpoint::<V4, E>(env)?;
         lead::<V4>(asked, HostEnv::<V4>::own_addr(env), endpoint.addr4, way.port)
@@ -86,21 +86,21 @@ impl SocketFamily for V6 {
     ) -> Option<Destination<Addr6>> {
         if let Some(asked) = unmapped(asked) {
             let to = V4::destination(env, &asked, port, proto, false)?;
-            let is_chosen = to.source == Addr4::UNSPECIFIED;
+            let is_chosen = to.source.is_unspecified();
             let source = if is_chosen { Addr6::UNSPECIFIED } else { mapped(to.source) };
             return Some(Destination { asked: mapped(to.asked), addr: mapped(to.addr), port: to.port, source });
         }
-        let asked = if *asked == Addr6::UNSPECIFIED { LOOPBACK6 } else { *asked };
+        let asked = if asked.is_unspecified() { LOOPBACK6 } else { *asked };
         let own = HostEnv::<V6>::own_addr(env);
         let way = find::<V6, E>(env, &asked, port, proto);
         if let Some(endpoint) = way.endpoint::<V6, E>(env)
-            && endpoint.addr6 != Addr6::UNSPECIFIED
+            && !endpoint.addr6.is_unspecified()
         {
             return lead::<V6>(asked, own, endpoint.addr6, way.port);
         }
         // [::1] is the host whatever the container speaks, as it is behind Docker's proxy; but a server of
         // the host that is for IPv6 only may well have the port there.
-        if !may_map || asked != LOOPBACK6 || own != Addr6::UNSPECIFIED || HostEnv::<V6>::is_v6_only(env) {
+        if !may_map || !Self::is_loopback(&asked) || !own.is_unspecified() || HostEnv::<V6>::is_v6_only(env) {
             return None;
         }
         let way = find_at::<V4, E>(env, &Addr4::UNSPECIFIED, port, proto);
@@ -117,7 +117,7 @@ impl SocketFamily for V6 {
             return is_taken_in::<V4, E>(env, &addr, port, proto);
         }
         is_taken_in::<V6, E>(env, addr, port, proto)
-            || (*addr == Addr6::UNSPECIFIED
+            || (addr.is_unspecified()
                 && !HostEnv::<V6>::is_v6_only(env)
                 && is_taken_in::<V4, E>(env, &Addr4::UNSPECIFIED, port, proto))
     }
@@ -170,7 +170,7 @@ fn lead<F: Family>(asked: F::Addr, own: F::Addr, addr: F::Addr, port: u16) -> Op
     if asked == addr || F::is_loopback(&own) {
         return None;
     }
-    let is_free = own == F::Addr::UNSPECIFIED && !F::is_loopback(&asked);
+    let is_free = own.is_unspecified() && !F::is_loopback(&asked);
     let source = if is_free { asked } else { F::Addr::UNSPECIFIED };
     Some(Destination { asked, addr, port, source })
 }
@@ -200,7 +200,7 @@ fn find_at<F: Family, E: HostEnv<F>>(env: &E, addr: &F::Addr, port: u16, proto: 
 
 #[inline(always)]
 fn is_taken_in<F: Family, E: HostEnv<F>>(env: &E, addr: &F::Addr, port: u16, proto: u8) -> bool {
-    if *addr == F::Addr::UNSPECIFIED {
+    if addr.is_unspecified() {
         return env.is_port_reserved(proto, port);
     }
     find_at::<F, E>(env, addr, port, proto).endpoint != 0

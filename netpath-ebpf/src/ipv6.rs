@@ -56,7 +56,8 @@ pub const fn link_local(mac: &[u8; 6]) -> Addr6 {
 }
 
 /// Goes through the extension headers of `l3` to the transport header. Stops before a header that hides
-/// what follows it: of a kind that is not known, one too many, or a route that is not at its end.
+/// what follows it: of a kind that is not known, where it must not be, one too many, or a route that is not at
+/// its end.
 ///
 /// Not inlined, for a stack of its own.
 ///
@@ -69,7 +70,9 @@ fn walk<B: Bytes>(bytes: &B, l3_off: usize, l3: &mut L3<Addr6>) -> Result<(), Re
     let end = l3_off + l3.len as usize;
     for i in 0..MAX_EXTENSIONS {
         // RFC 8200, 4.1: hop-by-hop options "restricted to appear immediately after an IPv6 header".
-        if !is_extension(l3.proto) || (l3.proto == proto::HOP_BY_HOP && i != 0) {
+        let is_misplaced = l3.proto == proto::HOP_BY_HOP && i != 0;
+        let is_fragment_of_fragment = l3.proto == proto::FRAGMENT && l3.fragment != 0;
+        if !is_extension(l3.proto) || is_misplaced || is_fragment_of_fragment {
             break;
         }
         let header: Extension = bytes.get(bounded(l3.l4_off)).ok_or(Reason::Malformed)?;
@@ -156,7 +159,8 @@ impl Family for V6 {
         external.addr6
     }
 
-    #[inline(always)]
+    /// Not inlined, as the comparison of addresses is not.
+    #[inline(never)]
     fn in_network(network: &Network, addr: &Addr6) -> bool {
         let (addr, mask, prefix) = (addr.words(), network.mask6.words(), network.prefix6.words());
         let differs = |i: usize| (addr[i] & mask[i]) ^ prefix[i];
@@ -181,5 +185,180 @@ impl Family for V6 {
     #[inline(always)]
     fn is_link_local(addr: &Addr6) -> bool {
         addr.0[0] == 0xfe && addr.0[1] & 0xc0 == 0x80
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::packet::Packet;
+
+    /// Where the packets of these tests have their network header.
+    const L3_OFF: usize = 14;
+    const AUTHENTICATION: u8 = 51;
+
+    struct Frame(Vec<u8>);
+
+    impl Bytes for Frame {
+        fn get<T: Copy>(&self, off: usize) -> Option<T> {
+            let bytes = self.0.get(off..off + size_of::<T>())?;
+            // SAFETY: inside the vector by the line above, and plain data by the trait's contract.
+            Some(unsafe { core::ptr::read_unaligned(bytes.as_ptr().cast()) })
+        }
+    }
+
+    /// An extension header: its number, its own bytes from the second on.
+    type Header = (u8, Vec<u8>);
+
+    fn options(number: u8, units: u8) -> Header {
+        (number, [vec![units], vec![0; 6 + 8 * usize::from(units)]].concat())
+    }
+
+    fn fragment(offset: u16, more: bool) -> Header {
+        let word = (offset << 3 | u16::from(more)).to_be_bytes();
+        (proto::FRAGMENT, vec![0, word[0], word[1], 1, 2, 3, 4])
+    }
+
+    /// A packet with these headers, and eight bytes of `last` behind them.
+    fn frame(headers: &[Header], last: u8) -> Frame {
+        let numbers = headers.iter().map(|(number, _)| *number).chain([last]);
+        let mut body = Vec::new();
+        for ((_, bytes), next) in headers.iter().zip(numbers.clone().skip(1)) {
+            body.push(next);
+            body.extend(bytes);
+        }
+        body.extend([7; 8]);
+        let mut bytes = vec![0; L3_OFF];
+        bytes.extend([0x60, 0, 0, 0]);
+        bytes.extend((body.len() as u16).to_be_bytes());
+        bytes.extend([numbers.clone().next().unwrap_or(last), 64]);
+        bytes.extend([1; 32]);
+        bytes.extend(body);
+        Frame(bytes)
+    }
+
+    fn read(headers: &[Header], last: u8) -> Result<L3<Addr6>, Reason> {
+        V6::l3(&frame(headers, last), L3_OFF)
+    }
+
+    fn len_of(headers: &[Header]) -> usize {
+        headers.iter().map(|(_, bytes)| bytes.len() + 1).sum()
+    }
+
+    /// Chains that are walked through: up to the bounds, in any order.
+    fn chain() -> impl Strategy<Value = Vec<Header>> {
+        let number = prop_oneof![Just(proto::DESTINATION_OPTIONS), Just(proto::ROUTING), Just(proto::FRAGMENT)];
+        let header = (number, 0u8..4).prop_map(|(number, units)| match number {
+            proto::FRAGMENT => fragment(0, false),
+            // No segments left: the third byte is the type, the fourth their number.
+            _ => options(number, units),
+        });
+        (any::<bool>(), proptest::collection::vec(header, 0..8)).prop_map(|(hop_by_hop, mut headers)| {
+            if hop_by_hop {
+                headers.insert(0, options(proto::HOP_BY_HOP, 0));
+            }
+            headers
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn transport_header_is_found_behind_any_chain(headers in chain(), last in prop_oneof![Just(6u8), Just(17), Just(58)]) {
+            prop_assume!(headers.len() <= 8 && len_of(&headers) <= MAX_EXTENSION_LEN);
+            let l3 = read(&headers, last).unwrap();
+            prop_assert_eq!((l3.proto, l3.fragment), (last, 0));
+            prop_assert_eq!(l3.l4_off, L3_OFF + V6::HEADER_LEN + len_of(&headers));
+        }
+
+        #[test]
+        fn a_chain_that_is_cut_is_malformed(headers in chain(), cut: prop::sample::Index, honest: bool) {
+            prop_assume!(!headers.is_empty() && headers.len() <= 8 && len_of(&headers) <= MAX_EXTENSION_LEN);
+            let mut frame = frame(&headers, proto::UDP);
+            let len = cut.index(len_of(&headers));
+            if honest {
+                // The packet says how short it is, and other bytes follow.
+                frame.0[L3_OFF + 4..L3_OFF + 6].copy_from_slice(&(len as u16).to_be_bytes());
+            } else {
+                frame.0.truncate(L3_OFF + V6::HEADER_LEN + len / 8 * 8);
+            }
+            prop_assert_eq!(Packet::<V6>::parse(&frame, L3_OFF).unwrap_err(), Reason::Malformed);
+        }
+
+        #[test]
+        fn no_bytes_lead_outside_the_bounds(mut bytes in proptest::collection::vec(prop_oneof![3 => prop_oneof![Just(0u8), Just(43), Just(44), Just(60)], 1 => any::<u8>()], 54..600)) {
+            bytes[L3_OFF] = 0x60;
+            if let Ok(l3) = V6::l3(&Frame(bytes), L3_OFF) {
+                let extensions = l3.l4_off - L3_OFF - V6::HEADER_LEN;
+                prop_assert!(extensions <= MAX_EXTENSION_LEN && extensions.is_multiple_of(8));
+                prop_assert!(l3.l4_off - L3_OFF <= l3.len as usize);
+            }
+        }
+    }
+
+    #[test]
+    fn fragments_say_so_as_those_of_ipv4_do() {
+        let first = read(&[fragment(0, true)], proto::UDP).unwrap();
+        assert!(first.is_first_fragment());
+        assert_eq!((first.proto, first.fragment_id.to_ne_bytes()), (proto::UDP, [1, 2, 3, 4]));
+        for (offset, more) in [(1, false), (5, true), (0x1fff, false)] {
+            let later = read(&[fragment(offset, more)], proto::UDP).unwrap();
+            assert!(later.is_later_fragment());
+            assert_eq!(later.fragment, offset | if more { 0x2000 } else { 0 });
+        }
+    }
+
+    #[test]
+    fn a_first_fragment_without_all_headers_is_malformed() {
+        let frame = frame(&[fragment(0, true), options(proto::DESTINATION_OPTIONS, 3)], proto::UDP);
+        for len in (8..40).step_by(8) {
+            let mut cut = frame.0.clone();
+            cut[L3_OFF + 4..L3_OFF + 6].copy_from_slice(&(len as u16).to_be_bytes());
+            assert_eq!(V6::l3(&Frame(cut), L3_OFF).unwrap_err(), Reason::Malformed, "{len} bytes");
+        }
+        assert!(V6::l3(&frame, L3_OFF).is_ok());
+    }
+
+    #[test]
+    fn what_hides_the_transport_header_stays_the_packets_protocol() {
+        let destination = || options(proto::DESTINATION_OPTIONS, 0);
+        let mut on_its_way = options(proto::ROUTING, 2);
+        on_its_way.1[2] = 1;
+        let too_long = vec![options(proto::DESTINATION_OPTIONS, 30), destination(), destination()];
+        for (headers, hidden_by) in [
+            (vec![destination(), options(proto::HOP_BY_HOP, 0)], proto::HOP_BY_HOP),
+            (vec![destination(), on_its_way], proto::ROUTING),
+            (vec![fragment(0, true), fragment(0, false)], proto::FRAGMENT),
+            (vec![destination(); 9], proto::DESTINATION_OPTIONS),
+            (too_long, proto::DESTINATION_OPTIONS),
+            (vec![destination(), options(AUTHENTICATION, 0)], AUTHENTICATION),
+        ] {
+            assert_eq!(read(&headers, proto::UDP).unwrap().proto, hidden_by, "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn a_jumbogram_is_malformed() {
+        let mut frame = frame(&[options(proto::HOP_BY_HOP, 0)], proto::TCP);
+        frame.0[L3_OFF + 4..L3_OFF + 6].fill(0);
+        assert_eq!(V6::l3(&frame, L3_OFF).unwrap_err(), Reason::Malformed);
+    }
+
+    #[test]
+    fn link_local_address_is_made_of_the_hardware_address() {
+        let addr = link_local(&[0x02, 0x42, 0xac, 0x11, 0x00, 0x02]);
+        assert_eq!(addr.to_ip().to_string(), "fe80::42:acff:fe11:2");
+        assert!(V6::is_link_local(&addr));
+    }
+
+    #[test]
+    fn loopback_is_what_one_host_keeps_to_itself() {
+        for (text, is_loopback) in
+            [("::1", true), ("::ffff:127.0.0.1", true), ("::", false), ("::2", false), ("fd00::1", false)]
+        {
+            let addr: std::net::Ipv6Addr = text.parse().unwrap();
+            assert_eq!(V6::is_loopback(&addr.into()), is_loopback, "{text}");
+        }
     }
 }

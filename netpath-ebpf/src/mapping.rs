@@ -202,7 +202,7 @@ fn search<F: Family, E: Env<F>>(env: &E, config: &Config, request: &Request<'_, 
 
 /// A port that is published or that a TCP or UDP socket of the host owns is never used (port shadow,
 /// CVE-2021-3773). The kernel tells no program about SCTP's sockets.
-#[inline(always)]
+#[inline(never)]
 fn is_usable<F: Family, E: Env<F>>(env: &E, config: &Config, request: &Request<'_, F>, port: u16) -> bool {
     let proto = black_box(request.packet.tuple.proto) | config.zero() as u8;
     published::find::<F, E>(env, &request.nat_addr, port, proto).is_none()
@@ -317,9 +317,9 @@ fn share<F: Family, E: Env<F>>(
         if !claim_reply::<F, E>(env, request, port) {
             continue;
         }
-        let owners = Tuple::new(mapping.addr.by_words(), mapping.port, tuple.dst_addr, tuple.dst_port, tuple.proto);
-        if owners != *tuple && env.flow(&owners).is_some() {
-            env.remove_reply(&request.reply(port));
+        let is_own = mapping.addr == tuple.src_addr && mapping.port == tuple.src_port;
+        if !is_own && has_flow::<F, E>(env, tuple, &mapping.addr, mapping.port) {
+            give_up_reply::<F, E>(env, request, port);
             continue;
         }
         // The port now has flows to more than one destination.
@@ -331,7 +331,7 @@ fn share<F: Family, E: Env<F>>(
 }
 
 /// Takes the replies from one destination to a shared port.
-#[inline(always)]
+#[inline(never)]
 fn claim_reply<F: Family, E: Env<F>>(env: &E, request: &Request<'_, F>, port: u16) -> bool {
     let tuple = &request.packet.tuple;
     let inside = Inside { addr: tuple.src_addr, port: tuple.src_port, _pad: 0 };
@@ -344,12 +344,25 @@ fn claim_reply<F: Family, E: Env<F>>(env: &E, request: &Request<'_, F>, port: u1
         return true;
     }
     // Left behind by a flow that is gone?
-    let owners = Tuple::new(existing.addr.by_words(), existing.port, tuple.dst_addr, tuple.dst_port, tuple.proto);
-    if env.flow(&owners).is_some() {
+    if has_flow::<F, E>(env, tuple, &existing.addr, existing.port) {
         return false;
     }
     env.remove_reply(&reply);
     env.insert_reply(&reply, &inside).is_ok()
+}
+
+/// Gives the replies back. Not inlined, for a stack of its own; true.
+#[inline(never)]
+fn give_up_reply<F: Family, E: Env<F>>(env: &E, request: &Request<'_, F>, port: u16) -> bool {
+    env.remove_reply(&request.reply(port));
+    true
+}
+
+/// Whether an inside address and port has a flow to the destination of `tuple`. Not inlined, for a stack of its
+/// own.
+#[inline(never)]
+fn has_flow<F: Family, E: Env<F>>(env: &E, tuple: &Tuple<F::Addr>, addr: &F::Addr, port: u16) -> bool {
+    env.flow(&Tuple::new(addr.by_words(), port, tuple.dst_addr, tuple.dst_port, tuple.proto)).is_some()
 }
 
 /// Whether a flow of the mapping may be alive. An endpoint that is gone does not matter here: the agent

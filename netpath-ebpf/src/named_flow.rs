@@ -117,7 +117,7 @@ pub const fn is_trackable<F: Family>(packet: &Packet<F>) -> bool {
 /// # Errors
 ///
 /// [`Reason::FlowTableFull`].
-#[inline(never)]
+#[inline(always)]
 pub fn note<F: Family, E: Env<F>>(
     env: &E,
     config: &Config,
@@ -153,7 +153,7 @@ pub fn note<F: Family, E: Env<F>>(
 /// # Errors
 ///
 /// [`Reason::FlowTableFull`].
-#[inline(never)]
+#[inline(always)]
 pub fn begin_own<F: Family, E: Env<F>>(
     env: &E,
     config: &Config,

@@ -74,7 +74,8 @@ pub fn passes<E: Env<V6>, B: Bytes>(
     if packet.l3.proto != proto::ICMPV6 {
         return Err(Reason::Malformed);
     }
-    let message_type: u8 = bytes.get(bounded(packet.l3.l4_off)).ok_or(Reason::Malformed)?;
+    // Four bytes: of one alone, at an offset that it does not know, the verifier cannot tell that it is there.
+    let [message_type, ..]: [u8; 4] = bytes.get(bounded(packet.l3.l4_off)).ok_or(Reason::Malformed)?;
     match message_type {
         ROUTER_ADVERTISEMENT | REDIRECT => Err(Reason::RouterAdvertisement),
         ROUTER_SOLICITATION => {

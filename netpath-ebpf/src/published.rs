@@ -44,11 +44,13 @@ pub(crate) fn find_by<'a, A: Address>(
     port: u16,
     proto: u8,
 ) -> Option<Way<'a>> {
-    if let Some(target) = look_up(&PortKey::new(*addr, port, proto)) {
+    let mut key = PortKey::new(*addr, port, proto);
+    if let Some(target) = look_up(&key) {
         return Some(Way { target, port: target.port });
     }
     cold_path();
-    let target = look_up(&PortKey::block(*addr, port, proto))?;
+    key.widen();
+    let target = look_up(&key)?;
     Some(Way { target, port: target.port.wrapping_add(port % BLOCK_LEN) })
 }
 
@@ -63,11 +65,13 @@ pub fn find_name<'a, F: Family, E: Env<F>>(
     if !env.is_source_published(proto, port) {
         return None;
     }
-    if let Some(source) = env.published_source(&PortKey::new(*addr, port, proto)) {
+    let mut key = PortKey::new(*addr, port, proto);
+    if let Some(source) = env.published_source(&key) {
         return Some(Name { source, port: source.port });
     }
     cold_path();
-    let source = env.published_source(&PortKey::block(*addr, port, proto))?;
+    key.widen();
+    let source = env.published_source(&key)?;
     Some(Name { source, port: source.port.wrapping_add(port % BLOCK_LEN) })
 }
 

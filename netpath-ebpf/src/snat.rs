@@ -146,6 +146,6 @@ pub fn masquerade<F: Family, E: Env<F>>(
     cold_path();
     conntrack::may_begin(packet)?;
     let request = Request { packet, owner, nat_addr, now_s: env.now_s() };
-    let port = conntrack::create::<F, E>(env, config, &request)?;
+    let port = env.begin(config, &request)?;
     Ok(Source { addr: nat_addr, port, counter: 0 })
 }

@@ -27,19 +27,19 @@ cells! { ipv4 V4:
 }
 
 cells! { ipv6 V6:
-    a_remote_client_is_seen_with_its_own_address #[ignore = "netpath has no IPv6 yet"],
-    the_host_reaches_its_own_address #[ignore = "netpath has no IPv6 yet"],
-    the_host_reaches_its_loopback_address #[ignore = "netpath has no IPv6 yet"],
-    a_neighbour_reaches_the_hosts_address #[ignore = "netpath has no IPv6 yet"],
-    a_container_reaches_itself_through_the_hosts_address #[ignore = "netpath has no IPv6 yet"],
-    a_container_of_another_network_reaches_the_hosts_address #[ignore = "netpath has no IPv6 yet"],
-    a_container_reaches_its_bridges_address #[ignore = "netpath has no IPv6 yet"],
+    a_remote_client_is_seen_with_its_own_address,
+    the_host_reaches_its_own_address,
+    the_host_reaches_its_loopback_address,
+    a_neighbour_reaches_the_hosts_address,
+    a_container_reaches_itself_through_the_hosts_address,
+    a_container_of_another_network_reaches_the_hosts_address,
+    a_container_reaches_its_bridges_address,
     a_remote_client_does_not_reach_the_containers_address,
     a_container_of_another_network_does_not_reach_the_containers_address,
-    a_port_on_loopback_is_the_hosts_alone #[ignore = "netpath has no IPv6 yet"],
-    the_host_reaches_the_containers_address #[ignore = "netpath has no IPv6 yet"],
-    containers_leave_under_the_address_of_the_interface_they_leave_by #[ignore = "netpath has no IPv6 yet"],
-    without_icc_a_published_port_is_reachable_from_the_same_network #[ignore = "netpath has no IPv6 yet"],
+    a_port_on_loopback_is_the_hosts_alone,
+    the_host_reaches_the_containers_address,
+    containers_leave_under_the_address_of_the_interface_they_leave_by,
+    without_icc_a_published_port_is_reachable_from_the_same_network,
 }
 
 cells! { ipv6_to_ipv4 V6:

@@ -15,16 +15,16 @@ cells! { ipv4 V4:
 }
 
 cells! { ipv6 V6:
-    nat_opens_host_ports_only #[ignore = "netpath has no IPv6 yet"],
-    nat_unprotected_opens_everything_and_host_ports #[ignore = "netpath has no IPv6 yet"],
-    routed_opens_published_ports_and_pings_and_translates_nothing #[ignore = "netpath has no IPv6 yet"],
-    isolated_networks_have_no_gateway #[ignore = "netpath has no IPv6 yet"],
-    nat_reaches_routed_and_not_the_other_way_round #[ignore = "netpath has no IPv6 yet"],
-    a_trusted_interface_reaches_containers_directly #[ignore = "netpath has no IPv6 yet"],
+    nat_opens_host_ports_only,
+    nat_unprotected_opens_everything_and_host_ports,
+    routed_opens_published_ports_and_pings_and_translates_nothing,
+    isolated_networks_have_no_gateway,
+    nat_reaches_routed_and_not_the_other_way_round,
+    a_trusted_interface_reaches_containers_directly,
 }
 
 cells! { mixed V4:
-    families_of_one_network_have_modes_of_their_own #[ignore = "netpath has no IPv6 yet"],
+    families_of_one_network_have_modes_of_their_own,
 }
 
 /// A container in a network of `mode` with servers on ports 80, published as 8080, and 81.

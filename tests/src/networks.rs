@@ -17,15 +17,15 @@ cells! { ipv4 V4:
 }
 
 cells! { ipv6 V6:
-    containers_of_one_network_reach_each_other #[ignore = "netpath has no IPv6 yet"],
-    containers_of_two_networks_do_not_reach_each_other #[ignore = "netpath has no IPv6 yet"],
-    every_network_reaches_the_outside #[ignore = "netpath has no IPv6 yet"],
-    an_internal_network_reaches_itself_and_its_bridge_alone #[ignore = "netpath has no IPv6 yet"],
-    an_internal_network_publishes_nothing #[ignore = "netpath has no IPv6 yet"],
-    an_internal_network_without_icc_keeps_containers_apart #[ignore = "netpath has no IPv6 yet"],
-    a_container_on_two_networks_reaches_both_until_it_leaves #[ignore = "netpath has no IPv6 yet"],
-    a_link_opens_the_exposed_port_where_icc_is_off #[ignore = "netpath has no IPv6 yet"],
-    networks_do_not_share_icc #[ignore = "netpath has no IPv6 yet"],
+    containers_of_one_network_reach_each_other,
+    containers_of_two_networks_do_not_reach_each_other,
+    every_network_reaches_the_outside,
+    an_internal_network_reaches_itself_and_its_bridge_alone,
+    an_internal_network_publishes_nothing,
+    an_internal_network_without_icc_keeps_containers_apart,
+    a_container_on_two_networks_reaches_both_until_it_leaves,
+    a_link_opens_the_exposed_port_where_icc_is_off,
+    networks_do_not_share_icc,
 }
 
 fn world(plane: Plane, family: Family) -> World {

@@ -7,7 +7,7 @@ use aya::maps::ProgramArray;
 use super::program;
 
 /// By their places in the table.
-const JUMPED_TO: [&str; 1] = ["inside_from_container"];
+const JUMPED_TO: [&str; 2] = ["inside_from_container", "inside_from_container6"];
 
 /// Tells the programs which programs they jump to. The pin keeps the table filled.
 pub(super) fn fill(ebpf: &mut Ebpf) -> Result<()> {

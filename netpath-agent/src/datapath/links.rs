@@ -21,23 +21,26 @@ pub enum Attachment {
 }
 
 impl Datapath {
-    /// Attaches `from_external` and `to_external`. A link of an earlier agent gets the new program
-    /// without a packet seeing none.
+    /// Attaches `from_external` and `to_external`, those of IPv6 first. A link of an earlier agent gets the
+    /// new program without a packet seeing none.
     ///
     /// # Errors
     ///
     /// If the kernel refuses (tcx needs Linux 6.6).
     pub fn attach_external(&mut self, ifindex: u32, ifname: &str) -> Result<()> {
+        self.attach("from_external6", ifindex, ifname, TcAttachType::Ingress)?;
         self.attach("from_external", ifindex, ifname, TcAttachType::Ingress)?;
+        self.attach("to_external6", ifindex, ifname, TcAttachType::Egress)?;
         self.attach("to_external", ifindex, ifname, TcAttachType::Egress)
     }
 
-    /// Attaches `from_container` to the host end of a veth pair.
+    /// Attaches `from_container` to the host end of a veth pair, that of IPv6 first.
     ///
     /// # Errors
     ///
     /// As [`Self::attach_external`].
     pub fn attach_container(&mut self, ifindex: u32, ifname: &str) -> Result<()> {
+        self.attach("from_container6", ifindex, ifname, TcAttachType::Ingress)?;
         self.attach("from_container", ifindex, ifname, TcAttachType::Ingress)
     }
 
@@ -71,7 +74,8 @@ impl Datapath {
             let name = entry.with_context(|| format!("list {}", dir.display()))?.file_name();
             let Some((program, ifindex)) = name.to_str().and_then(|name| name.rsplit_once('-')) else { continue };
             let Ok(ifindex) = ifindex.parse() else { continue };
-            let attachment = if program == "from_container" { Attachment::Container } else { Attachment::External };
+            let attachment =
+                if program.starts_with("from_container") { Attachment::Container } else { Attachment::External };
             attached.insert(ifindex, attachment);
         }
         Ok(attached)

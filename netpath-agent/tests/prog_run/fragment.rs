@@ -1,9 +1,8 @@
 //! Fragments in order.
 
-use crate::frame::{Ip, Parts, UDP, checksum, frame, udp};
-use crate::setup::{
-    BRIDGE_MAC, C1, C1_MAC, C2_MAC, CLIENT, DROP, HOST, LOOPBACK_MAC, PASS, Plane, REDIRECT, ROUTER_MAC,
-};
+use super::{C1, CLIENT, HOST};
+use crate::frame::{Ip, Parts, UDP, frame, udp};
+use crate::setup::{BRIDGE_MAC, C1_MAC, C2_MAC, DROP, LOOPBACK_MAC, PASS, Plane, REDIRECT, ROUTER_MAC};
 use netpath_common::Reason;
 
 const MORE: u16 = 0x2000;
@@ -20,7 +19,8 @@ fn later_fragments_follow_the_first_one_both_ways() {
     assert_eq!((first.verdict, second.verdict), (REDIRECT, REDIRECT));
     let (first, second) = (Parts::of_frame(&first.frame), Parts::of_frame(&second.frame));
     assert_eq!((first.dst, second.dst), (C1, C1));
-    assert_eq!((checksum(&first.header), checksum(&second.header)), (0, 0));
+    first.assert_header_checksum();
+    second.assert_header_checksum();
     let mut whole = first.clone();
     whole.l4.extend(&second.l4);
     assert_eq!(whole.ports(), (40000, 53));

@@ -2,10 +2,9 @@
 
 use netpath_common::config_flag;
 
-use crate::frame::{ICMP, Ip, Parts, SCTP, TCP, UDP, frame, packet, sealed, tcp, udp};
-use crate::setup::{
-    BRIDGE_MAC, C1, C1_MAC, C2, C2_MAC, CLIENT, DROP, HOST, LOOPBACK_MAC, PASS, Plane, REDIRECT, ROUTER_MAC,
-};
+use super::{C1, C2, CLIENT, HOST, ICMP, UNREACHABLE};
+use crate::frame::{Ip, Parts, SCTP, TCP, UDP, frame, packet, sealed, tcp, udp};
+use crate::setup::{BRIDGE_MAC, C1_MAC, C2_MAC, DROP, LOOPBACK_MAC, PASS, Plane, REDIRECT, ROUTER_MAC};
 use netpath_common::Reason;
 
 const FROM_C1: ([u8; 6], [u8; 6]) = (C1_MAC, BRIDGE_MAC);
@@ -94,7 +93,8 @@ fn errors_are_translated_both_ways() {
     for (macs_out, from, to, quoted, original, ends) in
         [(FROM_C1, C1, C2, arrived, question, (C2, HOST)), (FROM_C2, C2, C1, returned, reply, (C1, HOST))]
     {
-        let mut message = vec![3, 3, 0, 0, 0, 0, 0, 0];
+        let mut message = UNREACHABLE.to_vec();
+        message.extend([0; 6]);
         message.extend(quoted);
         let message = sealed(ICMP, from, HOST, message);
         let run = plane.run("from_container", &frame(macs_out, Ip::default(), ICMP, from, HOST, &message));
@@ -142,7 +142,7 @@ fn sctp_keeps_every_byte_behind_the_network_header() {
         assert_ne!(run.verdict, DROP, "{program}");
         let after = Parts::of_frame(&run.frame);
         assert_eq!((after.src, after.dst, &after.l4), (after_src, after_dst, &l4), "{program}");
-        assert_eq!(crate::frame::checksum(&after.header), 0);
+        after.assert_header_checksum();
     }
 }
 
@@ -160,7 +160,8 @@ fn sctp_quoted_in_an_error_keeps_its_checksum() {
     let plane = Plane::new();
     let sent = frame(FROM_C2, Ip::default(), SCTP, C2, CLIENT, &sctp(40001, 3868));
     let out = plane.run("from_container", &sent).frame[14..].to_vec();
-    let mut message = vec![3, 3, 0, 0, 0, 0, 0, 0];
+    let mut message = UNREACHABLE.to_vec();
+    message.extend([0; 6]);
     message.extend(&out);
     let message = sealed(ICMP, CLIENT, HOST, message);
     let error = frame((ROUTER_MAC, LOOPBACK_MAC), Ip::default(), ICMP, CLIENT, HOST, &message);

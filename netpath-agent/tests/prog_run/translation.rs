@@ -1,7 +1,8 @@
 //! What changes in a packet, and what does not.
 
-use crate::frame::{ICMP, Ip, Parts, TCP, UDP, echo, frame, sealed, tcp, udp};
-use crate::setup::{BRIDGE_MAC, C1, C1_MAC, C2, C2_MAC, CLIENT, HOST, LOOPBACK_MAC, PASS, Plane, REDIRECT, ROUTER_MAC};
+use super::{C1, C2, CLIENT, HOST, ICMP};
+use crate::frame::{Ip, Parts, TCP, UDP, echo, frame, sealed, tcp, udp};
+use crate::setup::{BRIDGE_MAC, C1_MAC, C2_MAC, LOOPBACK_MAC, PASS, Plane, REDIRECT, ROUTER_MAC};
 
 const IN: ([u8; 6], [u8; 6]) = (ROUTER_MAC, LOOPBACK_MAC);
 const OUT: ([u8; 6], [u8; 6]) = (C1_MAC, BRIDGE_MAC);
@@ -38,7 +39,7 @@ fn masqueraded_packet_goes_out_and_its_reply_comes_back() {
         let l4 = match proto {
             TCP => tcp((C1, 40000), (CLIENT, 80), 2, b""),
             UDP => udp((C1, 40000), (CLIENT, 80), b"question"),
-            _ => echo(8, 40000, b"ping"),
+            _ => echo(C1, CLIENT, true, 40000, b"ping"),
         };
         let run = plane.run("from_container", &frame(OUT, Ip::default(), proto, C1, CLIENT, &l4));
         assert_eq!(run.verdict, REDIRECT);
@@ -49,7 +50,7 @@ fn masqueraded_packet_goes_out_and_its_reply_comes_back() {
         let answer = match proto {
             TCP => tcp((CLIENT, 80), (HOST, out.ports().0), 0x12, b""),
             UDP => udp((CLIENT, 80), (HOST, out.ports().0), b"answer"),
-            _ => echo(0, out.id(), b"ping"),
+            _ => echo(CLIENT, HOST, false, out.id(), b"ping"),
         };
         let run = plane.run("from_external", &frame(IN, Ip::default(), proto, CLIENT, HOST, &answer));
         assert_eq!(run.verdict, REDIRECT);

@@ -5,6 +5,7 @@ use core::hint::cold_path;
 use aya_ebpf::{bindings::TC_ACT_SHOT, macros::classifier, programs::TcContext};
 use netpath_common::Reason;
 use netpath_ebpf::{
+    conntrack,
     env::Env,
     external,
     family::{Family, V4, V6},
@@ -19,7 +20,7 @@ use super::{
     arp, event,
     family_maps::FamilyMaps,
     forward::{NextHop, PASS, carry_out, carry_out_error},
-    hand::Hand,
+    hand::{Hand, Parked},
     kernel::Kernel,
     maps, nd,
     rewrite::StoreL3,
@@ -31,22 +32,7 @@ const ARP: u16 = 0x0806;
 /// tc ingress of an external interface.
 #[classifier]
 pub(super) fn from_external(ctx: TcContext) -> i32 {
-    if skb::ether_type(&ctx) == V6::ETHER_TYPE {
-        return verdict(&ctx, keep_out::<V6>(&ctx));
-    }
     at_ingress::<V4>(&ctx)
-}
-
-/// Keeps what is addressed to containers directly out, until the agent attaches `from_external6`.
-#[inline(always)]
-fn keep_out<F: FamilyMaps>(ctx: &TcContext) -> Result<i32, Reason>
-where
-    for<'a> Kernel<'a>: Env<F>,
-{
-    const DST_OFF: usize = EthHdr::LEN + 24;
-    skb::linearize(ctx, DST_OFF + F::HEADER_LEN);
-    let dst_addr: F::Addr = Skb(ctx).get(DST_OFF).ok_or(Reason::Malformed)?;
-    if Env::<F>::in_any_network(&Kernel { ctx }, &dst_addr) { Err(Reason::DirectAccess) } else { Ok(PASS) }
 }
 
 /// The same for IPv6.
@@ -71,9 +57,9 @@ pub(super) fn to_external6(ctx: TcContext) -> i32 {
 #[classifier]
 pub(super) fn from_container(ctx: TcContext) -> i32 {
     let result = match skb::ether_type(&ctx) {
-        V4::ETHER_TYPE => leave_container::<V4>(&ctx, |_, _, _| Ok(false)),
+        V4::ETHER_TYPE => leave_container::<V4>(&ctx, |_, _| Ok(())),
         ARP => arrival(&ctx).and_then(|arrival| arp::check(&ctx, &arrival)).map(|()| PASS),
-        // Until the agent attaches `from_container6`, nothing else would look at it.
+        V6::ETHER_TYPE => Ok(PASS),
         _ => Err(Reason::UnknownProtocol),
     };
     verdict(&ctx, result)
@@ -83,7 +69,7 @@ pub(super) fn from_container(ctx: TcContext) -> i32 {
 #[classifier]
 pub(super) fn from_container6(ctx: TcContext) -> i32 {
     let result = match skb::ether_type(&ctx) {
-        V6::ETHER_TYPE => leave_container::<V6>(&ctx, nd::passes),
+        V6::ETHER_TYPE => leave_container::<V6>(&ctx, nd::decide),
         _ => Ok(PASS),
     };
     verdict(&ctx, result)
@@ -105,6 +91,12 @@ fn at_egress<F: Path>(ctx: &TcContext) -> i32 {
 #[classifier]
 pub(super) fn inside_from_container(ctx: TcContext) -> i32 {
     verdict(&ctx, stay_inside::<V4>(&ctx))
+}
+
+/// The same for IPv6.
+#[classifier]
+pub(super) fn inside_from_container6(ctx: TcContext) -> i32 {
+    verdict(&ctx, stay_inside::<V6>(&ctx))
 }
 
 #[inline(always)]
@@ -132,7 +124,7 @@ fn arrive_external<F: Path>(ctx: &TcContext) -> Result<i32, Reason> {
     };
     if hand.packet.kind == Kind::IcmpError {
         cold_path();
-        if error_from_external(ctx, hand) {
+        if read_quoted(ctx, hand) && error_from_external(ctx, hand) {
             return carry_out_error(ctx, hand);
         }
     }
@@ -156,9 +148,6 @@ fn decide_from_external<F: Path>(ctx: &TcContext, hand: &mut Hand<F>) -> Result<
 fn error_from_external<F: Path>(ctx: &TcContext, hand: &mut Hand<F>) -> bool {
     let env = Kernel { ctx };
     let Some(config) = Env::<F>::config(&env) else { return false };
-    if !read_quoted(ctx, hand) {
-        return false;
-    }
     let translation = icmp::from_external(&env, config, &hand.packet, &hand.inner);
     translation.is_some_and(|translation| hand.set_error(&translation))
 }
@@ -168,7 +157,7 @@ fn leave_external<F: Path>(ctx: &TcContext) -> Result<i32, Reason> {
     let hand = skb::load::<F>(&Kernel { ctx })?;
     if hand.packet.kind == Kind::IcmpError {
         cold_path();
-        if error_to_external(ctx, hand) {
+        if read_quoted(ctx, hand) && error_to_external(ctx, hand) {
             // A container's own name is one that its network or a flow has given it.
             let src_addr = &hand.plan.tuple.src_addr;
             let is_own = *src_addr == hand.packet.tuple.src_addr;
@@ -178,7 +167,7 @@ fn leave_external<F: Path>(ctx: &TcContext) -> Result<i32, Reason> {
             return carry_out_error(ctx, hand);
         }
     }
-    decide_to_external(ctx, hand)?;
+    decide(ctx, hand, decide_to_external)?;
     carry_out(ctx, hand)
 }
 
@@ -194,13 +183,11 @@ fn decide_to_external<F: Path>(ctx: &TcContext, hand: &mut Hand<F>) -> Result<()
 /// As [`error_from_external`].
 #[inline(never)]
 fn error_to_external<F: Path>(ctx: &TcContext, hand: &mut Hand<F>) -> bool {
-    if !read_quoted(ctx, hand) {
-        return false;
-    }
     let translation = icmp::to_external(&Kernel { ctx }, &hand.packet, &hand.inner);
     translation.is_some_and(|translation| hand.set_error(&translation))
 }
 
+/// Reads what an ICMP error quotes. False: too little.
 #[inline(never)]
 fn read_quoted<F: Path>(ctx: &TcContext, hand: &mut Hand<F>) -> bool {
     skb::linearize(ctx, skb::MAX_HEADERS);
@@ -211,26 +198,61 @@ fn read_quoted<F: Path>(ctx: &TcContext, hand: &mut Hand<F>) -> bool {
     })
 }
 
+/// Decides, and once more if that takes a flow that is to be made first.
+#[inline(always)]
+fn decide<F: Path>(
+    ctx: &TcContext,
+    hand: &mut Hand<F>,
+    once: impl Fn(&TcContext, &mut Hand<F>) -> Result<(), Reason>,
+) -> Result<(), Reason> {
+    let result = once(ctx, hand);
+    if result.is_ok() {
+        return result;
+    }
+    cold_path();
+    let Some(parked) = F::parked() else { return result };
+    // SAFETY: this CPU's own element, and programs do not interrupt each other on one CPU.
+    let parked = unsafe { &mut *parked };
+    if !parked.is_there() {
+        return result;
+    }
+    begin(ctx, &hand.packet, parked)?;
+    let result = once(ctx, hand);
+    parked.clear();
+    result
+}
+
+/// Makes the flow that is parked. Not inlined, for a stack of its own.
+#[inline(never)]
+fn begin<F: Path>(ctx: &TcContext, packet: &Packet<F>, parked: &mut Parked<F>) -> Result<(), Reason> {
+    let env = Kernel { ctx };
+    let config = Env::<F>::config(&env).ok_or(Reason::EndpointGone)?;
+    let request = parked.take(packet);
+    conntrack::create(&env, config, &request)?;
+    Ok(())
+}
+
 #[inline(always)]
 fn arrival(ctx: &TcContext) -> Result<Arrival, Reason> {
     let eth: EthHdr = Skb(ctx).get(0).ok_or(Reason::Malformed)?;
     Ok(Arrival { ifindex: skb::ifindex(ctx), src_mac: eth.src_addr, dst_mac: eth.dst_addr })
 }
 
-/// `passes` says which packets pass before anybody asks who may talk to whom.
+/// `signal` decides on packets that pass before anybody asks who may talk to whom, and on no others.
 #[inline(always)]
 fn leave_container<F: Path>(
     ctx: &TcContext,
-    passes: impl FnOnce(&Kernel<'_>, &Packet<F>, &Arrival) -> Result<bool, Reason>,
+    signal: impl FnOnce(&TcContext, &mut Hand<F>) -> Result<(), Reason>,
 ) -> Result<i32, Reason> {
-    let arrival = arrival(ctx)?;
-    let env = Kernel { ctx };
-    let hand = skb::load::<F>(&env)?;
-    if passes(&env, &hand.packet, &arrival)? {
+    let hand = skb::load::<F>(&Kernel { ctx })?;
+    hand.arrival = arrival(ctx)?;
+    hand.plan.set_undecided();
+    signal(ctx, hand)?;
+    if !hand.plan.is_undecided() {
         return Ok(PASS);
     }
-    decide_from_container(ctx, hand, &arrival)?;
-    if hand.plan.is_inside() {
+    decide(ctx, hand, decide_from_container)?;
+    if hand.plan.is_undecided() {
         cold_path();
         // The agent has filled the table before it attaches anything.
         // SAFETY: the context is valid, and the program jumped to is of the same type.
@@ -241,14 +263,14 @@ fn leave_container<F: Path>(
 }
 
 #[inline(never)]
-fn decide_from_container<F: Path>(ctx: &TcContext, hand: &mut Hand<F>, arrival: &Arrival) -> Result<(), Reason> {
+fn decide_from_container<F: Path>(ctx: &TcContext, hand: &mut Hand<F>) -> Result<(), Reason> {
     let env = Kernel { ctx };
-    let packet = &hand.packet;
+    let Hand { packet, arrival, .. } = &*hand;
     let config = Env::<F>::config(&env).ok_or(Reason::EndpointGone)?;
     let sender = policy::sender::<F, _>(&env, &packet.tuple.src_addr, arrival)?;
     match policy::from_container(&env, config, packet, arrival, &sender)? {
         Step::Done(decision) => hand.plan.set(&decision),
-        Step::Inside => hand.plan.set_inside(),
+        Step::Inside => hand.plan.set_undecided(),
     }
     Ok(())
 }
@@ -259,18 +281,17 @@ fn stay_inside<F: Path>(ctx: &TcContext) -> Result<i32, Reason> {
     let hand = F::hand().ok_or(Reason::Malformed)?;
     // SAFETY: this CPU's own element, and programs do not interrupt each other on one CPU.
     let hand = unsafe { &mut *hand };
-    let arrival = arrival(ctx)?;
     if hand.packet.kind == Kind::IcmpError {
-        return if error_inside(ctx, hand, &arrival)? { carry_out_error(ctx, hand) } else { Ok(PASS) };
+        return if error_inside(ctx, hand)? { carry_out_error(ctx, hand) } else { Ok(PASS) };
     }
-    decide_inside(ctx, hand, &arrival)?;
+    decide(ctx, hand, decide_inside)?;
     carry_out(ctx, hand)
 }
 
 #[inline(never)]
-fn decide_inside<F: Path>(ctx: &TcContext, hand: &mut Hand<F>, arrival: &Arrival) -> Result<(), Reason> {
+fn decide_inside<F: Path>(ctx: &TcContext, hand: &mut Hand<F>) -> Result<(), Reason> {
     let env = Kernel { ctx };
-    let packet = &hand.packet;
+    let Hand { packet, arrival, .. } = &*hand;
     let config = Env::<F>::config(&env).ok_or(Reason::EndpointGone)?;
     let sender = policy::sender::<F, _>(&env, &packet.tuple.src_addr, arrival)?;
     let decision = inside::from_container(&env, config, packet, arrival, &sender)?;
@@ -280,21 +301,16 @@ fn decide_inside<F: Path>(ctx: &TcContext, hand: &mut Hand<F>, arrival: &Arrival
 
 /// As [`error_from_external`]. False: the error passes as it is.
 #[inline(always)]
-fn error_inside<F: Path>(ctx: &TcContext, hand: &mut Hand<F>, arrival: &Arrival) -> Result<bool, Reason> {
+fn error_inside<F: Path>(ctx: &TcContext, hand: &mut Hand<F>) -> Result<bool, Reason> {
     let is_read = read_quoted(ctx, hand);
-    plan_error_inside(ctx, hand, arrival, is_read)?;
-    Ok(!hand.plan.is_inside())
+    plan_error_inside(ctx, hand, is_read)?;
+    Ok(!hand.plan.is_undecided())
 }
 
 #[inline(never)]
-fn plan_error_inside<F: Path>(
-    ctx: &TcContext,
-    hand: &mut Hand<F>,
-    arrival: &Arrival,
-    is_read: bool,
-) -> Result<(), Reason> {
+fn plan_error_inside<F: Path>(ctx: &TcContext, hand: &mut Hand<F>, is_read: bool) -> Result<(), Reason> {
     let env = Kernel { ctx };
-    let packet = &hand.packet;
+    let Hand { packet, arrival, .. } = &*hand;
     let config = Env::<F>::config(&env).ok_or(Reason::EndpointGone)?;
     let sender = policy::sender::<F, _>(&env, &packet.tuple.src_addr, arrival)?;
     let inner = is_read.then_some(&hand.inner);
@@ -304,7 +320,7 @@ fn plan_error_inside<F: Path>(
         Some(translation) => {
             hand.set_error(&translation);
         }
-        None => hand.plan.set_inside(),
+        None => hand.plan.set_undecided(),
     }
     Ok(())
 }

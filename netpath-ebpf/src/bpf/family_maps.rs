@@ -4,7 +4,7 @@ use core::{hint::black_box, mem};
 
 use aya_ebpf::{
     bindings::{bpf_fib_lookup, bpf_sock_tuple},
-    maps::{Array, HashMap, LpmTrie, LruHashMap},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, lpm_trie},
 };
 use netpath_common::{
     Addr4, Addr6, Address, AllowedSource, Flow, FragmentKey, Inside, Mapping, MappingKey, PortKey, PortSource,
@@ -12,7 +12,10 @@ use netpath_common::{
 };
 use netpath_ebpf::family::{Family, V4, V6};
 
-use super::{hand::Hand, maps};
+use super::{
+    hand::{Hand, Parked},
+    maps,
+};
 
 /// The maps of one family, and what its addresses look like to helpers.
 pub(super) trait FamilyMaps: Family {
@@ -20,7 +23,8 @@ pub(super) trait FamilyMaps: Family {
     const INSIDE: u32;
 
     fn addresses() -> &'static HashMap<Self::Addr, u32>;
-    fn prefixes() -> &'static LpmTrie<Self::Addr, u32>;
+    /// Whether the address lies in the subnet of any network.
+    fn in_prefixes(addr: &Self::Addr) -> bool;
     fn published_ports() -> &'static HashMap<PortKey<Self::Addr>, PortTarget>;
     fn published_sources() -> &'static HashMap<PortKey<Self::Addr>, PortSource<Self::Addr>>;
     fn flows() -> &'static HashMap<Tuple<Self::Addr>, Flow<Self::Addr>>;
@@ -32,6 +36,7 @@ pub(super) trait FamilyMaps: Family {
 
     /// What this CPU has in hand.
     fn hand() -> Option<*mut Hand<Self>>;
+    fn parked() -> Option<*mut Parked<Self>>;
 
     /// Fills in family and addresses of a route look-up.
     fn set_route(params: &mut bpf_fib_lookup, src_addr: &Self::Addr, dst_addr: &Self::Addr);
@@ -51,15 +56,11 @@ fn no_tuple() -> bpf_sock_tuple {
 
 /// The maps of a family, by the names they have with its suffix.
 macro_rules! family_maps {
-    ($addresses:ident, $prefixes:ident, $published_ports:ident, $published_sources:ident, $allowed:ident, $flows:ident,
-     $mappings:ident, $replies:ident, $flow_ring:ident, $fragments:ident, $hand:ident) => {
+    ($addresses:ident, $published_ports:ident, $published_sources:ident, $allowed:ident, $flows:ident,
+     $mappings:ident, $replies:ident, $flow_ring:ident, $fragments:ident, $hand:ident, $parked:ident) => {
         #[inline(always)]
         fn addresses() -> &'static HashMap<Self::Addr, u32> {
             &maps::$addresses
-        }
-        #[inline(always)]
-        fn prefixes() -> &'static LpmTrie<Self::Addr, u32> {
-            &maps::$prefixes
         }
         #[inline(always)]
         fn published_ports() -> &'static HashMap<PortKey<Self::Addr>, PortTarget> {
@@ -97,6 +98,10 @@ macro_rules! family_maps {
         fn hand() -> Option<*mut Hand<Self>> {
             maps::$hand.get_ptr_mut(0)
         }
+        #[inline(always)]
+        fn parked() -> Option<*mut Parked<Self>> {
+            maps::$parked.get_ptr_mut(0)
+        }
     };
 }
 
@@ -105,7 +110,6 @@ impl FamilyMaps for V4 {
 
     family_maps!(
         ADDRESSES_V4,
-        PREFIXES_V4,
         PUBLISHED_PORTS_V4,
         PUBLISHED_SOURCES_V4,
         ALLOWED_V4,
@@ -114,8 +118,14 @@ impl FamilyMaps for V4 {
         REPLIES_V4,
         FLOW_RING_V4,
         FRAGMENTS_V4,
-        HAND_V4
+        HAND_V4,
+        PARKED_V4
     );
+
+    #[inline(always)]
+    fn in_prefixes(addr: &Addr4) -> bool {
+        maps::PREFIXES_V4.get(lpm_trie::Key::new(32, *addr)).is_some()
+    }
 
     #[inline(always)]
     fn set_route(params: &mut bpf_fib_lookup, src_addr: &Addr4, dst_addr: &Addr4) {
@@ -147,7 +157,6 @@ impl FamilyMaps for V6 {
 
     family_maps!(
         ADDRESSES_V6,
-        PREFIXES_V6,
         PUBLISHED_PORTS_V6,
         PUBLISHED_SOURCES_V6,
         ALLOWED_V6,
@@ -156,8 +165,15 @@ impl FamilyMaps for V6 {
         REPLIES_V6,
         FLOW_RING_V6,
         FRAGMENTS_V6,
-        HAND_V6
+        HAND_V6,
+        PARKED_V6
     );
+
+    /// Not inlined, for a stack of its own.
+    #[inline(never)]
+    fn in_prefixes(addr: &Addr6) -> bool {
+        maps::PREFIXES_V6.get(lpm_trie::Key::new(128, *addr)).is_some()
+    }
 
     #[inline(always)]
     fn set_route(params: &mut bpf_fib_lookup, src_addr: &Addr6, dst_addr: &Addr6) {

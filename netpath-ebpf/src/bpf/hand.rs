@@ -5,15 +5,20 @@
 
 use netpath_common::{Address, Tuple};
 use netpath_ebpf::{
+    conntrack::Owner,
     decision::{Decision, Out},
     family::Family,
     icmp::{Inner, Translation},
+    mapping::Request,
     packet::Packet,
+    policy::Arrival,
 };
 
 /// A packet. Each field holds what the step that writes it leaves there for the next one.
 pub(super) struct Hand<F: Family> {
     pub(super) packet: Packet<F>,
+    /// How it came, if it came from a container.
+    pub(super) arrival: Arrival,
     /// What the packet quotes if it is an ICMP error.
     pub(super) inner: Inner<F>,
     /// Addresses and ports that the quoted packet shall have.
@@ -33,6 +38,41 @@ impl<F: Family> Hand<F> {
     }
 }
 
+/// A flow that is to be made before the decision is taken anew, in a place of its own.
+pub(super) struct Parked<F: Family> {
+    nat_addr: F::Addr,
+    /// Generation 0: nothing is parked.
+    owner: Owner,
+    now_s: u32,
+}
+
+impl<F: Family> Parked<F> {
+    #[inline(always)]
+    pub(super) fn park(&mut self, request: &Request<'_, F>) {
+        self.nat_addr = request.nat_addr.by_words();
+        self.owner = request.owner;
+        self.now_s = request.now_s;
+    }
+
+    #[inline(always)]
+    pub(super) fn is_there(&self) -> bool {
+        self.owner.generation != 0
+    }
+
+    #[inline(always)]
+    pub(super) fn clear(&mut self) {
+        self.owner.generation = 0;
+    }
+
+    /// What is parked, which `packet` asks for. Nothing is any more.
+    #[inline(always)]
+    pub(super) fn take<'a>(&mut self, packet: &'a Packet<F>) -> Request<'a, F> {
+        let request = Request { packet, owner: self.owner, nat_addr: self.nat_addr, now_s: self.now_s };
+        self.clear();
+        request
+    }
+}
+
 /// A [`Decision`] in fields of their own: the verifier lets no program store what nobody has set, as the unused
 /// part of an enum is.
 pub(super) struct Plan<F: Family> {
@@ -49,8 +89,8 @@ const CONTAINER: u32 = 1;
 const SIBLING: u32 = 2;
 const EXTERNAL: u32 = 3;
 const ACROSS: u32 = 4;
-/// No decision yet: the packet stays on this host, which another program sees to.
-const INSIDE: u32 = 5;
+/// No decision: there is none to take here.
+const UNDECIDED: u32 = 5;
 
 impl<F: Family> Plan<F> {
     #[inline(always)]
@@ -70,13 +110,13 @@ impl<F: Family> Plan<F> {
     }
 
     #[inline(always)]
-    pub(super) fn set_inside(&mut self) {
-        self.out = INSIDE;
+    pub(super) fn set_undecided(&mut self) {
+        self.out = UNDECIDED;
     }
 
     #[inline(always)]
-    pub(super) fn is_inside(&self) -> bool {
-        self.out == INSIDE
+    pub(super) fn is_undecided(&self) -> bool {
+        self.out == UNDECIDED
     }
 
     #[inline(always)]

@@ -77,7 +77,7 @@ fn connect<F: SockAddr>(sock: &Sock<'_>) -> i32 {
         && let Some(to) = F::destination(sock, &F::addr(sock), port, proto, true)
     {
         remember::<F>(sock, &to.addr, to.port, &to.asked, port);
-        if to.source != F::Addr::UNSPECIFIED {
+        if !to.source.is_unspecified() {
             // Refused when the socket has a port already: the container then sees the bridge's address.
             F::bind(sock, &to.source);
         }
@@ -95,7 +95,7 @@ fn send<F: SockAddr>(sock: &Sock<'_>) -> i32 {
         && let Some(to) = F::destination(sock, &F::addr(sock), port, proto, false)
     {
         remember::<F>(sock, &to.addr, to.port, &to.asked, port);
-        if to.source != F::Addr::UNSPECIFIED && F::message_source(sock) == F::Addr::UNSPECIFIED {
+        if !to.source.is_unspecified() && F::message_source(sock).is_unspecified() {
             F::set_message_source(sock, &to.source);
         }
         F::set_addr(sock, &to.addr);

@@ -23,7 +23,7 @@ use super::{
 /// [`Reason::RewriteFailed`].
 #[inline(never)]
 pub(super) fn rewrite_error<F: StoreL3>(ctx: &TcContext, hand: &Hand<F>, hops: u8) -> Result<(), Reason> {
-    let Hand { packet, inner, quoted: new, plan } = hand;
+    let Hand { packet, inner, quoted: new, plan, .. } = hand;
     let outer_check_off = packet.l3.l4_off + 2;
     rewrite_quoted_check::<F>(ctx, outer_check_off, inner, new)?;
     let l4_off = inner.l3.l4_off;

@@ -13,11 +13,12 @@ use aya_ebpf::{
 };
 use netpath_common::{
     Address, AllowedSource, Config, Endpoint, Event, EventKind, External, Flow, FragmentKey, Inside, Link, LinkKey,
-    Mapping, MappingKey, Network, PortKey, PortSource, PortTarget, Ports, TrustedKey, Tuple, config_flag, port_bit,
-    proto, seconds,
+    Mapping, MappingKey, Network, PortKey, PortSource, PortTarget, Ports, Reason, TrustedKey, Tuple, config_flag,
+    port_bit, proto, seconds,
 };
 use netpath_ebpf::{
     env::{Env, Refused, Route},
+    mapping::Request,
     packet::Packet,
 };
 
@@ -115,7 +116,7 @@ impl<F: FamilyMaps> Env<F> for Kernel<'_> {
 
     #[inline(always)]
     fn in_any_network(&self, addr: &F::Addr) -> bool {
-        F::prefixes().get(lpm_trie::Key::new(F::Addr::LEN as u32 * 8, *addr)).is_some()
+        F::in_prefixes(addr)
     }
 
     #[inline(always)]
@@ -152,10 +153,12 @@ impl<F: FamilyMaps> Env<F> for Kernel<'_> {
         port_bit(proto, port).is_some_and(|(word, bit)| maps::SOURCE_BITS.get(word).is_some_and(|bits| bits & bit != 0))
     }
 
-    #[inline(always)]
+    /// Not inlined, for a stack of its own: few ports have a list.
+    #[inline(never)]
     fn is_source_allowed(&self, binding: u32, addr: &F::Addr) -> bool {
         let key = AllowedSource { binding, addr: *addr };
-        F::allowed().get(lpm_trie::Key::new(32 + F::Addr::LEN as u32 * 8, key)).is_some()
+        let key = lpm_trie::Key::new(32 + F::Addr::LEN as u32 * 8, key);
+        F::allowed().get(&key).is_some()
     }
 
     #[inline(always)]
@@ -231,6 +234,16 @@ impl<F: FamilyMaps> Env<F> for Kernel<'_> {
         let position = *hand - 1;
         *hand = if *hand >= len { 1 } else { *hand + 1 };
         position
+    }
+
+    /// Parks the request: one stack would not do for deciding and for making a flow.
+    #[inline(always)]
+    fn begin(&self, _config: &Config, request: &Request<'_, F>) -> Result<u16, Reason> {
+        if let Some(parked) = F::parked() {
+            // SAFETY: this CPU's own element, and programs do not interrupt each other on one CPU.
+            unsafe { (*parked).park(request) };
+        }
+        Err(Reason::FlowTableFull)
     }
 
     #[inline(always)]

@@ -15,7 +15,7 @@ use netpath_common::{
 };
 use netpath_ebpf::family::{V4, V6};
 
-use super::hand::Hand;
+use super::hand::{Hand, Parked};
 
 /// Programs that others jump to, by family. Written by the agent before anything is attached.
 #[map]
@@ -115,6 +115,10 @@ pub(super) static FRAGMENTS_V4: LruHashMap<FragmentKey<Addr4>, Ports> = LruHashM
 #[map]
 pub(super) static HAND_V4: PerCpuArray<Hand<V4>> = PerCpuArray::with_max_entries(1, 0);
 
+/// The flow that is to be made. Written here.
+#[map]
+pub(super) static PARKED_V4: PerCpuArray<Parked<V4>> = PerCpuArray::with_max_entries(1, 0);
+
 /// Sources that may use a published port that has such a list. Written by the agent.
 #[map]
 pub(super) static ALLOWED_V4: LpmTrie<AllowedSource<Addr4>, u32> = LpmTrie::with_max_entries(65536, BPF_F_NO_PREALLOC);
@@ -171,6 +175,10 @@ pub(super) static FRAGMENTS_V6: LruHashMap<FragmentKey<Addr6>, Ports> = LruHashM
 /// What is in hand. Written here.
 #[map]
 pub(super) static HAND_V6: PerCpuArray<Hand<V6>> = PerCpuArray::with_max_entries(1, 0);
+
+/// The flow that is to be made. Written here.
+#[map]
+pub(super) static PARKED_V6: PerCpuArray<Parked<V6>> = PerCpuArray::with_max_entries(1, 0);
 
 /// Sources that may use a published port that has such a list. Written by the agent.
 #[map]

@@ -2,26 +2,38 @@
 
 use core::hint::cold_path;
 
+use aya_ebpf::programs::TcContext;
 use netpath_common::Reason;
-use netpath_ebpf::{family::V6, nd, packet::Packet, policy::Arrival};
+use netpath_ebpf::{decision::Decision, family::V6, nd};
 use network_types::eth::EthHdr;
 
 use super::{
+    hand::Hand,
     kernel::Kernel,
     skb::{self, Skb},
 };
 
-/// Whether the packet is link-local signalling that passes.
+/// Decides on signalling that passes, and on nothing else.
 ///
 /// # Errors
 ///
 /// As [`nd::passes`].
 #[inline(always)]
-pub(super) fn passes(env: &Kernel<'_>, packet: &Packet<V6>, arrival: &Arrival) -> Result<bool, Reason> {
-    if !nd::is_concerned(packet) {
-        return Ok(false);
+pub(super) fn decide(ctx: &TcContext, hand: &mut Hand<V6>) -> Result<(), Reason> {
+    if nd::is_concerned(&hand.packet) {
+        cold_path();
+        decide_signal(ctx, hand)?;
     }
-    cold_path();
-    skb::linearize(env.ctx, packet.l3.l4_off + nd::MAX_LEN);
-    nd::passes(env, &Skb(env.ctx), EthHdr::LEN, packet, arrival)
+    Ok(())
+}
+
+/// Not inlined, for a stack of its own.
+#[inline(never)]
+fn decide_signal(ctx: &TcContext, hand: &mut Hand<V6>) -> Result<(), Reason> {
+    let Hand { packet, arrival, .. } = &*hand;
+    skb::linearize(ctx, packet.l3.l4_off + nd::MAX_LEN);
+    if nd::passes(&Kernel { ctx }, &Skb(ctx), EthHdr::LEN, packet, arrival)? {
+        hand.plan.set(&Decision::pass(packet.tuple));
+    }
+    Ok(())
 }

@@ -9,12 +9,14 @@ use netpath_common::{
     Address, BLOCK_LEN, Config, Endpoint, External, Flow, Inside, LAYOUT, Link, LinkKey, Mapping, MappingKey, Network,
     PortKey, PortRange, PortSource, PortTarget, Reason, Timeouts, TrustedKey, Tuple, config_flag, network_flag,
 };
+use netpath_ebpf::conntrack;
 use netpath_ebpf::decision::Decision;
 use netpath_ebpf::env::{Env, Refused, Route};
 use netpath_ebpf::external;
 use netpath_ebpf::family::Family;
 use netpath_ebpf::icmp::{Inner, Translation};
 use netpath_ebpf::inside;
+use netpath_ebpf::mapping::Request;
 use netpath_ebpf::packet::Packet;
 use netpath_ebpf::policy::{self, Arrival, Step};
 
@@ -348,6 +350,9 @@ impl<F: Place> Env<F> for World<F> {
     }
     fn advance_ring(&self, len: u32) -> u32 {
         self.hand.replace((self.hand.get() + 1) % len)
+    }
+    fn begin(&self, config: &Config, request: &Request<'_, F>) -> Result<u16, Reason> {
+        conntrack::create(self, config, request)
     }
     fn try_lock(&self, name: u64) -> bool {
         self.locks.borrow_mut().insert(name)

@@ -1,0 +1,24 @@
+//! What a container says by ARP.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::ipv4::{C1, C2};
+use crate::setup::{C1_MAC, C2_MAC, DROP, PASS, Plane, addr4};
+
+#[test]
+fn a_container_speaks_arp_for_itself_only() {
+    let plane = Plane::new();
+    let arp = |mac: [u8; 6], addr: IpAddr| {
+        let mut frame = [[0xff; 6], C1_MAC].concat();
+        frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+        frame.extend(mac);
+        frame.extend(addr4(addr).0);
+        frame.extend([0; 10]);
+        frame
+    };
+    assert_eq!(plane.run("from_container", &arp(C1_MAC, C1)).verdict, PASS);
+    assert_eq!(plane.run("from_container", &arp(C1_MAC, IpAddr::V4(Ipv4Addr::UNSPECIFIED))).verdict, PASS);
+    assert_eq!(plane.run("from_container", &arp(C1_MAC, C2)).verdict, DROP);
+    assert_eq!(plane.run("from_container", &arp(C1_MAC, IpAddr::V4(Ipv4Addr::new(172, 17, 0, 1)))).verdict, DROP);
+    assert_eq!(plane.run("from_container", &arp(C2_MAC, C2)).verdict, DROP);
+}

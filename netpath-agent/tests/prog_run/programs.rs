@@ -1,0 +1,39 @@
+//! The programs as the kernel has them, and what none of them touches.
+
+use crate::frame::{Ip, UDP, frame, udp};
+use crate::ipv4::{CLIENT, HOST, ROUTER};
+use crate::setup::{BRIDGE_MAC, C1_MAC, LOOPBACK_MAC, PASS, Plane, ROUTER_MAC};
+
+#[test]
+fn the_kernel_takes_the_programs_with_their_types_and_with_room_to_spare() {
+    let plane = Plane::new();
+    for program in plane.datapath.programs().unwrap() {
+        assert!(program.has_btf, "{}: its BTF was refused", program.name);
+        // The verifier's limit is a million; older kernels walk further than this one.
+        assert!(program.instructions < 500_000, "{}: {} instructions verified", program.name, program.instructions);
+    }
+}
+
+#[test]
+fn what_is_not_ours_passes_untouched() {
+    let mut plane = Plane::new();
+    plane.publish(UDP, 5353, 53);
+    let mut arp = [[0xff; 6], [9; 6]].concat();
+    arp.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+    arp.extend([0; 20]);
+    let mut ipv6 = vec![0; 12];
+    ipv6.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 0, 59]);
+    ipv6.extend([0; 54]);
+    let ask = |dst| {
+        let l4 = udp((CLIENT, 5000), (dst, 53), b"question");
+        frame((ROUTER_MAC, LOOPBACK_MAC), Ip::default(), UDP, CLIENT, dst, &l4)
+    };
+    let for_others =
+        frame((C1_MAC, BRIDGE_MAC), Ip::default(), UDP, CLIENT, HOST, &udp((CLIENT, 1), (HOST, 5353), b"x"));
+    for sent in [for_others, ask(HOST), ask(ROUTER), arp, ipv6] {
+        for program in ["from_external", "from_external6", "to_external", "to_external6"] {
+            let run = plane.run_exactly(program, &sent);
+            assert_eq!((run.verdict, &run.frame), (PASS, &sent), "{program}");
+        }
+    }
+}
