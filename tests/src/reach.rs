@@ -3,10 +3,14 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
+use std::time::Duration;
 
 use crate::icmp::{self, IcmpSocket};
 use crate::sockets::{PATIENCE, REFUSAL, accept, ask, at, converse};
 use crate::{Container, Family, Namespace};
+
+/// How long a knock waits: for the second SYN too, should a busy machine lose the first.
+const KNOCK: Duration = Duration::from_secs(3);
 
 /// A TCP and a UDP server on one port of a container.
 pub struct Server {
@@ -98,15 +102,15 @@ impl Doors {
     }
 }
 
-/// Whether a connection to `to` comes about within [`REFUSAL`].
+/// Whether a connection to `to` comes about within [`KNOCK`].
 pub fn answers(from: &Namespace, to: SocketAddr) -> bool {
-    from.try_connect(0, to, REFUSAL).is_ok()
+    from.try_connect(0, to, KNOCK).is_ok()
 }
 
-/// Whether an echo request is answered within [`REFUSAL`].
+/// Whether an echo request is answered within [`KNOCK`].
 pub fn pings(from: &Namespace, to: IpAddr) -> bool {
     let family = Family::of(to);
     let socket = IcmpSocket::of(from, family);
     let reply = family.pick(icmp::ECHO_REPLY, icmp::ECHO_REPLY_V6);
-    socket.try_echo(to, 4711, b"anybody there?").is_ok_and(|()| socket.hears(reply, 4711, REFUSAL))
+    socket.try_echo(to, 4711, b"anybody there?").is_ok_and(|()| socket.hears(reply, 4711, KNOCK))
 }
