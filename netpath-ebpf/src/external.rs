@@ -102,6 +102,7 @@ fn into_container<F: Family, E: Env<F>>(
     let src_addr = &tuple.src_addr;
     if F::in_network(network, src_addr)
         || F::is_group(src_addr)
+        || F::is_link_local(src_addr)
         || *src_addr == F::Addr::UNSPECIFIED
         || *src_addr == tuple.dst_addr
     {

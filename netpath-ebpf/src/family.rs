@@ -11,6 +11,8 @@ pub trait Family: Copy + 'static {
 
     /// Length of a network header without options, in bytes.
     const HEADER_LEN: usize;
+    /// Where the network header has its destination address.
+    const DST_OFF: usize;
     /// EtherType, host byte order.
     const ETHER_TYPE: u16;
     /// Number of the family's ICMP among the IP protocols.
@@ -71,6 +73,7 @@ impl Family for V4 {
     type Addr = Addr4;
 
     const HEADER_LEN: usize = 20;
+    const DST_OFF: usize = 16;
     const ETHER_TYPE: u16 = 0x0800;
     const ICMP: u8 = proto::ICMP;
     const ICMP_ECHO_REQUEST: u8 = 8;

@@ -103,6 +103,7 @@ impl Family for V6 {
     type Addr = Addr6;
 
     const HEADER_LEN: usize = 40;
+    const DST_OFF: usize = 24;
     const ETHER_TYPE: u16 = 0x86dd;
     const ICMP: u8 = proto::ICMPV6;
     const ICMP_ECHO_REQUEST: u8 = 128;

@@ -86,7 +86,8 @@ pub fn road<'a, F: Family, E: Env<F>>(
     if F::is_group(dst_addr) {
         return if icc { Ok(Road::Bridge) } else { Err(Reason::Icc) };
     }
-    let in_network = F::in_network(sender.network, dst_addr);
+    // A link-local address is a neighbour's or the bridge's: there is no road off the link for it.
+    let in_network = F::in_network(sender.network, dst_addr) || F::is_link_local(dst_addr);
     if in_network && let Some(neighbour) = env.endpoint_index(dst_addr).and_then(|index| env.endpoint(index)) {
         return Ok(Road::Neighbour(neighbour));
     }
@@ -99,6 +100,10 @@ pub fn road<'a, F: Family, E: Env<F>>(
     }
     if sender.network.has(network_flag::INTERNAL) {
         return Err(Reason::Internal);
+    }
+    if F::is_link_local(&packet.tuple.src_addr) {
+        // Nor from there: the kernel says so to the sender (RFC 4443, 3.1, code 2).
+        return Ok(Road::Bridge);
     }
     let (ifindex, next_hop) = match env.route(packet, sender.network) {
         Route::To { ifindex, next_hop } => (ifindex, Some(next_hop)),

@@ -79,6 +79,24 @@ fn packets_cut_at_any_byte_never_leave_a_container() {
 }
 
 #[test]
+fn packets_cut_at_any_byte_never_enter_a_container() {
+    let mut plane = Plane::new();
+    plane.publish(TCP, 8080, 80);
+    for (dst, verdict) in [(C1, DROP), (HOST, PASS)] {
+        let l4 = tcp((CLIENT, 40000), (dst, 8080), 2, b"");
+        let whole = frame(IN, Ip::default(), TCP, CLIENT, dst, &l4);
+        for len in 14 + HEADER_LEN..whole.len() {
+            // What is for the host is the stack's to judge.
+            let honest = frame(IN, Ip::default(), TCP, CLIENT, dst, &l4[..len - 14 - HEADER_LEN]);
+            for sent in [&whole[..len], &honest] {
+                let run = plane.run("from_external", sent);
+                assert_eq!((run.verdict, &run.frame[..]), (verdict, sent), "to {dst} at {len} bytes");
+            }
+        }
+    }
+}
+
+#[test]
 fn contradictory_headers_never_leave_a_container() {
     let plane = Plane::new();
     let good = frame(OUT, Ip::default(), TCP, C1, CLIENT, &tcp((C1, 40000), (CLIENT, 80), 2, b"data"));

@@ -119,8 +119,9 @@ impl<F: FamilyMaps + StoreL3 + NextHop> Path for F {}
 fn arrive_external<F: Path>(ctx: &TcContext) -> Result<i32, Reason> {
     let hand = match skb::load::<F>(&Kernel { ctx }) {
         Ok(hand) => hand,
-        // Whoever it is for, the stack knows best what to do with a broken packet; it is not forwarded.
-        Err(_) => return Ok(PASS),
+        // The stack knows best what to do with a broken packet for the host. One for a container it might
+        // forward: it does not look behind IPv6's first header.
+        Err(reason) => return if is_for_inside::<F>(ctx) { Err(reason) } else { Ok(PASS) },
     };
     if hand.packet.kind == Kind::IcmpError {
         cold_path();
@@ -130,6 +131,14 @@ fn arrive_external<F: Path>(ctx: &TcContext) -> Result<i32, Reason> {
     }
     decide_from_external(ctx, hand)?;
     carry_out(ctx, hand)
+}
+
+/// Whether a packet that could not be read is addressed to a container network.
+#[inline(always)]
+fn is_for_inside<F: Path>(ctx: &TcContext) -> bool {
+    cold_path();
+    let dst_addr = Skb(ctx).get::<F::Addr>(EthHdr::LEN + F::DST_OFF);
+    dst_addr.is_some_and(|dst_addr| Env::<F>::in_any_network(&Kernel { ctx }, &dst_addr))
 }
 
 // What decides is not inlined: with IPv6's addresses, one stack would not do for it and for what rewrites.

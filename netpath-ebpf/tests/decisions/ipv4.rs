@@ -68,6 +68,9 @@ impl Place for Family {
     fn is_inside(addr: &Addr) -> bool {
         addr.0[0] == 172 && (16..32).contains(&addr.0[1])
     }
+    fn link_addr(_endpoint: &Endpoint) -> Option<Addr> {
+        None
+    }
     fn set_subnet(network: &mut Network, n: u8) {
         network.prefix4 = Addr4([172, container(n).0[1], 0, 0]);
         network.mask4 = Addr4([255, 255, 0, 0]);

@@ -4,6 +4,7 @@ use std::net::Ipv6Addr;
 
 use netpath_common::{Addr6, Endpoint, External, Network, proto};
 pub(crate) use netpath_ebpf::family::V6 as Family;
+use netpath_ebpf::ipv6::link_local;
 
 use crate::world::{self, Place};
 
@@ -79,6 +80,9 @@ impl Place for Family {
     }
     fn is_inside(addr: &Addr) -> bool {
         addr.0[..3] == [0xfd, 0, 0]
+    }
+    fn link_addr(endpoint: &Endpoint) -> Option<Addr> {
+        Some(link_local(&endpoint.mac))
     }
     fn set_subnet(network: &mut Network, n: u8) {
         network.prefix6 = addr([0xfd00, subnet(n), 0, 0, 0, 0, 0, 0]);

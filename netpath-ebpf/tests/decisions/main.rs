@@ -13,6 +13,7 @@
 //! | `hairpin` | published ports through an address of the host, from inside |
 //! | `sctp` | SCTP keeps its ports |
 //! | `icmp_error` | errors reach the one who sent the packet, translated |
+//! | `nd` | what a container says by neighbour discovery |
 //! | `invariants` | whatever packets come in whatever order: nothing leaks, nothing is mixed up |
 
 #![expect(clippy::unwrap_used, reason = "a test panics when something is not as it should be")]
@@ -22,4 +23,5 @@ mod host_access;
 mod ipv4;
 #[expect(clippy::duplicate_mod, reason = "the same promises for both families")]
 mod ipv6;
+mod nd;
 mod world;

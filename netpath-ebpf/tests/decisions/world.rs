@@ -44,6 +44,8 @@ pub(crate) trait Place: Family<Addr: Hash + Debug> {
     fn container(n: u8) -> Self::Addr;
     /// Whether the address lies in a container network, be it one that the world does not have.
     fn is_inside(addr: &Self::Addr) -> bool;
+    /// The address that the endpoint has on its link besides.
+    fn link_addr(endpoint: &Endpoint) -> Option<Self::Addr>;
     /// Gives the network the subnet of container `n`.
     fn set_subnet(network: &mut Network, n: u8);
     fn set_addr(endpoint: &mut Endpoint, addr: Self::Addr);
@@ -287,7 +289,7 @@ impl<F: Place> Env<F> for World<F> {
     fn endpoint_index(&self, addr: &F::Addr) -> Option<u32> {
         (1..)
             .zip(&self.endpoints[1..])
-            .find(|(_, endpoint)| F::endpoint_addr(endpoint) == *addr)
+            .find(|(_, endpoint)| F::endpoint_addr(endpoint) == *addr || F::link_addr(endpoint) == Some(*addr))
             .map(|(index, _)| index)
     }
     fn in_any_network(&self, addr: &F::Addr) -> bool {
