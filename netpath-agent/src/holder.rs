@@ -11,7 +11,7 @@ use std::{fmt, fs, io};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
-use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn, sockopt};
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, sockopt};
 
 use crate::port_spec::Proto;
 
@@ -47,15 +47,21 @@ pub fn find(proto: Proto, addr: IpAddr, port: u16) -> Result<Option<Holder>> {
 impl Sockets {
     /// Reads the sockets that a `bind` may collide with: listening ones of TCP, unconnected ones of UDP.
     pub fn read(proto: Proto) -> Result<Self> {
+        let names: &[&str] = match proto {
+            Proto::Tcp => &["tcp", "tcp6"],
+            Proto::Udp => &["udp", "udp6"],
+            // A directory, with both families in one file.
+            Proto::Sctp => &["sctp/eps"],
+        };
         let mut by_port = BTreeMap::<_, Vec<_>>::new();
-        for suffix in ["", "6"] {
-            let path = format!("/proc/thread-self/net/{proto}{suffix}");
+        for name in names {
+            let path = format!("/proc/thread-self/net/{name}");
             let text = match fs::read_to_string(&path) {
                 // A kernel without the protocol or without IPv6 has no such file, and no such socket.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 text => text.with_context(|| format!("read {path}"))?,
             };
-            for socket in text.lines().skip(1).filter_map(|line| parse_line(proto, line)) {
+            for socket in text.lines().skip(1).flat_map(|line| parse_line(proto, line)) {
                 by_port.entry(socket.port).or_default().push(socket);
             }
         }
@@ -89,8 +95,26 @@ impl Sockets {
     }
 }
 
-/// One line of `/proc/net/{tcp,udp}{,6}`; `None` for a socket that is not in a `bind`'s way.
-fn parse_line(proto: Proto, line: &str) -> Option<Socket> {
+/// One line of the protocol's file: a socket for each address that it is bound to, none if it is in no `bind`'s way.
+fn parse_line(proto: Proto, line: &str) -> Vec<Socket> {
+    match proto {
+        Proto::Sctp => parse_endpoint(line),
+        Proto::Tcp | Proto::Udp => parse_socket(proto, line).into_iter().collect(),
+    }
+}
+
+/// One line of `/proc/net/sctp/eps`: ENDPT SOCK STY SST HBKT LPORT UID INODE and the local addresses.
+fn parse_endpoint(line: &str) -> Vec<Socket> {
+    let mut fields = line.split_ascii_whitespace().skip(5);
+    let port = fields.next().and_then(|port| port.parse().ok());
+    let inode = fields.nth(1).and_then(|inode| inode.parse().ok());
+    let (Some(port), Some(inode)) = (port, inode) else { return Vec::new() };
+    let addrs = fields.filter_map(|addr| addr.trim_start_matches('*').parse::<IpAddr>().ok());
+    addrs.map(|addr| Socket { addr: addr.to_canonical(), port, inode }).collect()
+}
+
+/// One line of `/proc/net/{tcp,udp}{,6}`.
+fn parse_socket(proto: Proto, line: &str) -> Option<Socket> {
     const TCP_LISTEN: &str = "0A";
     const UDP_UNCONNECTED: &str = "07";
     let fields: Vec<_> = line.split_ascii_whitespace().take(10).collect();
@@ -124,8 +148,12 @@ fn parse_addr(hex: &str) -> Option<IpAddr> {
 
 /// Whether the kernel refuses to bind a socket there because another one has the port.
 fn bind_collides(proto: Proto, addr: Ipv4Addr, port: u16) -> bool {
-    let kind = if proto == Proto::Udp { SockType::Datagram } else { SockType::Stream };
-    let Ok(probe) = socket::socket(AddressFamily::Inet, kind, SockFlag::SOCK_CLOEXEC, None) else {
+    let (kind, protocol) = match proto {
+        Proto::Tcp => (SockType::Stream, SockProtocol::Tcp),
+        Proto::Udp => (SockType::Datagram, SockProtocol::Udp),
+        Proto::Sctp => (SockType::SeqPacket, SockProtocol::Sctp),
+    };
+    let Ok(probe) = socket::socket(AddressFamily::Inet, kind, SockFlag::SOCK_CLOEXEC, protocol) else {
         return true;
     };
     if proto != Proto::Udp {
@@ -252,12 +280,17 @@ mod tests {
         let line =
             format!("   0: {word:08X}:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 4711 1 x");
         let socket = Socket { addr: Ipv4Addr::new(172, 17, 0, 1).into(), port: 8080, inode: 4711 };
-        assert_eq!(parse_line(Proto::Tcp, &line), Some(socket));
-        assert_eq!(parse_line(Proto::Tcp, &line.replace(" 0A ", " 01 ")), None);
-        assert_eq!(parse_line(Proto::Udp, &line), None);
+        assert_eq!(parse_line(Proto::Tcp, &line), [socket]);
+        assert_eq!(parse_line(Proto::Tcp, &line.replace(" 0A ", " 01 ")), []);
+        assert_eq!(parse_line(Proto::Udp, &line), []);
         for bad in ["", "a b c", "0: zz:1 0:0 0A a b c d 1"] {
-            assert_eq!(parse_line(Proto::Tcp, bad), None, "{bad:?}");
+            assert_eq!(parse_line(Proto::Tcp, bad), [], "{bad:?}");
         }
+        // As `sctp_eps_seq_show` prints it.
+        let line = "ffff8880 ffff8881 2   10  29   3868      0 4712 192.0.2.1 2001:0db8:0000:0000:0000:0000:0000:0001 ";
+        let socket = |addr: &str| Socket { addr: addr.parse().unwrap(), port: 3868, inode: 4712 };
+        assert_eq!(parse_line(Proto::Sctp, line), [socket("192.0.2.1"), socket("2001:db8::1")]);
+        assert_eq!(parse_line(Proto::Sctp, " ENDPT     SOCK   STY SST HBKT LPORT   UID INODE LADDRS"), []);
     }
 
     /// Binds `[::]` on a free port; listening, for TCP.
