@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Read;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
@@ -180,8 +180,8 @@ pub fn reserved_ports() -> Result<Vec<PortRange>> {
     Ok(parse_reserved(&read("/proc/sys/net/ipv4/ip_local_reserved_ports")?))
 }
 
-/// The host's IPv4 name servers; none if there is no resolv.conf.
-pub fn nameservers() -> Vec<Ipv4Addr> {
+/// The host's name servers; none if there is no resolv.conf.
+pub fn nameservers() -> Vec<IpAddr> {
     parse_nameservers(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default())
 }
 
@@ -235,7 +235,7 @@ fn parse_cgroup_root(text: &str) -> Option<PathBuf> {
     text.lines().filter_map(mount).min_by_key(|(is_part, _)| *is_part).map(|(_, point)| point)
 }
 
-fn parse_nameservers(text: &str) -> Vec<Ipv4Addr> {
+fn parse_nameservers(text: &str) -> Vec<IpAddr> {
     let server = |line: &str| line.trim().strip_prefix("nameserver")?.trim().parse().ok();
     text.lines().filter_map(server).collect()
 }
@@ -256,9 +256,9 @@ mod tests {
     }
 
     #[test]
-    fn name_servers_of_other_families_and_comments_are_skipped() {
+    fn name_servers_are_those_of_both_families_and_no_comments() {
         let text = "# nameserver 1.1.1.1\nnameserver 9.9.9.9\nnameserver ::1\n  nameserver\t8.8.8.8\nsearch x\n";
-        assert_eq!(parse_nameservers(text), [Ipv4Addr::new(9, 9, 9, 9), Ipv4Addr::new(8, 8, 8, 8)]);
+        assert_eq!(parse_nameservers(text), ["9.9.9.9", "::1", "8.8.8.8"].map(|addr| addr.parse::<IpAddr>().unwrap()));
     }
 
     #[test]

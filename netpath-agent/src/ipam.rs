@@ -6,15 +6,32 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
 
+use anyhow::{Context, ensure};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::Deserialize;
 
 /// Something on the host that a subnet must not overlap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InUse {
     pub subnet: IpNet,
+    pub kind: Use,
     /// For people: "route 172.17.0.0/16 dev docker0", "nameserver 172.18.0.1".
     pub by: String,
+}
+
+/// What a subnet is in use for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    Network,
+    /// An address of an interface.
+    Address,
+    /// A route to a neighbouring network.
+    OnLink,
+    /// A route through a gateway.
+    Via,
+    NameServer,
 }
 
 /// A default pool that could not be taken.
@@ -33,7 +50,7 @@ pub struct Picked {
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IpamError {
-    #[error("all predefined address pools overlap networks of this host ({}); choose a subnet with `--bip` or `--subnet`", list(.0))]
+    #[error("all predefined address pools overlap networks of this host ({}); choose a subnet with `--bip` or `--subnet`, or other pools with `--default-address-pool`", list(.0))]
     NoFreePool(Vec<Skipped>),
     #[error("{addr} is not an address for a host in {subnet}")]
     NotAHost { addr: IpAddr, subnet: IpNet },
@@ -73,6 +90,55 @@ pub fn default_pools() -> impl Iterator<Item = IpNet> {
     large.chain(small).map(IpNet::V4)
 }
 
+/// A pool of the user's own, cut into subnets of one size: `base=CIDR,size=PREFIX_LENGTH`, as Docker writes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct AddressPool {
+    pub base: IpNet,
+    /// Prefix length of each subnet.
+    pub size: u8,
+}
+
+impl AddressPool {
+    /// The subnets, in order.
+    pub fn subnets(self) -> impl Iterator<Item = IpNet> {
+        self.base.subnets(self.size).into_iter().flatten()
+    }
+}
+
+impl FromStr for AddressPool {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let wanted = || format!("`{text}` is no address pool, want base=CIDR,size=PREFIX_LENGTH");
+        let (mut base, mut size) = (None, None);
+        for part in text.split(',') {
+            match part.split_once('=').with_context(wanted)? {
+                ("base", cidr) => base = Some(cidr.parse::<IpNet>().with_context(wanted)?),
+                ("size", length) => size = Some(length.parse::<u8>().with_context(wanted)?),
+                _ => anyhow::bail!(wanted()),
+            }
+        }
+        let (base, size) = (base.with_context(wanted)?.trunc(), size.with_context(wanted)?);
+        // The last subnets with a network's address, a gateway, a container and a broadcast address.
+        let longest = base.max_prefix_len() - 2;
+        ensure!(
+            (base.prefix_len()..=longest).contains(&size),
+            "size {size} of address pool {base} is out of range, want {} to {longest}",
+            base.prefix_len()
+        );
+        Ok(Self { base, size })
+    }
+}
+
+impl TryFrom<String> for AddressPool {
+    type Error = anyhow::Error;
+
+    fn try_from(text: String) -> anyhow::Result<Self> {
+        text.parse()
+    }
+}
+
 /// The pools of IPv6: a unique local /48 of this host's own (RFC 4193) in /64s. `host_id` is the same after
 /// every start and says nothing about the host.
 pub fn default_pools6(host_id: [u8; 5]) -> impl Iterator<Item = IpNet> {
@@ -110,13 +176,17 @@ pub fn check_overlap(subnet: IpNet, in_use: &[InUse]) -> Result<(), IpamError> {
     }
 }
 
-/// What overlaps `subnet`. The default route covers everything and counts for nothing.
+/// Prefix length from which a route is about some network. A shorter one is the default route, or a part of it as
+/// VPNs make them.
+const SPECIFIC: u8 = 8;
+
+/// What overlaps `subnet`.
 fn overlap(subnet: IpNet, in_use: &[InUse]) -> Option<&str> {
     let clash = |used: &&InUse| {
         let other = used.subnet.trunc();
         let one_family = other.addr().is_ipv4() == subnet.addr().is_ipv4();
         let overlaps = other.contains(&subnet.network()) || subnet.contains(&other.network());
-        one_family && other.prefix_len() > 0 && overlaps
+        one_family && other.prefix_len() >= SPECIFIC && overlaps
     };
     in_use.iter().find(clash).map(|used| used.by.as_str())
 }
@@ -229,8 +299,14 @@ fn is_host(subnet: IpNet, addr: IpAddr) -> bool {
     }
 }
 
+/// As many as there are predefined pools of IPv4, and how many more.
 fn list(skipped: &[Skipped]) -> String {
-    skipped.iter().map(Skipped::to_string).collect::<Vec<_>>().join(", ")
+    const LISTED: usize = 31;
+    let mut text = skipped.iter().take(LISTED).map(Skipped::to_string).collect::<Vec<_>>().join(", ");
+    if skipped.len() > LISTED {
+        text += &format!(" and {} more", skipped.len() - LISTED);
+    }
+    text
 }
 
 impl fmt::Display for Skipped {
@@ -269,10 +345,36 @@ mod tests {
     }
 
     #[test]
+    fn a_pool_of_ones_own_is_cut_into_subnets() {
+        for (text, first) in [
+            ("base=10.10.0.0/16,size=24", ["10.10.0.0/24", "10.10.1.0/24"]),
+            ("size=28,base=10.10.3.9/27", ["10.10.3.0/28", "10.10.3.16/28"]),
+            ("base=fd00:5::/48,size=64", ["fd00:5::/64", "fd00:5:0:1::/64"]),
+        ] {
+            let pool: AddressPool = text.parse().unwrap();
+            assert_eq!(pool.subnets().take(2).collect::<Vec<_>>(), first.map(net), "{text}");
+        }
+        for text in [
+            "",
+            "10.0.0.0/8",
+            "base=10.0.0.0/8",
+            "size=24",
+            "base=10.0.0.0,size=24",
+            "base=10.0.0.0/16,size=15",
+            "base=10.0.0.0/16,size=31",
+            "base=10.0.0.0/16,size=33",
+            "base=10.0.0.0/16,size=24,more=1",
+        ] {
+            assert!(text.parse::<AddressPool>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn the_first_pool_without_overlap_is_picked_and_the_others_are_explained() {
         let rows: &[(&[&str], &str, usize)] = &[
             (&[], "172.17.0.0/16", 0),
             (&["0.0.0.0/0"], "172.17.0.0/16", 0),
+            (&["0.0.0.0/1", "128.0.0.0/1"], "172.17.0.0/16", 0),
             (&["172.17.0.0/16"], "172.18.0.0/16", 1),
             (&["172.17.5.3/32"], "172.18.0.0/16", 1),
             (&["172.17.5.3/24", "172.18.1.0/24"], "172.19.0.0/16", 2),
@@ -293,7 +395,10 @@ mod tests {
         let text = pick_pool(default_pools(), &in_use(&["172.16.0.0/12", "192.168.0.0/16"])).unwrap_err().to_string();
         assert!(text.contains("172.17.0.0/16 overlaps route 172.16.0.0/12"), "{text}");
         assert!(text.contains("192.168.240.0/20 overlaps route 192.168.0.0/16"), "{text}");
-        assert!(text.ends_with("choose a subnet with `--bip` or `--subnet`"), "{text}");
+        assert!(text.contains("choose a subnet with `--bip` or `--subnet`"), "{text}");
+        let pool: AddressPool = "base=10.0.0.0/8,size=24".parse().unwrap();
+        let text = pick_pool(pool.subnets(), &in_use(&["10.0.0.0/8"])).unwrap_err().to_string();
+        assert!(text.contains("10.0.30.0/24 overlaps") && text.contains("and 65505 more"), "{text}");
     }
 
     #[test]
@@ -423,7 +528,8 @@ mod tests {
     }
 
     fn in_use(subnets: &[&str]) -> Vec<InUse> {
-        subnets.iter().map(|text| InUse { subnet: net(text), by: format!("route {text}") }).collect()
+        let used = |text: &&str| InUse { subnet: net(text), kind: Use::OnLink, by: format!("route {text}") };
+        subnets.iter().map(used).collect()
     }
 
     fn net(text: &str) -> IpNet {

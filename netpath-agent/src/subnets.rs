@@ -10,7 +10,7 @@ use crate::api::{GatewayMode, NetworkCreate, Subnet};
 use crate::bridge;
 use crate::externals::Interfaces;
 use crate::host;
-use crate::ipam::{self, Allocator, InUse};
+use crate::ipam::{self, AddressPool, Allocator, InUse, Picked, Use};
 use crate::netlink::Link;
 use crate::options::Options;
 use crate::state::{self, State};
@@ -45,6 +45,19 @@ struct Asked {
     gateway: Option<IpAddr>,
 }
 
+/// Where subnets may lie.
+#[derive(Clone, Copy)]
+struct Space<'a> {
+    in_use: &'a [InUse],
+    pools: &'a [AddressPool],
+}
+
+impl Space<'_> {
+    fn only(&self, is_wanted: impl Fn(Use) -> bool) -> Vec<InUse> {
+        self.in_use.iter().filter(|used| is_wanted(used.kind)).cloned().collect()
+    }
+}
+
 /// The subnets of the default network, by the options, its bridge if there is one, and what it had.
 ///
 /// # Errors
@@ -73,7 +86,8 @@ pub fn of_default(
         options.bridge
     );
     let had = known.and_then(|network| network.v4);
-    let v4 = choose(IpFamily::V4, asked, had, &in_use, "--bip")?;
+    let space = Space { in_use: &in_use, pools: &options.address_pools };
+    let v4 = choose(IpFamily::V4, asked, had, space, "--bip")?;
     if !options.ipv6 {
         return Ok((Some(v4), None));
     }
@@ -86,7 +100,7 @@ pub fn of_default(
         gateway: options.default_gateway_v6.map(IpAddr::V6),
     };
     let had = known.and_then(|network| network.v6);
-    Ok((Some(v4), Some(choose(IpFamily::V6, asked, had, &in_use, "--bip6")?)))
+    Ok((Some(v4), Some(choose(IpFamily::V6, asked, had, space, "--bip6")?)))
 }
 
 /// The subnets of a new network.
@@ -98,12 +112,11 @@ pub fn of_new(
     bridge: &str,
     interfaces: &Interfaces,
     state: &State,
+    pools: &[AddressPool],
 ) -> Result<(Option<Subnet>, Option<Subnet>)> {
-    let mut in_use = in_use(interfaces, bridge, state);
-    // Docker takes an explicit subnet in spite of the host's routes: a wide one may lead elsewhere.
-    let pools = in_use.clone();
-    in_use.retain(|used| used.by.starts_with("network") || used.by.starts_with("address"));
-    let v4 = Some(of_family(IpFamily::V4, request, &in_use, &pools)?);
+    let in_use = in_use(interfaces, bridge, state);
+    let space = Space { in_use: &in_use, pools };
+    let v4 = Some(of_family(IpFamily::V4, request, space)?);
     let wants6 = request.ipv6 || request.subnets.iter().any(|subnet| subnet.addr().is_ipv6());
     if !wants6 {
         let stray = request.gateways.iter().copied().find(|addr| addr.is_ipv6());
@@ -111,10 +124,10 @@ pub fn of_new(
         return Ok((v4, None));
     }
     host::require_ipv6().context("cannot enable IPv6 on the network")?;
-    Ok((v4, Some(of_family(IpFamily::V6, request, &in_use, &pools)?)))
+    Ok((v4, Some(of_family(IpFamily::V6, request, space)?)))
 }
 
-fn of_family(family: IpFamily, request: &NetworkCreate, explicit: &[InUse], pools: &[InUse]) -> Result<Subnet> {
+fn of_family(family: IpFamily, request: &NetworkCreate, space: Space<'_>) -> Result<Subnet> {
     let asked = Asked {
         bridge: None,
         subnet: only(&request.subnets, |net| family.has(net.addr()), family, "subnet")?,
@@ -129,8 +142,7 @@ fn of_family(family: IpFamily, request: &NetworkCreate, explicit: &[InUse], pool
             bail!("no matching subnet for range {range}");
         }
     }
-    let in_use = if asked.subnet.is_some() { explicit } else { pools };
-    let mut subnet = choose(family, asked, None, in_use, "--subnet")?;
+    let mut subnet = choose(family, asked, None, space, "--subnet")?;
     // What was asked for as gateway is the bridge's own address, as with Docker.
     let mode = if family == IpFamily::V4 { request.gateway_mode_ipv4 } else { request.gateway_mode_ipv6 };
     if let Some(gateway) = asked.gateway {
@@ -182,16 +194,18 @@ fn present(
 }
 
 /// The subnet: asked for, had before, or the first pool that is free.
-fn choose(family: IpFamily, asked: Asked, had: Option<Subnet>, in_use: &[InUse], option: &str) -> Result<Subnet> {
+fn choose(family: IpFamily, asked: Asked, had: Option<Subnet>, space: Space<'_>, option: &str) -> Result<Subnet> {
     let asked_for = asked.bridge.or(asked.subnet);
-    let had = had.filter(|had| asked_for.is_none() && ipam::check_overlap(had.subnet, in_use).is_ok());
+    let had = had.filter(|had| asked_for.is_none() && ipam::check_overlap(had.subnet, space.in_use).is_ok());
     let subnet = match (asked_for, had) {
         (Some(net), _) => {
-            ipam::check_overlap(net, in_use).with_context(|| format!("use the subnet of {option}"))?;
+            // As with Docker, in spite of the host's routes: a wide one may lead elsewhere.
+            let in_use = space.only(|kind| matches!(kind, Use::Network | Use::Address));
+            ipam::check_overlap(net, &in_use).with_context(|| format!("use the subnet of {option}"))?;
             net.trunc()
         }
         (None, Some(had)) => had.subnet,
-        (None, None) => pick(family, in_use)?,
+        (None, None) => pick(family, space)?,
     };
     let allocator = Allocator::new(subnet, asked.ip_range)?;
     let bridge = match (asked.bridge, had.and_then(|had| had.bridge)) {
@@ -210,19 +224,34 @@ fn choose(family: IpFamily, asked: Asked, had: Option<Subnet>, in_use: &[InUse],
     })
 }
 
-fn pick(family: IpFamily, in_use: &[InUse]) -> Result<IpNet> {
-    let mut in_use = in_use.to_vec();
-    let nameserver = |addr: IpAddr| InUse { subnet: addr.into(), by: format!("nameserver {addr}") };
-    in_use.extend(host::nameservers().into_iter().map(|addr| nameserver(addr.into())));
-    let picked = match family {
-        IpFamily::V4 => ipam::pick_pool(ipam::default_pools(), &in_use),
-        IpFamily::V6 => ipam::pick_pool(ipam::default_pools6(host::site_id()?), &in_use),
+/// The first pool that is free. Where every pool has a route through some gateway, as with a router that has all private
+/// networks behind it, such routes do not count.
+fn pick(family: IpFamily, space: Space<'_>) -> Result<IpNet> {
+    let nameserver =
+        |addr: IpAddr| InUse { subnet: addr.into(), kind: Use::NameServer, by: format!("nameserver {addr}") };
+    let nameservers: Vec<_> = host::nameservers().into_iter().map(nameserver).collect();
+    let all = [space.in_use, &nameservers].concat();
+    let picked = match pick_beside(family, space.pools, &all)? {
+        Err(error) => {
+            let near = [space.only(|kind| kind != Use::Via), nameservers].concat();
+            pick_beside(family, space.pools, &near)?.map_err(|_| error)
+        }
+        picked => picked,
     };
     let picked = picked.context("choose a subnet for the bridge")?;
     for skipped in &picked.skipped {
         tracing::info!("subnet {} is skipped: it overlaps {}", skipped.pool, skipped.by);
     }
     Ok(picked.pool)
+}
+
+fn pick_beside(family: IpFamily, pools: &[AddressPool], in_use: &[InUse]) -> Result<Result<Picked, ipam::IpamError>> {
+    let mut own = pools.iter().filter(|pool| family.has(pool.base.addr())).peekable();
+    Ok(match family {
+        _ if own.peek().is_some() => ipam::pick_pool(own.flat_map(|pool| pool.subnets()), in_use),
+        IpFamily::V4 => ipam::pick_pool(ipam::default_pools(), in_use),
+        IpFamily::V6 => ipam::pick_pool(ipam::default_pools6(host::site_id()?), in_use),
+    })
 }
 
 /// Subnets that the host uses elsewhere than on the bridge: networks, routes, addresses.
@@ -232,17 +261,22 @@ fn in_use(interfaces: &Interfaces, bridge: &str, state: &State) -> Vec<InUse> {
         link.map_or_else(|| format!("interface {ifindex}"), |link| link.ifname.clone())
     };
     let networks = state.networks.values().filter(|network| network.bridge != bridge).flat_map(|network| {
-        let used = |subnet: &Subnet| InUse { subnet: subnet.subnet, by: format!("network `{}`", network.name) };
+        let used = |subnet: &Subnet| InUse {
+            subnet: subnet.subnet,
+            kind: Use::Network,
+            by: format!("network `{}`", network.name),
+        };
         [&network.v4, &network.v6].into_iter().flatten().map(used).collect::<Vec<_>>()
     });
     let routes = interfaces.routes.iter().filter(|route| route.dst.prefix_len() > 0).map(|route| {
         let ifname = route.ifindex.map_or_else(|| "none".to_owned(), name);
-        (ifname.clone(), InUse { subnet: route.dst, by: format!("route {} dev {ifname}", route.dst) })
+        let kind = if route.gateway.is_some() { Use::Via } else { Use::OnLink };
+        (ifname.clone(), InUse { subnet: route.dst, kind, by: format!("route {} dev {ifname}", route.dst) })
     });
     let addresses = interfaces.addresses.iter().map(|address| {
         let ifname = name(address.ifindex);
         let by = format!("address {} of {ifname}", address.net);
-        (ifname, InUse { subnet: address.net, by })
+        (ifname, InUse { subnet: address.net, kind: Use::Address, by })
     });
     let on_links = routes.chain(addresses).filter(|(ifname, _)| ifname != bridge).map(|(_, in_use)| in_use);
     networks.chain(on_links).collect()
@@ -258,9 +292,28 @@ mod tests {
     use crate::state::samples;
 
     #[test]
-    fn a_chosen_subnet_that_overlaps_a_route_is_refused_by_name() {
+    fn a_chosen_subnet_that_overlaps_an_address_is_refused_by_name() {
         let error = format!("{:#}", default(Some("10.1.0.1/16"), None).unwrap_err());
-        assert!(error.contains("10.1.2.0/24 dev eth0"), "{error}");
+        assert!(error.contains("address 10.1.2.3/24 of eth0"), "{error}");
+        assert!(default(Some("10.99.0.1/16"), None).is_ok(), "a route leads there, through a gateway");
+    }
+
+    #[test]
+    fn routes_through_a_gateway_are_avoided_where_that_leaves_a_pool() {
+        let via = |text: &str| {
+            let dst = text.parse().unwrap();
+            Route { dst, gateway: Some([10, 1, 2, 1].into()), ifindex: Some(3) }
+        };
+        let state = State::new(String::new());
+        for (routes, expected) in [
+            (&["172.16.0.0/12"][..], "192.168.0.0/20"),
+            (&["172.16.0.0/12", "192.168.0.0/16", "10.0.0.0/8"], "172.17.0.0/16"),
+        ] {
+            let mut interfaces = interfaces();
+            interfaces.routes.extend(routes.iter().map(|text| via(text)));
+            let (v4, _) = of_new(&NetworkCreate::default(), "br-x", &interfaces, &state, &[]).unwrap();
+            assert_eq!(v4.unwrap().subnet.to_string(), expected);
+        }
     }
 
     #[test]
@@ -283,7 +336,7 @@ mod tests {
     fn a_new_network_gets_the_next_pool_and_what_it_asks_for() {
         let mut state = State::new(String::new());
         state.networks.insert(1, samples::network("bridge"));
-        let new = |request: &NetworkCreate| of_new(request, "br-x", &interfaces(), &state);
+        let new = |request: &NetworkCreate| of_new(request, "br-x", &interfaces(), &state, &[]);
         let (v4, v6) = new(&NetworkCreate::default()).unwrap();
         assert_eq!((v4.unwrap().subnet.to_string().as_str(), v6), ("172.18.0.0/16", None));
         let subnets = vec!["10.50.0.0/24".parse().unwrap()];
@@ -320,7 +373,7 @@ mod tests {
                 "range 10.8.0.0/25 is not in subnet 10.50.0.0/24",
             ),
         ] {
-            let error = format!("{:#}", of_new(&request, "br-x", &interfaces(), &state).unwrap_err());
+            let error = format!("{:#}", of_new(&request, "br-x", &interfaces(), &state, &[]).unwrap_err());
             assert!(error.contains(want), "{error}, want {want}");
         }
     }
@@ -329,7 +382,18 @@ mod tests {
     fn what_the_bridge_itself_uses_overlaps_nothing() {
         let used = in_use(&interfaces(), "netpath0", &State::new(String::new()));
         assert!(used.iter().all(|used| !used.by.contains("netpath0")));
-        assert_eq!(used.len(), 2);
+        assert_eq!(used.len(), 3);
+    }
+
+    #[test]
+    fn pools_of_ones_own_take_the_predefined_ones_place_in_their_family() {
+        let mut state = State::new(String::new());
+        state.networks.insert(1, samples::network("bridge"));
+        let pools = ["base=10.1.0.0/16,size=20", "base=10.5.0.0/24,size=24"].map(|text| text.parse().unwrap());
+        let request = NetworkCreate { ipv6: true, ..NetworkCreate::default() };
+        let (v4, v6) = of_new(&request, "br-x", &interfaces(), &state, &pools).unwrap();
+        assert_eq!(v4.unwrap().subnet.to_string(), "10.1.16.0/20", "the host has an address in the first");
+        assert!(v6.unwrap().subnet.to_string().starts_with("fd"));
     }
 
     fn default(bip: Option<&str>, known: Option<&state::Network>) -> Result<Subnet> {
@@ -363,7 +427,12 @@ mod tests {
         Interfaces {
             links: vec![link(2, "netpath0"), link(3, "eth0")],
             addresses: vec![address(2, "10.9.0.1/16"), address(3, "10.1.2.3/24")],
-            routes: vec![route(2, "10.9.0.0/16"), route(3, "10.1.2.0/24"), route(3, "0.0.0.0/0")],
+            routes: vec![
+                route(2, "10.9.0.0/16"),
+                route(3, "10.1.2.0/24"),
+                route(3, "0.0.0.0/0"),
+                Route { gateway: Some([10, 1, 2, 1].into()), ..route(3, "10.99.0.0/16") },
+            ],
         }
     }
 }
