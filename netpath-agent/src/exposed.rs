@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::Result;
 
 use crate::port_spec;
-use crate::state::Container;
+use crate::state::{Container, PortBinding};
 
 /// Protocol number and port of everything that a container exposes: what it says, and the container's side of
 /// what it publishes.
@@ -17,6 +17,14 @@ pub fn ports(container: &Container) -> BTreeSet<(u8, u16)> {
         binding.container_ports().map(move |port| (number, port))
     });
     said.chain(published).collect()
+}
+
+/// The same for people: `80/tcp`, `8000-8009/udp`.
+pub fn names(container: &Container) -> Vec<String> {
+    let span =
+        |binding: &PortBinding| format!("{}/{}", crate::binding::span(&binding.container_ports()), binding.proto);
+    let names: BTreeSet<String> = container.expose.iter().cloned().chain(container.ports.iter().map(span)).collect();
+    names.into_iter().collect()
 }
 
 /// Checks exposed ports and writes them as they are kept: `PORT[-LAST]/PROTO`.

@@ -9,6 +9,7 @@ use netpath_common::{Address, Counter, DropKey, Event, EventKind, Reason};
 use crate::agent::Agent;
 use crate::api::{self, GatewayMode, Rule};
 use crate::binding::{from_clause, host_name, span};
+use crate::exposed;
 use crate::flows::{FlowFilter, proto_name};
 use crate::publishing;
 use crate::state::{Container, Endpoint, Network, PortBinding};
@@ -21,8 +22,8 @@ impl Agent {
     pub fn rules(&self) -> Result<Vec<Rule>> {
         let drops = self.drops()?;
         let mut rules = Vec::new();
-        for network in self.state.networks.values() {
-            rules.extend(self.network_rules(network)?);
+        for (index, network) in &self.state.networks {
+            rules.extend(self.network_rules(*index, network)?);
         }
         for (name, container) in &self.state.containers {
             rules.extend(self.container_rules(name, container)?);
@@ -76,7 +77,7 @@ impl Agent {
         }
     }
 
-    fn network_rules(&self, network: &Network) -> Result<Vec<Rule>> {
+    fn network_rules(&self, index: u32, network: &Network) -> Result<Vec<Rule>> {
         let bridge = &network.bridge;
         let mut rules = Vec::new();
         let rule = |kind: &str, matches, action: &str, counter| {
@@ -86,55 +87,72 @@ impl Agent {
         for (subnet, mode) in modes.into_iter().filter_map(|(subnet, mode)| Some((subnet.as_ref()?.subnet, mode))) {
             let outside = format!("in !{bridge} dst {subnet}");
             if network.internal {
-                rules.push(rule("internal", format!("src {subnet} out !{bridge}"), "drop", Counter::default()));
+                let dropped = self.dropped_in(index, Reason::Internal)?;
+                rules.push(rule("internal", format!("src {subnet} out !{bridge}"), "drop", Some(dropped)));
+                rules.push(rule("direct", outside, "drop", None));
                 continue;
             }
             match mode {
-                GatewayMode::Routed => {
-                    rules.push(rule("routed", outside, "accept icmp and published ports", Counter::default()))
-                }
-                GatewayMode::NatUnprotected => rules.push(rule("unprotected", outside, "accept", Counter::default())),
-                GatewayMode::Nat | GatewayMode::Isolated => {}
+                GatewayMode::Routed => rules.push(rule("routed", outside, "accept icmp and published ports", None)),
+                GatewayMode::NatUnprotected => rules.push(rule("unprotected", outside, "accept", None)),
+                GatewayMode::Nat | GatewayMode::Isolated => rules.push(rule("direct", outside, "drop", None)),
             }
             if network.masquerade && mode != GatewayMode::Routed {
                 let counter = self.datapath.counter(network.counter)?;
                 let matches = format!("src {subnet} out !{bridge}");
-                rules.push(rule("masquerade", matches, "to the address of the outgoing interface", counter));
+                rules.push(rule("masquerade", matches, "to the address of the outgoing interface", Some(counter)));
             }
         }
-        // What the policy refuses is counted as drops of the sender.
-        let action = if network.icc { "accept" } else { "drop" };
-        let counter = self.datapath.counter(network.counter + 1)?;
-        rules.push(rule("icc", format!("in {bridge} out {bridge}"), action, counter));
+        let (action, counter) = if network.icc {
+            ("accept", self.datapath.counter(network.counter + 1)?)
+        } else {
+            ("drop", self.dropped_in(index, Reason::Icc)?)
+        };
+        rules.push(rule("icc", format!("in {bridge} out {bridge}"), action, Some(counter)));
         for ifname in network.trusted.iter().chain(&self.options.trusted) {
-            rules.push(rule("trusted", format!("in {ifname} out {bridge}"), "accept", Counter::default()));
+            rules.push(rule("trusted", format!("in {ifname} out {bridge}"), "accept", None));
         }
         Ok(rules)
     }
 
+    /// What the containers of network `index` sent and was dropped for `reason`.
+    fn dropped_in(&self, index: u32, reason: Reason) -> Result<Counter> {
+        let is_here = |ifindex: u32| self.state.endpoints.values().any(|e| e.ifindex == ifindex && e.network == index);
+        let drops = self.datapath.drops()?;
+        let counted = drops.iter().filter(|(key, _)| key.reason == reason as u32 && is_here(key.ifindex));
+        Ok(counted.fold(Counter::default(), |sum, (_, counter)| Counter {
+            packets: sum.packets + counter.packets,
+            bytes: sum.bytes + counter.bytes,
+        }))
+    }
+
     fn container_rules(&self, name: &str, container: &Container) -> Result<Vec<Rule>> {
         let mut rules = Vec::with_capacity(container.ports.len() + 2);
-        let rule = |kind: &str, matches, action, counter| new_rule(kind, name, matches, action, counter);
+        let rule = |kind: &str, matches, action, counter| new_rule(kind, name, matches, action, Some(counter));
         let endpoints = self.state.endpoints_of(name);
+        let is_open = |endpoint: &Endpoint| self.state.networks.get(&endpoint.network).is_some_and(|n| !n.internal);
+        let reachable: Vec<_> = endpoints.iter().copied().filter(|(_, endpoint)| is_open(endpoint)).collect();
         let addr = |binding: &PortBinding| {
             let v6 = binding.host_addr.is_ipv6();
             let of = |e: &Endpoint| if v6 { e.addr6.map(IpAddr::from) } else { e.addr.map(IpAddr::from) };
-            endpoints.iter().find_map(|(_, endpoint)| of(endpoint))
+            reachable.iter().find_map(|(_, endpoint)| of(endpoint))
         };
         for port in &container.ports {
-            let shown = publishing::show(port, &endpoints);
+            let shown = publishing::show(port, &reachable);
             let name = host_name(shown.host_addr, &shown.host_ports());
             let matches = format!("{} dst {name}{}", port.proto, from_clause(&port.from));
             let action = match addr(port) {
                 Some(addr) => format!("to {}", host_name(addr, &port.container_ports())),
-                None => format!("to nobody:{}", span(&port.container_ports())),
+                None => format!("closed: {} is in internal networks only", span(&port.container_ports())),
             };
             rules.push(rule("dnat", matches, action, self.datapath.counter(port.counter)?));
         }
-        for link in &container.links {
-            let to = format!("dst {} ({}) exposed ports", link.target, link.alias);
+        for link in container.links.iter().filter(|link| self.needs_link(name, &link.target)) {
+            let ports = self.state.containers.get(&link.target).map(exposed::names).unwrap_or_default();
+            let ports = if ports.is_empty() { "no port".to_owned() } else { ports.join(",") };
+            let to = format!("dst {} ({}) {ports}", link.target, link.alias);
             rules.push(rule("link", to, "accept".to_owned(), self.datapath.counter(link.counter)?));
-            let back = format!("src {} ({}) exposed ports", link.target, link.alias);
+            let back = format!("src {} ({}) {ports}", link.target, link.alias);
             rules.push(rule("link", back, "accept".to_owned(), self.datapath.counter(link.counter + 1)?));
         }
         for (_, endpoint) in &endpoints {
@@ -144,6 +162,13 @@ impl Agent {
             rules.push(rule("from", format!("src {addrs}"), accept(), self.datapath.counter(endpoint.counter + 1)?));
         }
         Ok(rules)
+    }
+
+    /// Whether containers of a network that both are in may not talk anyhow.
+    fn needs_link(&self, name: &str, target: &str) -> bool {
+        let targets = self.state.networks_of(target);
+        let shared = self.state.networks_of(name).into_iter().filter(|index| targets.contains(index));
+        shared.filter_map(|index| self.state.networks.get(&index)).any(|network| !network.icc)
     }
 
     /// All drops, by container and reason; the name is empty where they belong to no container.
@@ -168,8 +193,8 @@ impl Agent {
     }
 }
 
-fn new_rule(kind: &str, name: &str, matches: String, action: String, counter: Counter) -> Rule {
-    let (packets, bytes) = (counter.packets, counter.bytes);
+fn new_rule(kind: &str, name: &str, matches: String, action: String, counter: Option<Counter>) -> Rule {
+    let (packets, bytes) = (counter.map(|counter| counter.packets), counter.map(|counter| counter.bytes));
     Rule { kind: kind.to_owned(), name: name.to_owned(), matches, action, packets, bytes }
 }
 
@@ -180,8 +205,8 @@ fn drop_rule(drop: &api::Drop) -> Rule {
         name: drop.name.clone(),
         matches: text.to_owned(),
         action: drop.reason.clone(),
-        packets: drop.packets,
-        bytes: drop.bytes,
+        packets: Some(drop.packets),
+        bytes: Some(drop.bytes),
     }
 }
 

@@ -21,8 +21,8 @@ pub(super) async fn run(client: &Client, json: bool) -> Result<ExitCode> {
 fn render(rules: &[Rule]) -> String {
     let rows = rules.iter().map(|rule| {
         [
-            rule.packets.to_string(),
-            rule.bytes.to_string(),
+            number(rule.packets),
+            number(rule.bytes),
             rule.kind.clone(),
             or_dash(&rule.name),
             or_dash(&rule.matches),
@@ -30,6 +30,10 @@ fn render(rules: &[Rule]) -> String {
         ]
     });
     table(["PKTS", "BYTES", "RULE", "NAME", "MATCH", "ACTION"], rows)
+}
+
+fn number(count: Option<u64>) -> String {
+    count.map_or_else(|| "-".to_owned(), |count| count.to_string())
 }
 
 #[cfg(test)]
@@ -43,17 +47,19 @@ mod tests {
             name: name.to_owned(),
             matches: matches.to_owned(),
             action: action.to_owned(),
-            packets: 12,
-            bytes: 3456,
+            packets: Some(12),
+            bytes: Some(3456),
         };
-        let rules =
-            [rule("dnat", "web", "tcp 0.0.0.0:8080", "to 172.17.0.2:80"), rule("drop", "", "", "direct-access")];
+        let uncounted = Rule { packets: None, bytes: None, ..rule("routed", "lan", "", "accept") };
+        let dnat = rule("dnat", "web", "tcp 0.0.0.0:8080", "to 172.17.0.2:80");
+        let rules = [dnat, uncounted, rule("drop", "", "", "direct-access")];
         assert_eq!(
             render(&rules),
             "\
-PKTS  BYTES  RULE  NAME  MATCH             ACTION
-12    3456   dnat  web   tcp 0.0.0.0:8080  to 172.17.0.2:80
-12    3456   drop  -     -                 direct-access
+PKTS  BYTES  RULE    NAME  MATCH             ACTION
+12    3456   dnat    web   tcp 0.0.0.0:8080  to 172.17.0.2:80
+-     -      routed  lan   -                 accept
+12    3456   drop    -     -                 direct-access
 "
         );
     }
