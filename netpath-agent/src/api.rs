@@ -144,6 +144,8 @@ pub struct NetworkCreate {
     pub trusted: Vec<String>,
     /// Name of the bridge's interface; created if missing. Default: `br-` and 12 hexadecimal digits.
     pub bridge: Option<String>,
+    /// Where a port without an address is published. Default: at every address.
+    pub binding_addr: Option<IpAddr>,
 }
 
 /// Live changes to a network; what is absent stays.
@@ -358,7 +360,8 @@ pub struct PtpEnd {
 /// One line of `netpath rules`: what `iptables -L -v -n` would have shown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
-    /// `dnat`, `masquerade`, `routed`, `unprotected`, `internal`, `icc`, `trusted`, `link`, `to`, `from` or `drop`.
+    /// `dnat`, `masquerade`, `direct`, `routed`, `unprotected`, `internal`, `icc`, `trusted`, `link`, `to`, `from` or
+    /// `drop`.
     pub kind: String,
     /// Endpoint or network name; empty for the host.
     pub name: String,
@@ -366,9 +369,10 @@ pub struct Rule {
     pub matches: String,
     /// What is done, for people; for `drop` the reason's name.
     pub action: String,
-    pub packets: u64,
+    /// Absent where nothing counts: `to` and `from` count what a container receives and sends, `drop` what is dropped.
+    pub packets: Option<u64>,
     /// L3 bytes.
-    pub bytes: u64,
+    pub bytes: Option<u64>,
 }
 
 /// A masqueraded flow, both directions.

@@ -177,7 +177,6 @@ impl Agent {
     /// What the state will say about a new container; its counters are taken.
     fn plan(&mut self, request: &api::Attach, mode: &Mode) -> Result<Container> {
         let expose = exposed::normalise(&request.expose).map_err(Refusal::invalid)?;
-        let wanted = links::parse_all(&request.links, &request.name, &self.state)?;
         let ports = Request {
             publish: &request.publish,
             publish_all: request.publish_all,
@@ -185,6 +184,8 @@ impl Agent {
             from: &request.from,
         };
         let network = if let Mode::Network(index) = mode { Some(*index) } else { None };
+        let networks = network.iter().copied().collect();
+        let wanted = links::parse_all(&request.links, &request.name, &networks, &self.state)?;
         let bindings = self.resolve_ports(&ports, &request.name, network.as_slice())?;
         let mut container = Container {
             network_mode: network_mode(request)?.to_string(),

@@ -223,7 +223,7 @@ pub fn links(state: &State) -> BTreeMap<LinkKey, Link> {
             let Some(target) = state.containers.get(&link.target) else { continue };
             let ports = exposed::ports(target);
             for (_, from) in state.endpoints_of(name) {
-                for (_, to) in state.endpoints_of(&link.target) {
+                for (_, to) in state.endpoints_of(state.home_of(&link.target)) {
                     if from.network == to.network {
                         let key = |(proto, port)| LinkKey::new(from.generation, to.generation, port, proto);
                         links.extend(ports.iter().copied().map(|p| (key(p), Link { counter: link.counter })));

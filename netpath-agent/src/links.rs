@@ -1,5 +1,6 @@
 //! Links between containers: asked for with a container, added and removed live.
 
+use std::collections::BTreeSet;
 use std::str::FromStr;
 
 use anyhow::Result;
@@ -11,11 +12,16 @@ use crate::network_mode::{Asked, NetworkMode};
 use crate::refusal::Refusal;
 use crate::state::{Link, State};
 
-/// The links that `texts` ask for, those of `container`.
+/// The links that `texts` ask for, those of `container` in `networks`.
 ///
 /// # Errors
-/// A [`Refusal`] with Docker's words if a text is malformed, or nobody has such a name.
-pub fn parse_all(texts: &[String], container: &str, state: &State) -> Result<Vec<link::Link>, Refusal> {
+/// A [`Refusal`] with Docker's words if a text is malformed, nobody has such a name, or who has it is elsewhere.
+pub fn parse_all(
+    texts: &[String],
+    container: &str,
+    networks: &BTreeSet<u32>,
+    state: &State,
+) -> Result<Vec<link::Link>, Refusal> {
     let mut links: Vec<link::Link> = Vec::new();
     for text in texts {
         let link: link::Link = text.trim_start_matches('/').parse().map_err(Refusal::invalid)?;
@@ -24,6 +30,10 @@ pub fn parse_all(texts: &[String], container: &str, state: &State) -> Result<Vec
             return Err(Refusal::NotFound(format!(
                 "Cannot link to a non running container: /{name} AS /{container}/{alias}"
             )));
+        }
+        if state.networks_of(name).is_disjoint(networks) {
+            let reason = format!("Cannot link to /{name}, as it does not belong to a network of /{container}");
+            return Err(Refusal::Invalid(reason));
         }
         if links.iter().any(|other| other.alias == *alias) {
             return Err(Refusal::Invalid(format!("the alias `{alias}` is given twice")));
@@ -43,7 +53,9 @@ impl Agent {
         let mode = NetworkMode::from_str(&container.network_mode).map_err(Refusal::invalid)?;
         mode.check(Asked { links: true, ..Asked::default() }).map_err(Refusal::invalid)?;
         let texts = std::slice::from_ref(&request.link);
-        let Some(link::Link { name: target, alias }) = parse_all(texts, name, &self.state)?.pop() else {
+        let Some(link::Link { name: target, alias }) =
+            parse_all(texts, name, &self.state.networks_of(name), &self.state)?.pop()
+        else {
             return self.container(name);
         };
         if container.links.iter().any(|link| link.alias == alias) {
@@ -89,13 +101,26 @@ impl Agent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::samples;
+    use crate::state::{Container, samples};
 
     #[test]
     fn links_lead_to_running_containers_only() {
         let mut state = State::new(String::new());
         state.containers.insert("db".to_owned(), samples::container());
-        let all = |texts: &[&str]| parse_all(&texts.iter().map(ToString::to_string).collect::<Vec<_>>(), "web", &state);
+        state.endpoints.insert(1, samples::endpoint("db"));
+        let joined = Container { network_mode: "container:db".to_owned(), ..samples::container() };
+        state.containers.insert("side".to_owned(), joined);
+        let host = Container { network_mode: "host".to_owned(), ..samples::container() };
+        state.containers.insert("metrics".to_owned(), host);
+        let of = |texts: &[&str], network| {
+            let texts: Vec<_> = texts.iter().map(ToString::to_string).collect();
+            parse_all(&texts, "web", &BTreeSet::from([network]), &state)
+        };
+        let all = |texts: &[&str]| of(texts, samples::endpoint("db").network);
+        assert!(all(&["side:s"]).is_ok());
+        let error = all(&["metrics"]).unwrap_err().to_string();
+        assert_eq!(error, "Cannot link to /metrics, as it does not belong to a network of /web");
+        assert!(of(&["db"], 99).is_err());
         assert_eq!(all(&["db:a", "db:b"]).map(|links| links.len()), Ok(2));
         assert!(all(&["db:a", "db:a"]).is_err());
         let error = all(&["cache:c"]).unwrap_err().to_string();

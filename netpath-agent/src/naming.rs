@@ -144,19 +144,18 @@ impl Container {
     }
 }
 
-/// The addresses of the containers that a container is linked to, with the names it has for them: those in the
-/// networks they share, or all if they share none.
+/// The addresses of the containers that a container is linked to, in the networks they share, with the names it has
+/// for them.
 fn links(name: &str, container: &Container, state: &State) -> Vec<(IpAddr, String)> {
-    let own: BTreeSet<u32> = state.endpoints_of(name).iter().map(|(_, endpoint)| endpoint.network).collect();
+    let own = state.networks_of(name);
     let mut lines = Vec::new();
     for link in &container.links {
         let Some(target) = state.containers.get(&link.target) else { continue };
-        let all: Vec<_> = state.endpoints_of(&link.target).into_iter().map(|(_, endpoint)| endpoint).collect();
-        let shared: Vec<_> = all.iter().copied().filter(|endpoint| own.contains(&endpoint.network)).collect();
+        let all = state.endpoints_of(state.home_of(&link.target)).into_iter().map(|(_, endpoint)| endpoint);
+        let shared = all.filter(|endpoint| own.contains(&endpoint.network));
         let names = Link { name: link.target.clone(), alias: link.alias.clone() };
         let names = names.host_names(target.hostname(&link.target));
-        let addrs = addrs(if shared.is_empty() { all } else { shared });
-        lines.extend(addrs.into_iter().map(|addr| (addr, names.clone())));
+        lines.extend(addrs(shared).into_iter().map(|addr| (addr, names.clone())));
     }
     lines
 }
@@ -195,9 +194,16 @@ mod tests {
         state.endpoints.insert(1, endpoint("db", 1, 1));
         state.endpoints.insert(2, endpoint("db", 2, 2));
         let line = |addr: [u8; 4]| (IpAddr::from(addr), "database 0123 db".to_owned());
-        assert_eq!(links("web", &web, &state), [line([10, 0, 1, 1]), line([10, 0, 2, 2])]);
+        assert_eq!(links("web", &web, &state), [], "they share no network");
         state.endpoints.insert(3, endpoint("web", 2, 3));
         assert_eq!(links("web", &web, &state), [line([10, 0, 2, 2])]);
+        // Who shares the namespace has the address.
+        let joined = Container { network_mode: "container:db".to_owned(), ..samples::container() };
+        state.containers.insert("side".to_owned(), joined);
+        let link = state::Link { target: "side".to_owned(), alias: "side".to_owned(), counter: 0 };
+        let web = Container { links: vec![link], ..web };
+        assert_eq!(links("web", &web, &state), [([10, 0, 2, 2].into(), "side".to_owned())]);
+        state.containers.remove("side");
         state.containers.remove("db");
         assert!(links("web", &web, &state).is_empty());
     }

@@ -40,7 +40,8 @@ impl Agent {
             Some(name) => name.clone(),
             None => format!("br-{}", hex(&host::random::<6>()?)),
         };
-        let (v4, v6) = subnets::of_new(&request, &bridge, &interfaces, &self.state).map_err(Refusal::invalid)?;
+        let pools = &self.options.address_pools;
+        let (v4, v6) = subnets::of_new(&request, &bridge, &interfaces, &self.state, pools).map_err(Refusal::invalid)?;
         let Some(counter) = self.counters.take_pair() else {
             return Err(Refusal::Taken("no counter is free for another network".to_owned()).into());
         };
@@ -59,6 +60,7 @@ impl Agent {
             mode4: request.gateway_mode_ipv4,
             mode6: request.gateway_mode_ipv6,
             trusted: request.trusted,
+            binding_addr: request.binding_addr,
         };
         if let Err(error) = self.add_network(network, &interfaces).await {
             self.counters.give_back_pair(counter);

@@ -13,6 +13,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use netpath_common::{PortRange, Timeouts};
 use serde::Deserialize;
 
+use crate::ipam::AddressPool;
 use crate::names::resolv_conf::{self, Dns};
 
 pub const DEFAULT_SOCKET: &str = "/run/netpath/netpath.sock";
@@ -61,6 +62,10 @@ pub struct AgentFlags {
     #[arg(long, value_name = "ADDR")]
     pub default_gateway_v6: Option<Ipv6Addr>,
 
+    /// Where networks get their subnets from, repeatable: base=CIDR,size=PREFIX_LENGTH [default: Docker's pools]
+    #[arg(long, value_name = "POOL")]
+    pub default_address_pool: Vec<AddressPool>,
+
     /// Interface from which published ports are reached at the containers' own addresses too, repeatable
     #[arg(long, value_name = "IFACE")]
     pub trusted: Vec<String>,
@@ -73,9 +78,9 @@ pub struct AgentFlags {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub icc: Option<bool>,
 
-    /// Host address that `-p` without one binds to [default: 0.0.0.0]
+    /// Host address at which the first network publishes ports that have none [default: 0.0.0.0 and ::]
     #[arg(long, value_name = "ADDR")]
-    pub ip: Option<Ipv4Addr>,
+    pub ip: Option<IpAddr>,
 
     /// Turns on net.ipv4.ip_forward, and net.ipv6.conf.all.forwarding for IPv6 networks [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -155,12 +160,14 @@ pub struct Options {
     pub bip6: Option<Ipv6Net>,
     pub fixed_cidr_v6: Option<Ipv6Net>,
     pub default_gateway_v6: Option<Ipv6Addr>,
+    /// Where networks get subnets from; a family without any has the predefined ones.
+    pub address_pools: Vec<AddressPool>,
     /// Names of interfaces from which containers may be reached directly.
     pub trusted: Vec<String>,
     pub mtu: Option<u32>,
     pub icc: bool,
     /// Host address of bindings that name none.
-    pub binding_addr: Ipv4Addr,
+    pub binding_addr: IpAddr,
     pub ip_forward: bool,
     pub masquerade: bool,
     /// Names of the external interfaces; empty: every one that qualifies.
@@ -243,10 +250,11 @@ impl Options {
             bip6: flags.bip6,
             fixed_cidr_v6: flags.fixed_cidr_v6,
             default_gateway_v6: flags.default_gateway_v6,
+            address_pools: flags.default_address_pool,
             trusted: flags.trusted,
             mtu: flags.mtu,
             icc: flags.icc.unwrap_or(true),
-            binding_addr: flags.ip.unwrap_or(Ipv4Addr::UNSPECIFIED),
+            binding_addr: flags.ip.unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
             ip_forward: flags.ip_forward.unwrap_or(true),
             masquerade: flags.ip_masq.unwrap_or(true),
             externals: flags.external,
@@ -312,6 +320,7 @@ impl AgentFlags {
             bip6: self.bip6.or(file.bip6),
             fixed_cidr_v6: self.fixed_cidr_v6.or(file.fixed_cidr_v6),
             default_gateway_v6: self.default_gateway_v6.or(file.default_gateway_v6),
+            default_address_pool: or(self.default_address_pool, file.default_address_pool),
             trusted: if self.trusted.is_empty() { file.trusted } else { self.trusted },
             mtu: self.mtu.or(file.mtu),
             icc: self.icc.or(file.icc),
@@ -437,7 +446,7 @@ mod tests {
     fn defaults_are_dockers_and_follow_the_sockets_name() {
         let options = resolve(&[], "").unwrap();
         assert!(options.icc && options.masquerade && options.ip_forward && options.shortcuts);
-        assert_eq!((options.bridge.as_str(), options.binding_addr), ("netpath0", Ipv4Addr::UNSPECIFIED));
+        assert_eq!((options.bridge.as_str(), options.binding_addr), ("netpath0", IpAddr::from(Ipv4Addr::UNSPECIFIED)));
         assert_eq!(options.state_dir, Path::new("/var/lib/netpath/blue"));
         assert_eq!(options.pin_dir, Path::new("/sys/fs/bpf/netpath/blue"));
         assert_eq!(options.timeouts, Timeouts::default());
@@ -464,6 +473,7 @@ mod tests {
             bip6 = "fd00:1::1/64"
             fixed-cidr-v6 = "fd00:1::/80"
             default-gateway-v6 = "fd00:1::9"
+            default-address-pool = ["base=10.2.0.0/16,size=24"]
             trusted = ["wg0"]
             mtu = 1400
             icc = false

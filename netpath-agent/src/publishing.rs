@@ -1,6 +1,6 @@
 //! Publishing ports of containers and unpublishing them: all of it or nothing.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::Result;
 
@@ -19,8 +19,13 @@ impl Agent {
     /// # Errors
     /// A [`Refusal`] if there is no such container or a port is not to be had; nothing has changed then.
     pub fn publish(&mut self, name: &str, request: &api::Ports) -> Result<api::Container> {
-        self.find(name)?;
+        let mode = &self.find(name)?.network_mode;
         let networks: Vec<u32> = self.state.endpoints_of(name).iter().map(|(_, endpoint)| endpoint.network).collect();
+        if networks.is_empty() {
+            let reason =
+                format!("container `{name}` is in no network of its own (--net={mode}): it has no port to publish");
+            return Err(Refusal::Invalid(reason).into());
+        }
         let request = Request { publish: &request.ports, from: &request.from, ..Request::default() };
         let bindings = self.resolve_ports(&request, name, &networks)?;
         let new = self.with_counters(bindings)?;
@@ -67,7 +72,7 @@ impl Agent {
         let v4 = self.host.local_addrs.iter().copied().map(IpAddr::V4);
         let v6 = self.host.local_addrs6.iter().copied().map(IpAddr::V6);
         let scope = Scope {
-            default_addr: self.options.binding_addr.into(),
+            default_addr: self.binding_addr(networks),
             local_addrs: v4.chain(v6).collect(),
             v4: self.gateway_of(networks, |network| network.v4.is_some().then_some(network.mode4)),
             v6: self.gateway_of(networks, |network| network.v6.is_some().then_some(network.mode6)),
@@ -77,6 +82,12 @@ impl Agent {
         let bindings = resolver.resolve(request, name)?;
         self.last_automatic_port = resolver.last_automatic();
         Ok(bindings)
+    }
+
+    /// Where a container in `networks` publishes a port without an address: its first network says so.
+    fn binding_addr(&self, networks: &[u32]) -> IpAddr {
+        let network = networks.first().and_then(|index| self.state.networks.get(index));
+        network.and_then(|network| network.binding_addr).unwrap_or(Ipv4Addr::UNSPECIFIED.into())
     }
 
     /// How one family of a container in `networks` is reached; `None` if no network has it. In an internal

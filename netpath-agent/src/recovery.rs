@@ -118,6 +118,7 @@ fn network(
         mode4: mode(network_flag::ROUTED4, network_flag::UNPROTECTED4),
         mode6: mode(network_flag::ROUTED6, network_flag::UNPROTECTED6),
         trusted: Vec::new(),
+        binding_addr: None,
     })
 }
 

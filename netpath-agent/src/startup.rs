@@ -115,6 +115,7 @@ fn default_network(options: &Options, interfaces: &Interfaces, state: &State) ->
         mode4: GatewayMode::Nat,
         mode6: GatewayMode::Nat,
         trusted: Vec::new(),
+        binding_addr: Some(options.binding_addr),
     })
 }
 

@@ -1,7 +1,7 @@
 //! What the agent knows that the kernel does not, kept on disk so that it survives the agent: one JSON
 //! file, replaced atomically. Touches nothing but the state directory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -61,6 +61,9 @@ pub struct Network {
     pub mode6: GatewayMode,
     /// Names of interfaces from which published ports are reached at the containers' own addresses too.
     pub trusted: Vec<String>,
+    /// Where a port without an address is published; absent: at every address.
+    #[serde(default)]
+    pub binding_addr: Option<IpAddr>,
 }
 
 /// A container: the endpoints that name it are its interfaces.
@@ -186,6 +189,20 @@ impl State {
         let mut endpoints: Vec<_> = self.endpoints.iter().filter(|(_, e)| e.container == container).collect();
         endpoints.sort_by_key(|(_, endpoint)| endpoint.generation);
         endpoints.into_iter().map(|(index, endpoint)| (*index, endpoint)).collect()
+    }
+
+    /// The container that has the interfaces of `container`: itself, or the one whose namespace it shares.
+    pub fn home_of<'a>(&'a self, container: &'a str) -> &'a str {
+        let joined = |name: &str| self.containers.get(name)?.network_mode.strip_prefix("container:");
+        std::iter::successors(Some(container), |name| joined(name))
+            .take(self.containers.len() + 1)
+            .last()
+            .unwrap_or(container)
+    }
+
+    /// The networks that a container reaches.
+    pub fn networks_of(&self, container: &str) -> BTreeSet<u32> {
+        self.endpoints_of(self.home_of(container)).into_iter().map(|(_, endpoint)| endpoint.network).collect()
     }
 
     /// Names of the interfaces that a container was given.
@@ -531,6 +548,7 @@ pub(crate) mod samples {
             mode4: GatewayMode::Nat,
             mode6: GatewayMode::Nat,
             trusted: vec![],
+            binding_addr: None,
         }
     }
 

@@ -1,11 +1,13 @@
 //! `netpath link`: links of running containers.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use anyhow::Result;
 
 use super::format::{or_dash, table};
 use crate::api::{Container, LinkAdd};
+use crate::binding::span;
 use crate::cli_link::LinkCommand;
 use crate::client::{Client, encode};
 
@@ -39,10 +41,17 @@ fn render(containers: &[Container]) -> String {
     let rows = containers.iter().flat_map(|container| {
         container.links.iter().map(|link| {
             let target = containers.iter().find(|other| other.name == link.name);
-            let ports = target.map(|target| target.expose.join(", ")).unwrap_or_default();
+            let ports = target.map(open_ports).unwrap_or_default();
             let address = target.and_then(|target| target.address).map(|addr| addr.to_string()).unwrap_or_default();
             [container.name.clone(), link.alias.clone(), link.name.clone(), or_dash(&address), or_dash(&ports)]
         })
     });
     table(["CONTAINER", "ALIAS", "TARGET", "ADDRESS", "EXPOSED"], rows)
+}
+
+/// What a link opens: exposed ports, and published ones, which are exposed too.
+fn open_ports(target: &Container) -> String {
+    let published = target.ports.iter().map(|port| format!("{}/{}", span(&port.container_ports()), port.proto));
+    let ports: BTreeSet<String> = target.expose.iter().cloned().chain(published).collect();
+    ports.into_iter().collect::<Vec<_>>().join(", ")
 }

@@ -1,5 +1,6 @@
 //! `netpath network`: networks as `docker network` has them.
 
+use std::net::Ipv4Addr;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -80,6 +81,7 @@ fn request(args: NetworkCreateArgs) -> Result<NetworkCreate> {
         gateway_mode_ipv6: args.gateway_mode_ipv6,
         trusted: args.trusted,
         bridge: args.bridge,
+        binding_addr: None,
     };
     for option in &args.opt {
         label(&mut request, option)?;
@@ -91,13 +93,22 @@ fn request(args: NetworkCreateArgs) -> Result<NetworkCreate> {
 fn label(request: &mut NetworkCreate, option: &str) -> Result<()> {
     let (key, value) = option.split_once('=').with_context(|| format!("option `{option}` is not KEY=VALUE"))?;
     let short = key.strip_prefix("com.docker.network.").unwrap_or(key);
-    let boolean = || value.parse::<bool>().with_context(|| format!("{key}: `{value}` is not true or false"));
+    // As Go reads them.
+    let boolean = || match value {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => bail!("{key}: `{value}` is not true or false"),
+    };
     match short {
         "bridge.name" => request.bridge = Some(value.to_owned()),
         "bridge.enable_icc" => request.icc = Some(boolean()?),
         "bridge.enable_ip_masquerade" => request.masquerade = Some(boolean()?),
         "bridge.gateway_mode_ipv4" => request.gateway_mode_ipv4 = mode(key, value)?,
         "bridge.gateway_mode_ipv6" => request.gateway_mode_ipv6 = mode(key, value)?,
+        "bridge.host_binding_ipv4" => {
+            let addr = value.parse::<Ipv4Addr>().with_context(|| format!("{key}: `{value}` is no IPv4 address"))?;
+            request.binding_addr = Some(addr.into());
+        }
         "bridge.trusted_host_interfaces" => request.trusted.extend(value.split(':').map(str::to_owned)),
         "driver.mtu" => {
             request.mtu = Some(value.parse().with_context(|| format!("{key}: `{value}` is no number of bytes"))?);
@@ -108,28 +119,40 @@ fn label(request: &mut NetworkCreate, option: &str) -> Result<()> {
 }
 
 fn mode(key: &str, value: &str) -> Result<GatewayMode> {
-    Ok(match value {
-        "" | "nat" => GatewayMode::Nat,
-        "nat-unprotected" => GatewayMode::NatUnprotected,
-        "routed" => GatewayMode::Routed,
-        "isolated" => GatewayMode::Isolated,
-        _ => bail!("{key}: unknown gateway mode `{value}`, want nat, nat-unprotected, routed or isolated"),
+    use GatewayMode::{Isolated, Nat, NatUnprotected, Routed};
+    if value.is_empty() {
+        return Ok(Nat);
+    }
+    let found = [Nat, NatUnprotected, Routed, Isolated].into_iter().find(|mode| mode_name(*mode) == value);
+    found.with_context(|| {
+        format!("{key}: unknown gateway mode `{value}`, want nat, nat-unprotected, routed or isolated")
     })
+}
+
+fn mode_name(mode: GatewayMode) -> &'static str {
+    match mode {
+        GatewayMode::Nat => "nat",
+        GatewayMode::NatUnprotected => "nat-unprotected",
+        GatewayMode::Routed => "routed",
+        GatewayMode::Isolated => "isolated",
+    }
 }
 
 fn render(networks: &[Network]) -> String {
     let subnet = |subnet: &Option<Subnet>| or_dash(&subnet.map_or_else(String::new, |s| s.subnet.to_string()));
     let rows = networks.iter().map(|network| {
-        let mut notes = Vec::new();
-        if network.internal {
-            notes.push("internal");
-        }
-        if !network.icc {
-            notes.push("icc off");
-        }
-        if !network.masquerade {
-            notes.push("no masquerade");
-        }
+        let modes = [(&network.v4, network.gateway_mode_ipv4), (&network.v6, network.gateway_mode_ipv6)];
+        let modes = modes.iter().filter(|(subnet, _)| subnet.is_some()).map(|(_, mode)| *mode);
+        let notes = [
+            (network.internal, "internal".to_owned()),
+            (!network.icc, "icc off".to_owned()),
+            (!network.masquerade, "no masquerade".to_owned()),
+        ];
+        let trusted = (!network.trusted.is_empty(), format!("trusts {}", network.trusted.join(" ")));
+        let modes = modes.map(|mode| (mode != GatewayMode::Nat, mode_name(mode).to_owned()));
+        let mut notes: Vec<String> =
+            notes.into_iter().chain(modes).chain([trusted]).filter(|(holds, _)| *holds).map(|(_, note)| note).collect();
+        notes.dedup();
         [
             network.name.clone(),
             network.bridge.clone(),
@@ -150,7 +173,7 @@ mod tests {
     fn dockers_labels_are_understood() {
         let mut request = NetworkCreate::default();
         for option in [
-            "com.docker.network.bridge.enable_icc=false",
+            "com.docker.network.bridge.enable_icc=0",
             "com.docker.network.bridge.gateway_mode_ipv6=routed",
             "com.docker.network.bridge.trusted_host_interfaces=wg0:eth1",
             "com.docker.network.driver.mtu=1400",

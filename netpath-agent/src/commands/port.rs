@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::format::port_lines;
 use crate::api::{Container, PortBinding};
-use crate::binding::{from_clause, host_name};
+use crate::binding::host_name;
 use crate::cli::PortArgs;
 use crate::client::{Client, encode};
 use crate::port_spec;
@@ -22,9 +22,7 @@ pub(super) async fn run(client: &Client, args: &PortArgs) -> Result<ExitCode> {
     if args.json {
         super::print_json(&ports)?;
     } else if wanted.is_some() {
-        let line = |port: &PortBinding| {
-            format!("{}{}\n", host_name(port.host_addr, &port.host_ports()), from_clause(&port.from))
-        };
+        let line = |port: &PortBinding| format!("{}\n", host_name(port.host_addr, &port.host_ports()));
         super::print(&ports.iter().map(line).collect::<String>())?;
     } else {
         super::print(&port_lines(&ports))?;
