@@ -11,6 +11,7 @@ use netpath_tests::{HOST, Options, Plane, World, program};
 
 on_netpath_once! {
     refused_requests_say_why_and_change_nothing,
+    networks_that_cannot_be_are_refused_and_change_nothing,
     without_an_agent_every_command_says_so,
     an_agent_refuses_options_that_cannot_work,
     an_agent_without_a_free_subnet_says_which_pools_it_tried,
@@ -79,6 +80,64 @@ fn refused_requests_say_why_and_change_nothing(plane: Plane) {
     let listener = web.inside.listen(80);
     let mut client = world.client.connect(at(HOST, 8080));
     converse(&mut client, &mut accept(&listener).0);
+}
+
+fn networks_that_cannot_be_are_refused_and_change_nothing(plane: Plane) {
+    let world = World::new(plane);
+    let free = world.namespace("free").path().display().to_string();
+    let _web = world.container("web", &[]);
+    world.netpath_ok(&["network", "create", "--subnet", "10.50.0.0/24", "back"]);
+    world.host.ip("link add lan0 type bridge");
+    world.host.ip("addr add 10.60.0.1/24 dev lan0");
+    world.host.ip("link set lan0 up");
+    world.host.set_sysctl("net/ipv6/conf/all/disable_ipv6", "1");
+    let picture = || {
+        let mut interfaces = world.host.interfaces();
+        interfaces.sort();
+        (world.json(&["network", "ls"]), world.json(&["ps"]), interfaces)
+    };
+    let before = picture();
+    for (args, wanted) in [
+        ("network create back", &["back", "already exists"][..]),
+        ("network create none", &["none"]),
+        ("network create container:web", &["container:web"]),
+        ("network create --subnet 10.50.0.128/25 x", &["10.50.0.128/25", "network `back`"]),
+        ("network create --subnet 10.60.0.0/16 x", &["10.60.0.0/16", "10.60.0.1/24", "lan0"]),
+        ("network create --subnet 172.17.3.0/24 x", &["172.17.3.0/24", "network `bridge`"]),
+        ("network create --subnet 10.70.0.0/24 --gateway 10.71.0.1 x", &["no matching subnet for gateway 10.71.0.1"]),
+        ("network create --subnet 10.70.0.0/24 --gateway 10.70.0.255 x", &["10.70.0.255"]),
+        ("network create --gateway 10.70.0.1 x", &["no matching subnet for gateway 10.70.0.1"]),
+        ("network create --subnet 10.70.0.0/24 --ip-range 10.71.0.0/25 x", &["10.71.0.0/25", "10.70.0.0/24"]),
+        ("network create --subnet 10.70.0.0/24 --subnet 10.71.0.0/24 x", &["more than one IPv4 subnet"]),
+        ("network create --ipv6 x", &["IPv6 is switched off in the kernel"]),
+        ("network create --subnet fd00:70::/64 x", &["IPv6 is switched off in the kernel"]),
+        ("network create --mtu 65536 x", &["65536"]),
+        ("network create --gateway-mode-ipv4 isolated x", &["isolated", "internal"]),
+        ("network create --bridge up0 x", &["up0"]),
+        ("network create --trusted no-such-interface-name x", &["no-such-interface-name"]),
+        ("network create -o com.docker.network.bridge.enable_icc=maybe x", &["enable_icc", "maybe"]),
+        ("network create -o com.docker.network.bridge.frobnicate=1 x", &["frobnicate"]),
+        ("network rm bridge", &["bridge"]),
+        ("network rm nowhere", &["nowhere", "not found"]),
+        ("network inspect nowhere", &["nowhere", "not found"]),
+        ("network connect nowhere web", &["nowhere", "not found"]),
+        ("network connect back nobody", &["nobody"]),
+        ("network connect bridge web", &["web", "already"]),
+        ("network connect --ip 10.51.0.9 back web", &["10.51.0.9", "10.50.0.0/24"]),
+        ("network disconnect back web", &["web", "back"]),
+        ("attach app --netns NETNS --net nowhere", &["nowhere", "not found"]),
+        ("attach app --netns NETNS --ip6 fd00:17::9", &["fd00:17::9"]),
+    ] {
+        let args = args.replace("NETNS", &free);
+        let output = world.netpath(&args.split(' ').collect::<Vec<_>>());
+        let wanted: Vec<_> = wanted.iter().map(|w| (*w).to_owned()).collect();
+        let status = if output.status.code() == Some(2) { 2 } else { 1 };
+        assert_refused(&format!("netpath {args}"), &output, status, &wanted);
+        assert_eq!(picture(), before, "after netpath {args}");
+    }
+    world.netpath_ok(&["network", "connect", "back", "web"]);
+    let output = world.netpath(&["network", "rm", "back"]);
+    assert_refused("netpath network rm back", &output, 1, &["back", "web"].map(str::to_owned));
 }
 
 fn without_an_agent_every_command_says_so(plane: Plane) {

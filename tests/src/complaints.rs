@@ -1,15 +1,15 @@
 //! What people have complained about for years, one test each where no other file has one already. The whole list, with
 //! the tests, is in `docs/complaints.md`.
 
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use netpath_tests::icmp;
 use netpath_tests::reach::Server;
-use netpath_tests::sockets::{accept, ask, assert_silent, at, converse, send};
+use netpath_tests::sockets::{PATIENCE, accept, ask, assert_silent, at, converse, send};
 use netpath_tests::watcher::Watcher;
-use netpath_tests::{CLIENT, Family, HOST, Namespace, Plane, World, netfilter, program};
+use netpath_tests::{CLIENT, Family, HOST, Namespace, Options, Plane, World, netfilter, program};
 use socket2::{Domain, Protocol, Socket, Type};
 
 on_every_plane! {
@@ -22,11 +22,15 @@ on_netpath! {
     issue_8795_a_reused_address_gets_nothing_of_its_predecessor,
     issue_20486_a_port_is_free_again_after_a_crash,
     issue_27817_the_input_chain_has_no_say_over_published_ports,
+    issue_22054_a_port_is_open_to_the_sources_on_its_list_alone,
+    issue_4737_ports_stay_on_loopback_unless_told_otherwise,
 }
 
 on_netpath_once! {
     issue_11185_ten_thousand_ports_need_no_process,
     issue_39439_what_the_host_has_set_stays_as_it_is,
+    issue_12565_containers_get_the_mtu_of_the_way_out,
+    issue_418_networks_get_their_subnets_from_pools_of_ones_own,
 }
 
 /// https://github.com/moby/libnetwork/issues/1729
@@ -114,6 +118,66 @@ fn issue_27817_the_input_chain_has_no_say_over_published_ports(plane: Plane) {
     netfilter::flush(&world.host);
 }
 
+/// https://github.com/moby/moby/issues/22054
+fn issue_22054_a_port_is_open_to_the_sources_on_its_list_alone(plane: Plane) {
+    let world = World::with(plane, Options::dual());
+    let web = world.container("web", &[]);
+    let mut publish = vec!["publish", "web", "8080:80", "8080:80/udp", "8081:81"];
+    publish.extend(["--from", "8080=198.18.0.0/24", "--from", "8080/udp=198.18.0.0/24"]);
+    publish.extend(["--from", "8080=2001:db8::/64", "--from", "8080/udp=2001:db8::/64"]);
+    world.netpath_ok(&publish);
+    for family in Family::BOTH {
+        let (listed, open) = (Server::new(&web.inside, family, 80), Server::new(&web.inside, family, 81));
+        assert_eq!(listed.sees(&world.client, at(family.host(), 8080)), family.client());
+        listed.is_not_reached(world.stranger(), at(family.second_host(), 8080));
+        assert_eq!(open.sees_tcp(world.stranger(), at(family.second_host(), 8081)), family.stranger());
+    }
+    assert!(world.drops("source-not-allowed") >= 4, "a connection and a datagram of each family");
+    // What is exposed to whom can be seen.
+    let ports = world.netpath_ok(&["port", "web"]);
+    assert!(ports.contains("198.18.0.0/24") && ports.contains("2001:db8::/64"), "{ports}");
+}
+
+/// https://github.com/moby/moby/issues/4737
+fn issue_4737_ports_stay_on_loopback_unless_told_otherwise(plane: Plane) {
+    let world = World::with(plane, Options::agent("--ip 127.0.0.1"));
+    let web = world.container("web", &["8080:80", "0.0.0.0:8081:80"]);
+    let server = Server::new(&web.inside, Family::V4, 80);
+    server.sees_tcp(&world.host, at(Family::V4.loopback(), 8080));
+    server.is_not_reached(&world.client, at(HOST, 8080));
+    assert_eq!(server.sees_tcp(&world.client, at(HOST, 8081)), CLIENT);
+}
+
+/// https://github.com/moby/moby/issues/12565, 22028
+fn issue_12565_containers_get_the_mtu_of_the_way_out(plane: Plane) {
+    let world = World::new(plane);
+    let before = world.container("before", &[]);
+    world.host.ip("link set up0 mtu 1400");
+    let deadline = Instant::now() + PATIENCE;
+    while mtu(&world.host, "netpath0") != 1400 {
+        assert!(Instant::now() < deadline, "the bridge does not follow the external interface");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let after = world.container("after", &[]);
+    assert_eq!((mtu(&before.inside, "eth0"), mtu(&after.inside, "eth0")), (1500, 1400));
+}
+
+/// https://github.com/docker/for-linux/issues/418, 599
+fn issue_418_networks_get_their_subnets_from_pools_of_ones_own(plane: Plane) {
+    let world = World::with(plane, Options::agent("--default-address-pool base=10.213.0.0/16,size=24"));
+    world.host.ip("route add 10.213.1.0/24 dev up0");
+    world.netpath_ok(&["network", "create", "back"]);
+    let network = &world.json(&["network", "inspect", "back"])[0];
+    assert_eq!(network["v4"]["subnet"], "10.213.2.0/24", "{network}");
+    let log = world.instance().log_text();
+    assert!(log.contains("subnet 10.213.1.0/24 is skipped: it overlaps route 10.213.1.0/24 dev up0"), "{log}");
+    let app = world.namespace("app");
+    world.netpath_ok(&["attach", "app", "--net", "back", "--netns", &app.path().display().to_string()]);
+    let mut listed = app.addresses();
+    listed.retain(|address| address.is_ipv4() && !address.is_loopback());
+    assert_eq!(listed, ["10.213.2.2".parse::<IpAddr>().unwrap()]);
+}
+
 /// https://github.com/moby/moby/issues/11185: a process for each port, and minutes to start them.
 fn issue_11185_ten_thousand_ports_need_no_process(plane: Plane) {
     let world = World::new(plane);
@@ -165,6 +229,12 @@ fn attach_at(world: &World, name: &str) -> Rc<Namespace> {
 }
 
 /// Of a TCP segment between two IPv4 addresses.
+fn mtu(namespace: &Namespace, ifname: &str) -> u32 {
+    let link = namespace.ip(&format!("-o link show dev {ifname}"));
+    let mut words = link.split(' ').skip_while(|word| *word != "mtu").skip(1);
+    words.next().and_then(|mtu| mtu.parse().ok()).unwrap_or_else(|| panic!("an mtu in {link}"))
+}
+
 fn checksum_towards(src: &str, dst: &str, segment: &[u8]) -> u16 {
     let address = |text: &str| text.parse::<std::net::Ipv4Addr>().unwrap().octets();
     let mut bytes = [address(src), address(dst)].concat();

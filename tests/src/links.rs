@@ -5,11 +5,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use netpath_tests::sockets::PATIENCE;
-use netpath_tests::{Plane, World, program};
+use netpath_tests::{Options, Plane, World, program};
 
 on_netpath_once! {
     a_link_is_in_the_hosts_file_and_if_asked_in_the_environment,
     a_link_follows_its_target_to_a_new_address,
+    a_link_names_the_addresses_of_both_families,
     a_link_is_added_and_removed_live,
     the_users_own_lines_stay,
     links_that_cannot_be_are_refused_in_dockers_words,
@@ -72,6 +73,29 @@ fn a_link_follows_its_target_to_a_new_address(plane: Plane) {
     let listed = fs::read_to_string(hosts_path(&world, "web")).unwrap();
     world.start_agent();
     assert_eq!(hosts(&world, "web"), listed);
+}
+
+fn a_link_names_the_addresses_of_both_families(plane: Plane) {
+    let world = World::with(plane, Options { ipv6: true, ..Options::default() });
+    world.start("db", &[], &SLEEP);
+    world.start("web", &["--link", "db:store", "--add-host", "host:host-gateway"], &SLEEP);
+    let text = hosts(&world, "web");
+    for line in [
+        "172.17.0.1\thost",
+        "fd00:17::1\thost",
+        "172.17.0.2\tstore db",
+        "fd00:17::2\tstore db",
+        "172.17.0.3\tweb",
+        "fd00:17::3\tweb",
+    ] {
+        assert!(text.lines().any(|other| other == line), "{line} is not in {text}");
+    }
+    world.netpath_ok(&["rm", "-f", "db"]);
+    world.start("other", &[], &SLEEP);
+    world.start("db", &[], &SLEEP);
+    let text = hosts(&world, "web");
+    assert!(text.contains("172.17.0.4\tstore db\n") && text.contains("fd00:17::4\tstore db\n"), "{text}");
+    assert!(!text.contains("::2\t"), "{text}");
 }
 
 fn a_link_is_added_and_removed_live(plane: Plane) {

@@ -26,6 +26,9 @@ mod gateway_modes;
 /// Networks beside each other, internal networks, second networks, links.
 mod networks;
 
+/// SCTP keeps its ports and its checksum.
+mod sctp;
+
 /// Containers reach each other, or with `--icc=false` do not.
 mod inter_container;
 

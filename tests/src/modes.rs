@@ -109,6 +109,8 @@ fn a_container_joins_running_ones_other_than_itself(plane: Plane) {
     let world = World::new(plane);
     refused(&world, "--net=container:nobody", "cannot join network of a non running container: nobody");
     refused(&world, "--name self --net=container:self", "cannot join own network");
+    world.netpath_ok(&["run", "--name", "gone", "--", "true"]);
+    refused(&world, "--net=container:gone", "cannot join network of a non running container: gone");
 }
 
 /// Runs a command that must not be run.

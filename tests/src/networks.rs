@@ -1,6 +1,6 @@
 //! Several networks: isolated from each other, internal ones, containers that are on two of them, links.
 
-use netpath_tests::reach::{Doors, Server, answers, pings};
+use netpath_tests::reach::{Doors, KNOCK, Server, answers, pings};
 use netpath_tests::sockets::{accept, at};
 use netpath_tests::{Family, NetworkOptions, Options, Plane, Request, World};
 
@@ -13,6 +13,7 @@ cells! { ipv4 V4:
     an_internal_network_without_icc_keeps_containers_apart,
     a_container_on_two_networks_reaches_both_until_it_leaves,
     a_link_opens_the_exposed_port_where_icc_is_off,
+    a_link_lets_no_connection_come_back,
     networks_do_not_share_icc,
 }
 
@@ -25,6 +26,7 @@ cells! { ipv6 V6:
     an_internal_network_without_icc_keeps_containers_apart,
     a_container_on_two_networks_reaches_both_until_it_leaves,
     a_link_opens_the_exposed_port_where_icc_is_off,
+    a_link_lets_no_connection_come_back,
     networks_do_not_share_icc,
 }
 
@@ -143,6 +145,16 @@ fn a_link_opens_the_exposed_port_where_icc_is_off(plane: Plane, family: Family) 
     assert!(!answers(&app.inside, at(db.ip(family), 22)), "what is not exposed");
     assert!(!answers(&db.inside, at(app.ip(family), 22)), "the other way round");
     assert!(!answers(&other.inside, at(db.ip(family), 5432)), "without a link");
+}
+
+/// link-state: Docker lets the exposed port send anything to any port of the one who linked.
+fn a_link_lets_no_connection_come_back(plane: Plane, family: Family) {
+    let world = World::with(plane, Options { icc: false, ipv6: family == Family::V6, ..Options::default() });
+    let db = world.container_with("db", Request { expose: &["5432/tcp"], ..Request::default() });
+    let app = world.container_with("app", Request { links: &["db"], ..Request::default() });
+    let _server = app.inside.listen_at(at(family.any(), 22));
+    let passes = db.inside.try_connect(5432, at(app.ip(family), 22), KNOCK).is_ok();
+    assert_eq!(passes, !plane.is_netpath() && family == Family::V4);
 }
 
 fn networks_do_not_share_icc(plane: Plane, family: Family) {

@@ -1,7 +1,7 @@
 //! A client outside reaches a published port, and nothing else.
 
 use netpath_tests::sockets::{accept, ask, at, converse, local, peer};
-use netpath_tests::{CLIENT, HOST, Options, Plane, World};
+use netpath_tests::{CLIENT, Family, HOST, Options, Plane, World};
 
 on_every_plane! {
     tcp_reaches_the_container_and_it_sees_the_clients_address,
@@ -21,6 +21,7 @@ on_netpath! {
     sixty_thousand_ports_are_as_good_as_one,
     a_part_of_a_range_can_be_closed,
     a_source_that_is_not_on_the_list_is_refused,
+    every_exposed_port_is_published_at_a_free_one_when_asked,
 }
 
 fn tcp_reaches_the_container_and_it_sees_the_clients_address(plane: Plane) {
@@ -195,6 +196,37 @@ fn a_source_that_is_not_on_the_list_is_refused(plane: Plane) {
     talk(&world, &web, 8089, 89);
     let _listener = web.inside.listen(90);
     world.client.assert_no_answer(at(HOST, 8090));
+}
+
+fn every_exposed_port_is_published_at_a_free_one_when_asked(plane: Plane) {
+    let world = World::with(plane, Options { ipv6: true, ..Options::default() });
+    let inside = world.namespace("web");
+    let netns = inside.path().display().to_string();
+    world.host.set_sysctl("net/ipv4/ip_local_port_range", "40000 40003");
+    world.host.set_sysctl("net/ipv4/ip_local_reserved_ports", "40001");
+    world.netpath_ok(&["attach", "web", "--netns", &netns, "-P", "--expose", "80-81", "--expose", "53/udp"]);
+    let ports = world.netpath_ok(&["port", "web"]);
+    let host_port = |port: &str| {
+        let line = ports.lines().find(|line| line.starts_with(port)).unwrap_or_else(|| panic!("{port} in {ports}"));
+        line.rsplit(':').next().unwrap().parse::<u16>().unwrap()
+    };
+    let (http, other, dns) = (host_port("80/tcp"), host_port("81/tcp"), host_port("53/udp"));
+    assert!([http, other, dns].iter().all(|port| [40000, 40002, 40003].contains(port)), "{ports}");
+    assert_ne!(http, other);
+    for family in Family::BOTH {
+        let listeners = [80, 81].map(|port| inside.listen_at(at(family.any(), port)));
+        for (listener, port) in listeners.iter().zip([http, other]) {
+            let mut client = world.client.connect(at(family.host(), port));
+            converse(&mut client, &mut accept(listener).0);
+        }
+        let (server, client) = (inside.udp_at(at(family.any(), 53)), world.client.udp_at(at(family.any(), 0)));
+        assert_eq!(ask(&client, &server, at(family.host(), dns)).ip(), family.client());
+    }
+    // Three of four are free, and both of these are taken for TCP.
+    let second = world.namespace("second").path().display().to_string();
+    let output = world.netpath(&["attach", "second", "--netns", &second, "-P", "--expose", "80-81"]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && error.contains("all ports are allocated"), "{error}");
 }
 
 /// A conversation through `host_port` with a server on `port` of the container.

@@ -10,7 +10,7 @@ use crate::sockets::{PATIENCE, REFUSAL, accept, ask, at, converse};
 use crate::{Container, Family, Namespace};
 
 /// How long a knock waits: for the second SYN too, should a busy machine lose the first.
-const KNOCK: Duration = Duration::from_secs(3);
+pub const KNOCK: Duration = Duration::from_secs(3);
 
 /// A TCP and a UDP server on one port of a container.
 pub struct Server {
