@@ -9,6 +9,7 @@ mod flows;
 mod hooks;
 mod jumps;
 mod links;
+mod network_bits;
 mod port_bits;
 mod tables;
 
@@ -45,6 +46,7 @@ const PINNED: &[&str] = &[
     "SOURCE_BITS",
     "ADDRESSES_V4",
     "PREFIXES_V4",
+    "NETWORK_BITS_V4",
     "PUBLISHED_PORTS_V4",
     "PUBLISHED_SOURCES_V4",
     "ALLOWED_V4",
@@ -57,6 +59,7 @@ const PINNED: &[&str] = &[
     "HOST_PEERS_V4",
     "ADDRESSES_V6",
     "PREFIXES_V6",
+    "NETWORK_BITS_V6",
     "PUBLISHED_PORTS_V6",
     "PUBLISHED_SOURCES_V6",
     "ALLOWED_V6",

@@ -41,6 +41,18 @@ pub trait Address: Copy + Eq + 'static {
     fn to_ip(&self) -> IpAddr;
 }
 
+/// Elements of `NETWORK_BITS_*`: a bit for each value of an address's first two bytes.
+pub const NETWORK_BITS_WORDS: u32 = (1 << 16) / 64;
+
+/// Which element of `NETWORK_BITS_*`, and which bit of it, says whether the addresses of any network begin as `addr`
+/// does.
+#[inline(always)]
+pub fn network_bit<A: Address>(addr: &A) -> (u32, u64) {
+    let [first, second, ..] = addr.words()[0].to_ne_bytes();
+    let number = u32::from(u16::from_be_bytes([first, second]));
+    (number / 64, 1 << (number % 64))
+}
+
 /// An IPv4 address, network byte order.
 #[derive(Clone, Copy, Debug, Default, PartialOrd, Ord)]
 #[repr(C, align(4))]

@@ -22,7 +22,7 @@ mod published_port;
 mod reason;
 mod tuple;
 
-pub use addr::{Addr4, Addr6, Address, OtherFamily};
+pub use addr::{Addr4, Addr6, Address, NETWORK_BITS_WORDS, OtherFamily, network_bit};
 pub use clock::seconds;
 pub use config::{Config, LAYOUT, PortRange, Timeouts, config_flag};
 pub use conntrack::{CtState, Flow, Inside, Mapping, MappingKey, TcpFlags, flow_flag, seen};

@@ -77,7 +77,8 @@ pub fn may_begin<F: Family>(packet: &Packet<F>) -> Result<(), Reason> {
 /// The flow of a packet from the container: its name outside, and the flow refreshed.
 ///
 /// `nat_addr` is the address of the interface that the packet leaves by; a flow with another one ended
-/// when the address or the route changed, unless that is the container's own.
+/// when the address or the route changed, unless that is the container's own. One with the name of a port that is
+/// not published any more has ended too.
 #[inline(always)]
 pub fn lookup<F: Family, E: Env<F>>(
     env: &E,
@@ -90,8 +91,9 @@ pub fn lookup<F: Family, E: Env<F>>(
     let pointer = env.flow(&packet.tuple)?;
     // SAFETY: `env.flow` returns valid pointers; see `Env`.
     let flow = unsafe { &mut *pointer };
+    let is_own = flow.nat_addr == packet.tuple.src_addr;
     let is_dead = flow.generation != owner.generation
-        || (flow.nat_addr != *nat_addr && flow.nat_addr != packet.tuple.src_addr)
+        || !(is_own || (flow.nat_addr == *nat_addr && flow.flags & flow_flag::NAMED == 0))
         || is_expired(config, flow, packet.tuple.proto, now_s)
         || is_over::<F, E>(env, packet, flow, now_s);
     if is_dead {

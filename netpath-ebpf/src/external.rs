@@ -80,7 +80,7 @@ fn to_published<F: Family, E: Env<F>>(
             let owner = Owner::new(target.endpoint, endpoint);
             named_flow::note::<F, E>(env, config, packet, &orig, owner)?;
         } else {
-            named_flow::end::<F, E>(env, &orig);
+            named_flow::end::<F, E>(env, packet, &orig);
         }
     }
     into_container::<F, E>(env, config, packet, target.endpoint, port, target.counter)
@@ -100,12 +100,13 @@ fn into_container<F: Family, E: Env<F>>(
     let network = env.network(endpoint.network).ok_or(Reason::EndpointGone)?;
     // What the kernel would call a martian: nobody outside has these, and a container would trust them.
     let src_addr = &tuple.src_addr;
-    if F::in_network(network, src_addr)
+    if env.in_any_network(src_addr)
         || F::is_group(src_addr)
         || F::is_link_local(src_addr)
         || *src_addr == F::Addr::UNSPECIFIED
         || *src_addr == tuple.dst_addr
     {
+        cold_path();
         return Err(Reason::MartianSource);
     }
     // The kernel answers what a router must: time exceeded, fragmentation needed.

@@ -11,7 +11,9 @@ pub trait Family: Copy + 'static {
 
     /// Length of a network header without options, in bytes.
     const HEADER_LEN: usize;
-    /// Where the network header has its destination address.
+    /// Where the network header has its protocol, its source and its destination address.
+    const PROTO_OFF: usize;
+    const SRC_OFF: usize;
     const DST_OFF: usize;
     /// EtherType, host byte order.
     const ETHER_TYPE: u16;
@@ -73,6 +75,8 @@ impl Family for V4 {
     type Addr = Addr4;
 
     const HEADER_LEN: usize = 20;
+    const PROTO_OFF: usize = 9;
+    const SRC_OFF: usize = 12;
     const DST_OFF: usize = 16;
     const ETHER_TYPE: u16 = 0x0800;
     const ICMP: u8 = proto::ICMP;
@@ -106,6 +110,7 @@ impl Family for V4 {
             l4_off: l3_off + header_len,
             len,
             fragment_id: u32::from(header.id),
+            fragment_proto: header.proto,
             fragment: u16::from_be(header.fragment) & !DONT_FRAGMENT_AND_RESERVED,
         })
     }

@@ -2,7 +2,7 @@
 //!
 //! An error never refreshes, changes or creates a flow (RFC 5508, REQ-6).
 
-use netpath_common::{Config, Reason, Tuple, config_flag, proto};
+use netpath_common::{Config, Flow, Reason, Tuple, config_flag, proto, target_flag};
 
 use crate::{
     conntrack,
@@ -84,13 +84,18 @@ pub fn from_external<F: Family, E: Env<F>>(
     let way = published::find::<F, E>(env, &quoted.src_addr, quoted.src_port, quoted.proto);
     let (index, port) = if let Some(way) = way {
         way.endpoint::<F, E>(env).ok()?;
+        let may_be_hosts = way.target.flags & target_flag::EPHEMERAL != 0;
+        if may_be_hosts && env.host_connection(&quoted.reversed()) {
+            return None;
+        }
         (way.target.endpoint, way.port)
     } else {
         let inside = conntrack::inside_of::<F, E>(env, &quoted.reversed())?;
         let orig = Tuple::new(inside.addr, inside.port, quoted.dst_addr, quoted.dst_port, quoted.proto);
         // SAFETY: `env.flow` returns valid pointers; see `Env`.
         let flow = unsafe { &*env.flow(&orig)? };
-        if flow.nat_addr != quoted.src_addr || flow.nat_port != quoted.src_port {
+        let is_same = flow.nat_addr == quoted.src_addr && flow.nat_port == quoted.src_port;
+        if !is_same || !is_alive::<F, E>(env, config, flow, quoted.proto) {
             return None;
         }
         (u32::from(flow.endpoint), inside.port)
@@ -106,10 +111,23 @@ pub fn from_external<F: Family, E: Env<F>>(
     })
 }
 
+/// Whether the flow is that of a container which is still there.
+#[inline(always)]
+fn is_alive<F: Family, E: Env<F>>(env: &E, config: &Config, flow: &Flow<F::Addr>, protocol: u8) -> bool {
+    let owner = env.endpoint(u32::from(flow.endpoint));
+    owner.is_some_and(|owner| owner.generation == flow.generation)
+        && !conntrack::is_expired(config, flow, protocol, env.now_s())
+}
+
 /// Translates an error that leaves, about a packet to a container: sent by the container itself, or by
 /// the host on its road to it. `None`: the quoted packet was not to a container.
 #[inline(always)]
-pub fn to_external<F: Family, E: Env<F>>(env: &E, packet: &Packet<F>, inner: &Inner<F>) -> Option<Translation<F>> {
+pub fn to_external<F: Family, E: Env<F>>(
+    env: &E,
+    config: &Config,
+    packet: &Packet<F>,
+    inner: &Inner<F>,
+) -> Option<Translation<F>> {
     let quoted = &inner.tuple;
     // A container speaks about packets that it got, to who sent them.
     let is_from_container = env.in_any_network(&packet.tuple.src_addr);
@@ -119,6 +137,7 @@ pub fn to_external<F: Family, E: Env<F>>(env: &E, packet: &Packet<F>, inner: &In
     let orig = quoted.reversed();
     // SAFETY: as in `from_external`.
     let flow = env.flow(&orig).map(|flow| unsafe { *flow });
+    let flow = flow.filter(|flow| is_alive::<F, E>(env, config, flow, orig.proto));
     let (addr, port) = match flow {
         Some(flow) => (flow.nat_addr, flow.nat_port),
         None => {

@@ -91,6 +91,7 @@ fn walk<B: Bytes>(bytes: &B, l3_off: usize, l3: &mut L3<Addr6>) -> Result<(), Re
             let word = u16::from_be_bytes(header.word);
             l3.fragment = (word >> 3) | ((word & 1) << 13);
             l3.fragment_id = header.id;
+            l3.fragment_proto = header.next_header;
             if l3.is_later_fragment() {
                 break;
             }
@@ -103,6 +104,8 @@ impl Family for V6 {
     type Addr = Addr6;
 
     const HEADER_LEN: usize = 40;
+    const PROTO_OFF: usize = 6;
+    const SRC_OFF: usize = 8;
     const DST_OFF: usize = 24;
     const ETHER_TYPE: u16 = 0x86dd;
     const ICMP: u8 = proto::ICMPV6;
@@ -135,6 +138,7 @@ impl Family for V6 {
             l4_off: l3_off + Self::HEADER_LEN,
             len: Self::HEADER_LEN as u32 + u32::from(u16::from_be(header.payload_length)),
             fragment_id: 0,
+            fragment_proto: header.next_header,
             fragment: 0,
         };
         if is_extension(l3.proto) {
@@ -308,6 +312,15 @@ mod tests {
             assert!(later.is_later_fragment());
             assert_eq!(later.fragment, offset | if more { 0x2000 } else { 0 });
         }
+    }
+
+    /// RFC 8200, 4.5: every fragment's header names the one that the first fragment goes on with.
+    #[test]
+    fn fragments_belong_together_whatever_headers_the_first_one_has() {
+        let first = [fragment(0, true), options(proto::DESTINATION_OPTIONS, 0)];
+        let first = Packet::<V6>::parse(&frame(&first, proto::UDP), L3_OFF).unwrap();
+        let later = Packet::<V6>::parse(&frame(&[fragment(2, false)], proto::DESTINATION_OPTIONS), L3_OFF).unwrap();
+        assert!(first.fragment_key() == later.fragment_key());
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! They tell replies apart that have more than one possible name, and let in what belongs to a flow where new
 //! ones are refused.
 
-use netpath_common::{Config, Flow, Reason, Tuple, flow_flag};
+use netpath_common::{Config, CtState, Flow, Reason, Tuple, flow_flag};
 
 use crate::{
     conntrack::{Owner, is_expired, refresh},
@@ -111,8 +111,18 @@ pub const fn is_trackable<F: Family>(packet: &Packet<F>) -> bool {
     packet.has_ports() || matches!(packet.kind, Kind::Other)
 }
 
+/// Whether a packet may give a client's flow another name: `flow` is the one it has, if any.
+///
+/// Anybody can send a segment in the client's name. One from the middle of a connection, or any while both ends
+/// talk, would turn the container's next segment into somebody else's, and the client would reset the connection.
+#[inline(always)]
+fn may_rename<F: Family>(packet: &Packet<F>, flow: Option<&Flow<F::Addr>>) -> bool {
+    let is_talking = flow.is_some_and(|flow| flow.state(packet.tuple.proto) == CtState::Established);
+    packet.kind != Kind::Tcp || (packet.tcp.flags.is_opening() && !is_talking)
+}
+
 /// Notes a packet to the container, which the client sent to `packet`'s destination: in the flow under `orig`,
-/// the tuple of the container's replies. Creates it if need be.
+/// the tuple of the container's replies. Creates it if need be, and if the packet may.
 ///
 /// # Errors
 ///
@@ -137,7 +147,13 @@ pub fn note<F: Family, E: Env<F>>(
             refresh::<F, E>(env, config, flow, packet, Direction::Reply, now_s);
             return Ok(());
         }
+        let is_alive = flow.generation == owner.generation && !is_expired(config, flow, orig.proto, now_s);
+        if !may_rename(packet, is_alive.then_some(&*flow)) {
+            return Ok(());
+        }
         remove_dead::<F, E>(env, orig, flow);
+    } else if !may_rename(packet, None) {
+        return Ok(());
     }
     let request = Request { packet, owner, nat_addr: packet.tuple.dst_addr, now_s };
     let mut flow = request.flow(packet.tuple.dst_port);
@@ -167,11 +183,14 @@ pub fn begin_own<F: Family, E: Env<F>>(
     insert::<F, E>(env, config, &packet.tuple, &mut flow, now_s)
 }
 
-/// Ends the flow of a client that used another name of the container before.
+/// Ends the flow of a client that used another name of the container before, if `packet` may.
 #[inline(always)]
-pub fn end<F: Family, E: Env<F>>(env: &E, orig: &Tuple<F::Addr>) {
+pub fn end<F: Family, E: Env<F>>(env: &E, packet: &Packet<F>, orig: &Tuple<F::Addr>) {
     if let Some(flow) = env.flow(orig) {
         // SAFETY: as in `lookup`.
-        remove_dead::<F, E>(env, orig, unsafe { &*flow });
+        let flow = unsafe { &*flow };
+        if may_rename(packet, Some(flow)) {
+            remove_dead::<F, E>(env, orig, flow);
+        }
     }
 }

@@ -34,6 +34,8 @@ pub struct L3<A> {
     /// Length from the start of the network header, in bytes.
     pub len: u32,
     pub fragment_id: u32,
+    /// The protocol that all fragments of a packet say: in IPv6 that of the header after the fragment header.
+    pub fragment_proto: u8,
     /// More-fragments bit (0x2000) and offset in units of eight bytes; 0: not a fragment.
     pub fragment: u16,
 }
@@ -248,7 +250,8 @@ impl<F: Family> Packet<F> {
     /// What all fragments of the packet have in common.
     #[inline(always)]
     pub fn fragment_key(&self) -> FragmentKey<F::Addr> {
-        FragmentKey::new(self.l3.src_addr.by_words(), self.l3.dst_addr.by_words(), self.l3.fragment_id, self.l3.proto)
+        let L3 { src_addr, dst_addr, fragment_id, fragment_proto, .. } = &self.l3;
+        FragmentKey::new(src_addr.by_words(), dst_addr.by_words(), *fragment_id, *fragment_proto)
     }
 
     /// Puts the ports into a packet that carries none of its own: a later fragment.

@@ -13,6 +13,7 @@ use netpath_common::{
 use netpath_ebpf::family::{Family, V4, V6};
 
 use super::Datapath;
+use super::network_bits::NetworkBits;
 use super::port_bits::{Bits, PortBits};
 use crate::reconcile::{Change, FamilyChange, FamilyImage, Image};
 
@@ -39,6 +40,7 @@ pub(super) struct Tables {
 pub(super) struct FamilyTables<A> {
     addresses: Table<A, u32>,
     prefixes: LpmTrie<MapData, A, u32>,
+    network_bits: NetworkBits,
     published: Table<PortKey<A>, PortTarget>,
     reserved: PortBits,
     sources: Table<PortKey<A>, PortSource<A>>,
@@ -160,6 +162,7 @@ impl<A: Address + Pod + Ord> FamilyTables<A> {
         Ok(Self {
             addresses: take(ebpf, &format!("ADDRESSES_{family}"))?,
             prefixes: take(ebpf, &format!("PREFIXES_{family}"))?,
+            network_bits: NetworkBits::new(take(ebpf, &format!("NETWORK_BITS_{family}"))?),
             published: take(ebpf, &format!("PUBLISHED_PORTS_{family}"))?,
             reserved: PortBits::new(take(ebpf, &format!("RESERVED_{family}"))?),
             sources: take(ebpf, &format!("PUBLISHED_SOURCES_{family}"))?,
@@ -196,9 +199,14 @@ impl<A: Address + Pod + Ord> FamilyTables<A> {
             FamilyChange::PutAddress(addr, index) => self.addresses.insert(addr, index, 0),
             FamilyChange::DeleteAddress(addr) => remove(&mut self.addresses, &addr),
             FamilyChange::PutPrefix((addr, len), network) => {
+                self.network_bits.add(&addr, len)?;
                 self.prefixes.insert(&Key::new(u32::from(len), addr), network, 0)
             }
-            FamilyChange::DeletePrefix((addr, len)) => self.prefixes.remove(&Key::new(u32::from(len), addr)),
+            FamilyChange::DeletePrefix((addr, len)) => {
+                self.prefixes.remove(&Key::new(u32::from(len), addr))?;
+                let left = self.prefixes.keys().collect::<Result<Vec<_>, _>>()?;
+                self.network_bits.set(left.into_iter().map(|key| (key.data(), key.prefix_len() as u8)))
+            }
             FamilyChange::PutPublished(key, target) => {
                 if self.published.get(&key, 0).is_err() && is_host_addr(&self.addresses, &key.addr) {
                     self.reserved.hold(&key)?;

@@ -147,6 +147,14 @@ fn nearly() -> impl Strategy<Value = Vec<u8>> {
         })
 }
 
+fn source_of(frame: &[u8]) -> IpAddr {
+    if C1.is_ipv4() {
+        IpAddr::from(<[u8; 4]>::try_from(&frame[26..30]).unwrap())
+    } else {
+        IpAddr::from(<[u8; 16]>::try_from(&frame[22..38]).unwrap())
+    }
+}
+
 #[test]
 fn random_frames_neither_leak_nor_change_length() {
     let mut plane = Plane::new();
@@ -163,7 +171,8 @@ fn random_frames_neither_leak_nor_change_length() {
             }
             let is_ours = run.frame.len() >= 14 + HEADER_LEN && run.frame[12..14] == ETHER_TYPE;
             if is_ours && program == "to_external" && run.verdict == PASS {
-                let source = Parts::of_frame(&run.frame).src;
+                // The host may send frames that make no sense, so there may be no parts.
+                let source = source_of(&run.frame);
                 prop_assert!(!is_inside(source), "{source} leaves");
             }
             if is_ours && run.verdict == REDIRECT && run.frame != sent && C1.is_ipv4() {

@@ -3,7 +3,7 @@
 use core::hint::cold_path;
 
 use aya_ebpf::{bindings::TC_ACT_SHOT, macros::classifier, programs::TcContext};
-use netpath_common::Reason;
+use netpath_common::{Reason, proto};
 use netpath_ebpf::{
     conntrack,
     env::Env,
@@ -78,7 +78,14 @@ pub(super) fn from_container6(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn at_ingress<F: Path>(ctx: &TcContext) -> i32 {
     let is_ours = skb::ether_type(ctx) == F::ETHER_TYPE && !skb::is_for_others(ctx);
-    verdict(ctx, if is_ours { arrive_external::<F>(ctx) } else { Ok(PASS) })
+    verdict(ctx, if is_ours { arrive_external::<F>(ctx) } else { pass_by(ctx) })
+}
+
+/// What is not the program's to decide. The kernel strips a priority tag only after this hook, and one behind it
+/// too: what came to light then, nobody would have looked at.
+#[inline(always)]
+fn pass_by(ctx: &TcContext) -> Result<i32, Reason> {
+    if skb::is_double_tagged(ctx) { Err(Reason::UnknownProtocol) } else { Ok(PASS) }
 }
 
 #[inline(always)]
@@ -121,7 +128,7 @@ fn arrive_external<F: Path>(ctx: &TcContext) -> Result<i32, Reason> {
         Ok(hand) => hand,
         // The stack knows best what to do with a broken packet for the host. One for a container it might
         // forward: it does not look behind IPv6's first header.
-        Err(reason) => return if is_for_inside::<F>(ctx) { Err(reason) } else { Ok(PASS) },
+        Err(reason) => return if is_inside::<F>(ctx, F::DST_OFF) { Err(reason) } else { Ok(PASS) },
     };
     if hand.packet.kind == Kind::IcmpError {
         cold_path();
@@ -133,12 +140,12 @@ fn arrive_external<F: Path>(ctx: &TcContext) -> Result<i32, Reason> {
     carry_out(ctx, hand)
 }
 
-/// Whether a packet that could not be read is addressed to a container network.
+/// Whether a packet that could not be read has an address of a container network there.
 #[inline(always)]
-fn is_for_inside<F: Path>(ctx: &TcContext) -> bool {
+fn is_inside<F: Path>(ctx: &TcContext, off: usize) -> bool {
     cold_path();
-    let dst_addr = Skb(ctx).get::<F::Addr>(EthHdr::LEN + F::DST_OFF);
-    dst_addr.is_some_and(|dst_addr| Env::<F>::in_any_network(&Kernel { ctx }, &dst_addr))
+    let addr = Skb(ctx).get::<F::Addr>(EthHdr::LEN + off);
+    addr.is_none_or(|addr| Env::<F>::in_any_network(&Kernel { ctx }, &addr))
 }
 
 // What decides is not inlined: with IPv6's addresses, one stack would not do for it and for what rewrites.
@@ -163,7 +170,14 @@ fn error_from_external<F: Path>(ctx: &TcContext, hand: &mut Hand<F>) -> bool {
 
 #[inline(always)]
 fn leave_external<F: Path>(ctx: &TcContext) -> Result<i32, Reason> {
-    let hand = skb::load::<F>(&Kernel { ctx })?;
+    if is_hosts_own::<F>(ctx) {
+        return Ok(PASS);
+    }
+    let hand = match skb::load::<F>(&Kernel { ctx }) {
+        Ok(hand) => hand,
+        // The host may send what it likes.
+        Err(reason) => return if is_inside::<F>(ctx, F::SRC_OFF) { Err(reason) } else { Ok(PASS) },
+    };
     if hand.packet.kind == Kind::IcmpError {
         cold_path();
         if read_quoted(ctx, hand) && error_to_external(ctx, hand) {
@@ -180,6 +194,19 @@ fn leave_external<F: Path>(ctx: &TcContext) -> Result<i32, Reason> {
     carry_out(ctx, hand)
 }
 
+/// Whether a packet is plainly the host's: its source is in no container network, and it is no ICMP error, which
+/// might quote a packet that is. Its lengths are not looked at: of a merged packet (BIG TCP) they are zero.
+#[inline(always)]
+fn is_hosts_own<F: Path>(ctx: &TcContext) -> bool {
+    let bytes = Skb(ctx);
+    let protocol = bytes.get::<u8>(EthHdr::LEN + F::PROTO_OFF);
+    if !matches!(protocol, Some(proto::TCP | proto::UDP)) {
+        return false;
+    }
+    let src_addr = bytes.get::<F::Addr>(EthHdr::LEN + F::SRC_OFF);
+    src_addr.is_some_and(|src_addr| !Env::<F>::in_any_network(&Kernel { ctx }, &src_addr))
+}
+
 #[inline(never)]
 fn decide_to_external<F: Path>(ctx: &TcContext, hand: &mut Hand<F>) -> Result<(), Reason> {
     let env = Kernel { ctx };
@@ -192,7 +219,9 @@ fn decide_to_external<F: Path>(ctx: &TcContext, hand: &mut Hand<F>) -> Result<()
 /// As [`error_from_external`].
 #[inline(never)]
 fn error_to_external<F: Path>(ctx: &TcContext, hand: &mut Hand<F>) -> bool {
-    let translation = icmp::to_external(&Kernel { ctx }, &hand.packet, &hand.inner);
+    let env = Kernel { ctx };
+    let Some(config) = Env::<F>::config(&env) else { return false };
+    let translation = icmp::to_external(&env, config, &hand.packet, &hand.inner);
     translation.is_some_and(|translation| hand.set_error(&translation))
 }
 

@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use netpath_common::{
     Addr4, Addr6, Address, AllowedSource, Flow, FragmentKey, Inside, Mapping, MappingKey, PortKey, PortSource,
-    PortTarget, Ports, Tuple,
+    PortTarget, Ports, Tuple, network_bit,
 };
 use netpath_ebpf::family::{Family, V4, V6};
 
@@ -124,7 +124,7 @@ impl FamilyMaps for V4 {
 
     #[inline(always)]
     fn in_prefixes(addr: &Addr4) -> bool {
-        maps::PREFIXES_V4.get(lpm_trie::Key::new(32, *addr)).is_some()
+        may_be_inside(&maps::NETWORK_BITS_V4, addr) && maps::PREFIXES_V4.get(lpm_trie::Key::new(32, *addr)).is_some()
     }
 
     #[inline(always)]
@@ -152,6 +152,19 @@ impl FamilyMaps for V4 {
     }
 }
 
+/// One load that saves nearly every packet the longest-prefix match.
+#[inline(always)]
+fn may_be_inside<A: Address>(bits: &Array<u64>, addr: &A) -> bool {
+    let (word, bit) = network_bit(addr);
+    bits.get(word).is_some_and(|bits| bits & bit != 0)
+}
+
+/// Not inlined, for a stack of its own.
+#[inline(never)]
+fn in_prefixes6(addr: &Addr6) -> bool {
+    maps::PREFIXES_V6.get(lpm_trie::Key::new(128, *addr)).is_some()
+}
+
 impl FamilyMaps for V6 {
     const INSIDE: u32 = 1;
 
@@ -169,10 +182,9 @@ impl FamilyMaps for V6 {
         PARKED_V6
     );
 
-    /// Not inlined, for a stack of its own.
-    #[inline(never)]
+    #[inline(always)]
     fn in_prefixes(addr: &Addr6) -> bool {
-        maps::PREFIXES_V6.get(lpm_trie::Key::new(128, *addr)).is_some()
+        may_be_inside(&maps::NETWORK_BITS_V6, addr) && in_prefixes6(addr)
     }
 
     #[inline(always)]

@@ -10,8 +10,8 @@ use aya_ebpf::{
 };
 use netpath_common::{
     Addr4, Addr6, AllowedSource, Config, Counter, DropKey, Endpoint, External, Flow, FragmentKey, HostPeer,
-    HostPeerKey, Inside, Link, LinkKey, Mapping, MappingKey, Network, PORT_BITS_WORDS, PortKey, PortSource, PortTarget,
-    Ports, TrustedKey, Tuple,
+    HostPeerKey, Inside, Link, LinkKey, Mapping, MappingKey, NETWORK_BITS_WORDS, Network, PORT_BITS_WORDS, PortKey,
+    PortSource, PortTarget, Ports, TrustedKey, Tuple,
 };
 use netpath_ebpf::family::{V4, V6};
 
@@ -73,6 +73,10 @@ pub(super) static TRUSTED: HashMap<TrustedKey, u32> = HashMap::with_max_entries(
 /// Container address to endpoint index. Written by the agent.
 #[map]
 pub(super) static ADDRESSES_V4: HashMap<Addr4, u32> = HashMap::with_max_entries(4096, 0);
+
+/// Whether any network's addresses begin so: see `network_bit`. Written by the agent.
+#[map]
+pub(super) static NETWORK_BITS_V4: Array<u64> = Array::with_max_entries(NETWORK_BITS_WORDS, 0);
 
 /// Subnets of the networks. Written by the agent.
 #[map]
@@ -136,6 +140,10 @@ pub(super) static HOST_PEERS_V4: LruHashMap<HostPeerKey<Addr4>, HostPeer<Addr4>>
 /// Container address to endpoint index. Written by the agent.
 #[map]
 pub(super) static ADDRESSES_V6: HashMap<Addr6, u32> = HashMap::with_max_entries(4096, 0);
+
+/// Whether any network's addresses begin so: see `network_bit`. Written by the agent.
+#[map]
+pub(super) static NETWORK_BITS_V6: Array<u64> = Array::with_max_entries(NETWORK_BITS_WORDS, 0);
 
 /// Subnets of the networks. Written by the agent.
 #[map]

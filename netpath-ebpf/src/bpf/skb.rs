@@ -45,10 +45,32 @@ pub(super) fn ifindex(ctx: &TcContext) -> u32 {
 #[inline(always)]
 pub(super) fn ether_type(ctx: &TcContext) -> u16 {
     // SAFETY: as in `ifindex`.
-    let skb = unsafe { &*ctx.skb.skb };
+    let is_tagged = unsafe { (*ctx.skb.skb).vlan_present } != 0 && vlan_id(ctx) != 0;
+    if is_tagged { 0x8100 } else { inner_type(ctx) }
+}
+
+/// EtherType behind the first tag, host byte order.
+#[inline(always)]
+fn inner_type(ctx: &TcContext) -> u16 {
+    // SAFETY: as in `ifindex`.
+    u16::from_be(unsafe { (*ctx.skb.skb).protocol } as u16)
+}
+
+#[inline(always)]
+fn vlan_id(ctx: &TcContext) -> u32 {
     const VLAN_ID: u32 = 0xfff;
-    let is_tagged = skb.vlan_present != 0 && skb.vlan_tci & VLAN_ID != 0;
-    if is_tagged { 0x8100 } else { u16::from_be(skb.protocol as u16) }
+    // SAFETY: as in `ifindex`.
+    unsafe { (*ctx.skb.skb).vlan_tci & VLAN_ID }
+}
+
+/// Whether a priority tag hides another tag.
+#[inline(always)]
+pub(super) fn is_double_tagged(ctx: &TcContext) -> bool {
+    const ETH_P_8021Q: u16 = 0x8100;
+    const ETH_P_8021AD: u16 = 0x88a8;
+    // SAFETY: as in `ifindex`.
+    let is_tagged = unsafe { (*ctx.skb.skb).vlan_present } != 0;
+    is_tagged && matches!(inner_type(ctx), ETH_P_8021Q | ETH_P_8021AD) && vlan_id(ctx) == 0
 }
 
 /// Whether the frame is for somebody else, seen only because the interface is promiscuous.

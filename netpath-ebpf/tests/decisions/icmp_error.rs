@@ -1,13 +1,13 @@
 //! ICMP errors.
 
-use netpath_common::{Reason, proto};
+use netpath_common::{PortKey, PortTarget, Reason, Tuple, proto, target_flag};
 use netpath_ebpf::decision::Out;
 use netpath_ebpf::family::Family as _;
 use netpath_ebpf::icmp::{self, Inner, Translation};
 use netpath_ebpf::packet::Packet;
 
 use super::{CLIENT, Family, HOST, ICMP, OTHER_CLIENT, ROUTER, World, container};
-use crate::frame::{Frame, SYN, SYN_ACK, echo_request, tcp, udp, unreachable};
+use crate::frame::{ACK, Frame, SYN, SYN_ACK, echo_request, tcp, udp, unreachable};
 use crate::world::veth;
 
 /// The shortest quotation: a network header and eight bytes.
@@ -26,7 +26,7 @@ fn arrive(world: &World, frame: &Frame) -> Option<Translation<Family>> {
 
 fn leave(world: &World, frame: &Frame) -> Option<Translation<Family>> {
     let (packet, inner) = parse(frame).unwrap();
-    icmp::to_external::<Family, _>(world, &packet, &inner)
+    icmp::to_external::<Family, _>(world, &world.config, &packet, &inner)
 }
 
 #[test]
@@ -49,6 +49,27 @@ fn error_about_a_masqueraded_packet_reaches_the_container_in_its_own_terms() {
         assert_eq!(translation.inner.src_port, if out.proto == ICMP { 77 } else { 40000 });
         assert_eq!(translation.out, Out::Container(veth(1)));
     }
+}
+
+#[test]
+fn an_error_for_a_container_that_is_gone_reaches_nobody() {
+    let mut world = World::new();
+    let out = world.send(1, &udp((container(1), 40000), (CLIENT, 53))).unwrap().tuple;
+    let error = unreachable(ROUTER, HOST, &udp((out.src_addr, out.src_port), (CLIENT, 53)), SHORTEST);
+    assert!(arrive(&world, &error).is_some());
+    world.replace(1);
+    assert!(arrive(&world, &error).is_none());
+}
+
+#[test]
+fn an_error_about_the_hosts_own_connection_from_a_published_port_is_the_hosts() {
+    let mut world = World::new();
+    let target = PortTarget::new(1, 1, 80, target_flag::EPHEMERAL, 0);
+    world.published.insert(PortKey::new(HOST, 40000, proto::TCP), target);
+    let error = unreachable(ROUTER, HOST, &tcp((HOST, 40000), (CLIENT, 443), ACK), SHORTEST);
+    assert!(arrive(&world, &error).is_some());
+    world.connections.insert(Tuple::new(CLIENT, 443, HOST, 40000, proto::TCP));
+    assert!(arrive(&world, &error).is_none());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use netpath_common::{
 use netpath_ebpf::decision::Out;
 
 use super::{CLIENT, ELSEWHERE, Family, GATEWAY, HOST, OTHER_CLIENT, PROTO_OFF, SECOND_GATEWAY, World, container};
-use crate::frame::{ACK, SYN, SYN_ACK, answer, echo_reply, echo_request, tcp, udp, unreachable};
+use crate::frame::{ACK, RST, SYN, SYN_ACK, answer, echo_reply, echo_request, tcp, udp, unreachable};
 use crate::world::{SECOND_BRIDGE_MAC, UPLINK, mac, veth};
 use netpath_ebpf::family::Family as _;
 
@@ -130,7 +130,14 @@ fn a_client_gets_its_answers_from_the_name_it_used_last() {
     let world = unprotected();
     let reply = tcp((container(4), 80), (CLIENT, 40000), SYN_ACK);
     world.arrive(&tcp((CLIENT, 40000), (container(4), 80), SYN)).unwrap();
+    world.arrive(&tcp((CLIENT, 40000), (HOST, 8080), SYN)).unwrap();
+    assert_eq!(world.send(4, &reply).unwrap().tuple.src_addr, HOST);
+    world.arrive(&tcp((CLIENT, 40000), (container(4), 80), SYN)).unwrap();
     assert_eq!(world.send(4, &reply).unwrap().tuple.src_addr, container(4));
+    // Both ends talk: a SYN in the client's name, which anybody can send, is not believed.
+    world.arrive(&tcp((CLIENT, 40000), (HOST, 8080), SYN)).unwrap();
+    assert_eq!(world.send(4, &reply).unwrap().tuple.src_addr, container(4));
+    world.arrive(&tcp((CLIENT, 40000), (container(4), 80), RST)).unwrap();
     world.arrive(&tcp((CLIENT, 40000), (HOST, 8080), SYN)).unwrap();
     assert_eq!(world.send(4, &reply).unwrap().tuple.src_addr, HOST);
 }

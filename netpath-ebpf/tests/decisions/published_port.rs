@@ -6,7 +6,7 @@ use netpath_common::{
 use netpath_ebpf::decision::Out;
 
 use super::{Addr, CLIENT, GATEWAY, GROUPS, HOPS_OFF, HOST, OTHER_CLIENT, OTHER_HOST, World, container};
-use crate::frame::{ACK, SYN, SYN_ACK, tcp, udp};
+use crate::frame::{ACK, FIN_ACK, RST, SYN, SYN_ACK, tcp, udp};
 use crate::world::veth;
 
 #[test]
@@ -119,6 +119,42 @@ fn a_client_that_goes_over_to_the_first_name_gets_its_replies_from_there() {
     assert_eq!((reply.tuple.src_addr, reply.tuple.src_port), (HOST, 8080));
 }
 
+/// Anybody can send a packet with a client's address and port to another name of the container.
+#[test]
+fn a_packet_in_a_clients_name_does_not_rename_its_connection() {
+    let mut world = ambiguous();
+    let target = PortTarget::new(1, 1, 80, target_flag::ENDS_FLOW, 0);
+    world.published.insert(PortKey::new(HOST, 8080, proto::TCP), target);
+    let names = [(HOST, 8080), (OTHER_HOST, 9090)];
+    for (client, used, other) in [(1111, names[0], names[1]), (2222, names[1], names[0])] {
+        world.arrive(&tcp((CLIENT, client), used, SYN)).unwrap();
+        let answer = |flags| world.send(1, &tcp((container(1), 80), (CLIENT, client), flags)).unwrap().tuple;
+        assert_eq!((answer(SYN_ACK).src_addr, answer(SYN_ACK).src_port), used);
+        let forged: &[u8] = if used == names[1] { &[ACK, RST, FIN_ACK, SYN] } else { &[ACK, RST, FIN_ACK] };
+        for flags in forged {
+            let _ = world.arrive(&tcp((CLIENT, client), other, *flags));
+            assert_eq!((answer(ACK).src_addr, answer(ACK).src_port), used, "after flags {flags:#x}");
+        }
+    }
+}
+
+#[test]
+fn a_name_that_is_not_published_any_more_is_no_name() {
+    let mut world = World::new();
+    world.publish(proto::UDP, 5353, 1, 53);
+    let target = PortTarget::new(1, 1, 53, target_flag::NEEDS_FLOW, 0);
+    world.published.insert(PortKey::new(HOST, 9053, proto::UDP), target);
+    world
+        .sources
+        .insert(PortKey::new(container(1), 53, proto::UDP), PortSource::new(HOST, 5353, source_flag::AMBIGUOUS, 0));
+    world.arrive(&udp((CLIENT, 1111), (HOST, 9053))).unwrap();
+    let answer = udp((container(1), 53), (CLIENT, 1111));
+    assert_eq!(world.send(1, &answer).unwrap().tuple.src_port, 9053);
+    world.published.clear();
+    world.sources.clear();
+    assert_ne!(world.send(1, &answer).unwrap().tuple.src_port, 9053);
+}
+
 #[test]
 fn the_bridges_name_of_a_port_is_not_reachable_from_outside() {
     let mut world = World::new();
@@ -132,7 +168,7 @@ fn the_bridges_name_of_a_port_is_not_reachable_from_outside() {
 fn nobody_outside_has_a_containers_or_the_hosts_own_address() {
     let mut world = World::new();
     world.publish(proto::UDP, 5353, 1, 53);
-    for source in [container(2), GATEWAY, HOST, Addr::UNSPECIFIED, GROUPS[0], GROUPS[1]] {
+    for source in [container(2), container(5), GATEWAY, HOST, Addr::UNSPECIFIED, GROUPS[0], GROUPS[1]] {
         let decision = world.arrive(&udp((source, 1000), (HOST, 5353)));
         assert_eq!(decision.unwrap_err(), Reason::MartianSource, "{source:?}");
     }
