@@ -1,7 +1,7 @@
 //! What the agent knows that the kernel does not, kept on disk so that it survives the agent: one JSON
 //! file, replaced atomically. Touches nothing but the state directory.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -182,34 +182,6 @@ impl State {
     /// The network called `name`, with its index.
     pub fn network(&self, name: &str) -> Option<(u32, &Network)> {
         self.networks.iter().find(|(_, network)| network.name == name).map(|(index, network)| (*index, network))
-    }
-
-    /// The endpoints of a container, in the order in which it was connected.
-    pub fn endpoints_of(&self, container: &str) -> Vec<(u32, &Endpoint)> {
-        let mut endpoints: Vec<_> = self.endpoints.iter().filter(|(_, e)| e.container == container).collect();
-        endpoints.sort_by_key(|(_, endpoint)| endpoint.generation);
-        endpoints.into_iter().map(|(index, endpoint)| (*index, endpoint)).collect()
-    }
-
-    /// The container that has the interfaces of `container`: itself, or the one whose namespace it shares.
-    pub fn home_of<'a>(&'a self, container: &'a str) -> &'a str {
-        let joined = |name: &str| self.containers.get(name)?.network_mode.strip_prefix("container:");
-        std::iter::successors(Some(container), |name| joined(name))
-            .take(self.containers.len() + 1)
-            .last()
-            .unwrap_or(container)
-    }
-
-    /// The networks that a container reaches.
-    pub fn networks_of(&self, container: &str) -> BTreeSet<u32> {
-        self.endpoints_of(self.home_of(container)).into_iter().map(|(_, endpoint)| endpoint.network).collect()
-    }
-
-    /// Names of the interfaces that a container was given.
-    pub fn interfaces_of(&self, container: &str) -> Vec<&str> {
-        let endpoints = self.endpoints.values().filter(|endpoint| endpoint.container == container);
-        let ends = self.ptps.iter().flat_map(|ptp| [&ptp.a, &ptp.b]).filter(|end| end.container == container);
-        endpoints.map(|endpoint| endpoint.interface.as_str()).chain(ends.map(|end| end.interface.as_str())).collect()
     }
 
     /// The lowest endpoint index that is free.

@@ -10,6 +10,7 @@ use netpath_tests::reach::Server;
 use netpath_tests::sockets::{PATIENCE, accept, ask, assert_silent, at, converse, send};
 use netpath_tests::watcher::Watcher;
 use netpath_tests::{CLIENT, Family, HOST, Namespace, Options, Plane, World, netfilter, program};
+use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 
 on_every_plane! {
@@ -167,7 +168,8 @@ fn issue_418_networks_get_their_subnets_from_pools_of_ones_own(plane: Plane) {
     let world = World::with(plane, Options::agent("--default-address-pool base=10.213.0.0/16,size=24"));
     world.host.ip("route add 10.213.1.0/24 dev up0");
     world.netpath_ok(&["network", "create", "back"]);
-    let network = &world.json(&["network", "inspect", "back"])[0];
+    let inspected: Value = serde_json::from_str(&world.netpath_ok(&["network", "inspect", "back"])).unwrap();
+    let network = &inspected[0];
     assert_eq!(network["v4"]["subnet"], "10.213.2.0/24", "{network}");
     let log = world.instance().log_text();
     assert!(log.contains("subnet 10.213.1.0/24 is skipped: it overlaps route 10.213.1.0/24 dev up0"), "{log}");

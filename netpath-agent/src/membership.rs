@@ -1,0 +1,35 @@
+//! Who is where: the endpoints, interfaces and networks of a container. Pure.
+
+use std::collections::BTreeSet;
+
+use crate::state::{Endpoint, State};
+
+impl State {
+    /// The endpoints of a container, in the order in which it was connected.
+    pub fn endpoints_of(&self, container: &str) -> Vec<(u32, &Endpoint)> {
+        let mut endpoints: Vec<_> = self.endpoints.iter().filter(|(_, e)| e.container == container).collect();
+        endpoints.sort_by_key(|(_, endpoint)| endpoint.generation);
+        endpoints.into_iter().map(|(index, endpoint)| (*index, endpoint)).collect()
+    }
+
+    /// The container that has the interfaces of `container`: itself, or the one whose namespace it shares.
+    pub fn home_of<'a>(&'a self, container: &'a str) -> &'a str {
+        let joined = |name: &str| self.containers.get(name)?.network_mode.strip_prefix("container:");
+        std::iter::successors(Some(container), |name| joined(name))
+            .take(self.containers.len() + 1)
+            .last()
+            .unwrap_or(container)
+    }
+
+    /// The networks that a container reaches.
+    pub fn networks_of(&self, container: &str) -> BTreeSet<u32> {
+        self.endpoints_of(self.home_of(container)).into_iter().map(|(_, endpoint)| endpoint.network).collect()
+    }
+
+    /// Names of the interfaces that a container was given.
+    pub fn interfaces_of(&self, container: &str) -> Vec<&str> {
+        let endpoints = self.endpoints.values().filter(|endpoint| endpoint.container == container);
+        let ends = self.ptps.iter().flat_map(|ptp| [&ptp.a, &ptp.b]).filter(|end| end.container == container);
+        endpoints.map(|endpoint| endpoint.interface.as_str()).chain(ends.map(|end| end.interface.as_str())).collect()
+    }
+}
