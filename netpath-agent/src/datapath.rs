@@ -36,7 +36,6 @@ static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netpath
 /// Maps that go on when programs are replaced.
 const PINNED: &[&str] = &[
     "CONFIG",
-    "JUMPS",
     "NETWORKS",
     "ENDPOINTS",
     "EXTERNALS",
@@ -141,6 +140,7 @@ pub struct Datapath {
     ebpf: Ebpf,
     tables: Tables,
     links_dir: PathBuf,
+    jumps_pin: PathBuf,
     /// Why the programs for the root cgroup are not in the kernel.
     hooks_error: Option<anyhow::Error>,
 }
@@ -162,6 +162,8 @@ impl Datapath {
         for name in PINNED {
             loader.map_pin_path(name, maps_dir.join(name));
         }
+        let jumps_pin = jumps::next_pin(&maps_dir)?;
+        loader.map_pin_path("JUMPS", jumps_pin.clone());
         set_sizes(&mut loader, sizes);
         hooks::set_features(&mut loader);
         let mut ebpf = loader.load(OBJECT).context("create the maps (needs root and a kernel with BPF)")?;
@@ -172,7 +174,16 @@ impl Datapath {
         jumps::fill(&mut ebpf)?;
         let tables =
             if adoption == Adoption::Fresh { Tables::create(&mut ebpf, config)? } else { Tables::adopt(&mut ebpf)? };
-        Ok((Self { ebpf, tables, links_dir, hooks_error }, adoption))
+        Ok((Self { ebpf, tables, links_dir, jumps_pin, hooks_error }, adoption))
+    }
+
+    /// Forgets what programs of earlier agents needed. Call when this agent's are attached wherever those were.
+    ///
+    /// # Errors
+    ///
+    /// If a pin cannot be removed.
+    pub fn retire_earlier(&self) -> Result<()> {
+        jumps::retire(&self.links_dir.with_file_name("maps"), &self.jumps_pin)
     }
 
     /// Programs with their size and, where the kernel counts it, their cost.

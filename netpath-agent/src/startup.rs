@@ -304,6 +304,7 @@ async fn attach(agent: &mut Agent, links: &[Link]) -> Result<()> {
         }
         agent.netlink.set_up(endpoint.ifindex).await?;
     }
+    agent.datapath.retire_earlier()?;
     let hooks = agent.datapath.attach_hooks();
     agent.warn("serve the host's own access to published ports, and keep those ports for containers", hooks);
     for index in agent.state.networks.keys() {

@@ -1,8 +1,11 @@
 //! Transfers survive the agent's death, its upgrade and a flushed firewall.
 
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
-use netpath_tests::sockets::{accept, ask, at, converse, local};
+use netpath_tests::sockets::{accept, ask, at, converse, local, receive, send};
 use netpath_tests::transfer::Transfer;
 use netpath_tests::{CLIENT, Container, HOST, Plane, World, netfilter};
 
@@ -13,6 +16,7 @@ on_netpath! {
     a_stopped_agent_leaves_the_data_plane,
     a_flushed_firewall_costs_no_connection,
     udp_mappings_survive_a_restart,
+    a_restart_costs_no_packet_between_containers,
 }
 
 const SOME: u64 = 8 << 20;
@@ -84,6 +88,43 @@ fn udp_mappings_survive_a_restart(plane: Plane) {
     assert_eq!(ask(&client, &server, at(CLIENT, 7000)), before);
     world.start_agent();
     assert_eq!(ask(&client, &server, at(CLIENT, 7000)), before);
+}
+
+/// Through an address of the host: programs of two generations are attached for a while, and jump to one another.
+fn a_restart_costs_no_packet_between_containers(plane: Plane) {
+    const PACE: Duration = Duration::from_millis(2);
+    const LAST: &[u8] = b"the last one";
+    let world = World::new(plane);
+    let (web, app) = (world.container("web", &["5353:53/udp"]), world.container("app", &[]));
+    // So that the last packet in hand is another container's.
+    let (other, outside) = (world.container("other", &[]), world.client.udp(7000));
+    let (server, client, noise) = (web.inside.udp(53), app.inside.udp(0), other.inside.udp(0));
+    assert_eq!(ask(&client, &server, at(HOST, 5353)).ip(), HOST);
+    ask(&noise, &outside, at(CLIENT, 7000));
+    let is_over = AtomicBool::new(false);
+    let (sent, received) = thread::scope(|scope| {
+        let sender = scope.spawn(|| {
+            let mut sent = 0u32;
+            while !is_over.load(Ordering::Relaxed) {
+                send(&noise, b"noise", at(CLIENT, 7000));
+                send(&client, &sent.to_be_bytes(), at(HOST, 5353));
+                sent += 1;
+                thread::sleep(PACE);
+            }
+            send(&client, LAST, at(HOST, 5353));
+            sent
+        });
+        let receiver = scope.spawn(|| {
+            let messages = std::iter::repeat_with(|| receive(&server).0).take_while(|message| message != LAST);
+            messages.map(|message| u32::from_be_bytes(message.try_into().unwrap())).collect::<Vec<_>>()
+        });
+        world.kill_agent();
+        world.start_agent();
+        is_over.store(true, Ordering::Relaxed);
+        (sender.join().unwrap(), receiver.join().unwrap())
+    });
+    let lost: Vec<u32> = (0..sent).filter(|number| !received.contains(number)).collect();
+    assert!(lost.is_empty(), "{} of {sent} packets are lost: {lost:?}", lost.len());
 }
 
 /// A connection through a published port and a masqueraded one, both filled.
