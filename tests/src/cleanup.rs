@@ -6,9 +6,22 @@ use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+/// Makes a name for a world of this process, and its directory.
+pub fn new_world() -> String {
+    static STALE: Once = Once::new();
+    static NUMBER: AtomicU32 = AtomicU32::new(1);
+    STALE.call_once(remove_stale);
+    let name = format!("np{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+    let dir = directory(&name);
+    fs::create_dir(&dir).unwrap_or_else(|e| panic!("create {}: {e}", dir.display()));
+    name
+}
 
 /// The directory of the world called `name`.
 pub fn directory(name: &str) -> PathBuf {

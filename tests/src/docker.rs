@@ -8,11 +8,12 @@ use std::path::PathBuf;
 use crate::docker_proxy::{self, Proxy};
 use crate::iptables::{self, Port, Rule};
 use crate::network::{DEFAULT, GatewayMode, Network};
-use crate::{Family, Namespace};
+use crate::{Backend, Family, Namespace};
 
 /// What a daemon would remember.
 pub struct Docker {
     proxy: bool,
+    backend: Backend,
     bridges: RefCell<Vec<Bridge>>,
     veths: RefCell<u32>,
     endpoints: RefCell<Vec<Endpoint>>,
@@ -44,12 +45,13 @@ struct Published {
 
 impl Docker {
     /// The daemon starts; with `proxy`, with its user-land proxy.
-    pub fn start(host: &Namespace, proxy: bool) -> Self {
-        Family::BOTH.iter().for_each(|family| iptables::set_up(host, *family, proxy));
+    pub fn start(host: &Namespace, proxy: bool, backend: Backend) -> Self {
+        Family::BOTH.iter().for_each(|family| iptables::set_up(host, backend, *family, proxy));
         host.set_sysctl("net/ipv4/ip_forward", "1");
         host.set_sysctl("net/ipv6/conf/all/forwarding", "1");
         Self {
             proxy,
+            backend,
             bridges: RefCell::default(),
             veths: RefCell::default(),
             endpoints: RefCell::default(),
@@ -72,7 +74,7 @@ impl Docker {
                 let call = family.pick("bridge-nf-call-iptables", "bridge-nf-call-ip6tables");
                 host.set_sysctl(&format!("net/bridge/{call}"), "1");
             }
-            iptables::add(host, *family, &iptables::network(network, *family, &ifname, self.proxy));
+            self.add(host, *family, &iptables::network(network, *family, &ifname, self.proxy));
         }
         if !self.proxy {
             host.set_sysctl(&format!("net/ipv4/conf/{ifname}/route_localnet"), "1");
@@ -101,7 +103,7 @@ impl Docker {
             let length = bridge.network.prefix_len(*family);
             inside.ip(&format!("addr add {address}/{length} dev {eth}{}", family.pick("", " nodad")));
             let added = iptables::endpoint(&bridge.network, *family, &bridge.ifname, address);
-            iptables::add(host, *family, &added);
+            self.add(host, *family, &added);
             rules.extend(added.into_iter().map(|rule| (*family, rule)));
             addresses.push(address);
         }
@@ -133,7 +135,7 @@ impl Docker {
         let found = endpoints.iter().position(|e| e.container == container && e.network == network);
         let endpoint = endpoints.remove(found.expect("an endpoint of that container there"));
         assert_eq!(endpoint.inside, inside.path());
-        delete(host, &endpoint.rules);
+        self.delete(host, &endpoint.rules);
         for ifname in inside.interfaces() {
             let addresses = inside.ip(&format!("-o addr show dev {ifname}"));
             if endpoint.addresses.iter().any(|address| addresses.contains(&format!(" {address}/"))) {
@@ -142,37 +144,42 @@ impl Docker {
         }
     }
 
-    /// Publishes `[HOST_ADDR:]HOST_PORT:PORT[/PROTO]` for `container`, as its first network has it.
-    pub fn publish(&self, host: &Namespace, container: &str, spec: &str) {
+    /// Publishes each `[HOST_ADDR:]HOST_PORT:PORT[/PROTO]` for `container`, as its first network has it. The rules
+    /// come at once, in the order in which they would come one by one.
+    pub fn publish(&self, host: &Namespace, container: &str, specs: &[&str]) {
         let (bridges, mut endpoints) = (self.bridges.borrow(), self.endpoints.borrow_mut());
         let endpoint = endpoints.iter_mut().find(|e| e.container == container).expect("a container of that name");
         let bridge = bridges.iter().find(|b| b.network.name == endpoint.network).expect("its network");
-        let (mut rules, mut proxies) = (Vec::new(), Vec::new());
-        for (family, port) in bindings(&endpoint.addresses, spec) {
-            endpoint.exposed.push(format!("{}/{}", port.port, port.proto));
-            let mode = bridge.network.options.mode(Family::of(port.address));
-            if Family::of(port.address) == family {
-                let added = iptables::port(&bridge.network, &bridge.ifname, &port, self.proxy);
-                iptables::add(host, family, &added);
-                rules.extend(added.into_iter().map(|rule| (family, rule)));
+        let mut all = Vec::new();
+        for spec in specs {
+            let (mut rules, mut proxies) = (Vec::new(), Vec::new());
+            for (family, port) in bindings(&endpoint.addresses, spec) {
+                endpoint.exposed.push(format!("{}/{}", port.port, port.proto));
+                let mode = bridge.network.options.mode(Family::of(port.address));
+                if Family::of(port.address) == family {
+                    let added = iptables::port(&bridge.network, &bridge.ifname, &port, self.proxy);
+                    rules.extend(added.into_iter().map(|rule| (family, rule)));
+                }
+                if self.proxy && mode != GatewayMode::Routed && !bridge.network.options.internal {
+                    proxies.push(docker_proxy::start(host, family, &port));
+                }
             }
-            if self.proxy && mode != GatewayMode::Routed && !bridge.network.options.internal {
-                proxies.push(docker_proxy::start(host, family, &port));
-            }
+            all.extend(rules.iter().cloned());
+            self.published.borrow_mut().push(Published {
+                container: container.to_owned(),
+                spec: (*spec).to_owned(),
+                rules,
+                _proxies: proxies,
+            });
         }
-        self.published.borrow_mut().push(Published {
-            container: container.to_owned(),
-            spec: spec.to_owned(),
-            rules,
-            _proxies: proxies,
-        });
+        Family::BOTH.iter().for_each(|family| self.add(host, *family, &of_family(&all, *family)));
     }
 
     /// Takes back what [`Docker::publish`] did.
     pub fn unpublish(&self, host: &Namespace, container: &str, spec: &str) {
         let mut published = self.published.borrow_mut();
         let found = published.iter().position(|p| p.container == container && p.spec == spec);
-        delete(host, &published.remove(found.expect("a published port")).rules);
+        self.delete(host, &published.remove(found.expect("a published port")).rules);
     }
 
     /// Notes the PORT/PROTO that links to `container` open.
@@ -192,16 +199,23 @@ impl Docker {
             let (port, proto) = exposed.split_once('/').unwrap_or((exposed, "tcp"));
             let port = port.parse().unwrap_or_else(|e| panic!("exposed port `{exposed}`: {e}"));
             let rules = iptables::link(&bridge.ifname, parent.addresses[0], child.addresses[0], port, proto);
-            iptables::add(host, Family::V4, &rules);
+            self.add(host, Family::V4, &rules);
         }
+    }
+
+    fn add(&self, host: &Namespace, family: Family, rules: &[Rule]) {
+        iptables::add(host, self.backend, family, rules);
+    }
+
+    fn delete(&self, host: &Namespace, rules: &[(Family, Rule)]) {
+        Family::BOTH
+            .iter()
+            .for_each(|family| iptables::delete(host, self.backend, *family, &of_family(rules, *family)));
     }
 }
 
-fn delete(host: &Namespace, rules: &[(Family, Rule)]) {
-    for family in Family::BOTH {
-        let own: Vec<Rule> = rules.iter().filter(|(of, _)| *of == family).map(|(_, rule)| rule.clone()).collect();
-        iptables::delete(host, family, &own);
-    }
+fn of_family(rules: &[(Family, Rule)], family: Family) -> Vec<Rule> {
+    rules.iter().filter(|(of, _)| *of == family).map(|(_, rule)| rule.clone()).collect()
 }
 
 /// The bindings that `spec` means, with the family of the host's side. A port without an address is published at

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::network::{GatewayMode, Network};
-use crate::{Family, Namespace, program};
+use crate::{Backend, Family, Namespace, program};
 
 /// One rule and where it goes.
 #[derive(Clone, Debug)]
@@ -45,7 +45,7 @@ COMMIT
 ";
 
 /// What the daemon writes when it starts. With the user-land proxy, connections to loopback addresses are left to it.
-pub fn set_up(host: &Namespace, family: Family, proxy: bool) {
+pub fn set_up(host: &Namespace, backend: Backend, family: Family, proxy: bool) {
     let not_loopback = if proxy { family.pick("! -d 127.0.0.0/8 ", "! -d ::1/128 ") } else { "" };
     let nat = format!(
         "*nat\n\
@@ -54,7 +54,7 @@ pub fn set_up(host: &Namespace, family: Family, proxy: bool) {
          -A OUTPUT {not_loopback}-m addrtype --dst-type LOCAL -j DOCKER\n\
          COMMIT\n"
     );
-    restore(host, family, &format!("{nat}{FILTER_CHAINS}"));
+    restore(host, backend, family, &format!("{nat}{FILTER_CHAINS}"));
 }
 
 /// What a network adds.
@@ -162,22 +162,22 @@ pub fn link(bridge: &str, parent: IpAddr, child: IpAddr, port: u16, proto: &str)
 }
 
 /// Adds `rules`, in order.
-pub fn add(host: &Namespace, family: Family, rules: &[Rule]) {
-    change(host, family, rules, |rule| format!("{} {}", rule.place, rule.matches));
+pub fn add(host: &Namespace, backend: Backend, family: Family, rules: &[Rule]) {
+    change(host, backend, family, rules, |rule| format!("{} {}", rule.place, rule.matches));
 }
 
 /// Deletes `rules`.
-pub fn delete(host: &Namespace, family: Family, rules: &[Rule]) {
-    change(host, family, rules, |rule| format!("-D {} {}", &rule.place[3..], rule.matches));
+pub fn delete(host: &Namespace, backend: Backend, family: Family, rules: &[Rule]) {
+    change(host, backend, family, rules, |rule| format!("-D {} {}", &rule.place[3..], rule.matches));
 }
 
-fn change(host: &Namespace, family: Family, rules: &[Rule], line: impl Fn(&Rule) -> String) {
+fn change(host: &Namespace, backend: Backend, family: Family, rules: &[Rule], line: impl Fn(&Rule) -> String) {
     let mut tables: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     rules.iter().for_each(|rule| tables.entry(rule.table).or_default().push(line(rule)));
     let text: String =
         tables.iter().map(|(table, lines)| format!("*{table}\n{}\nCOMMIT\n", lines.join("\n"))).collect();
     if !text.is_empty() {
-        restore(host, family, &text);
+        restore(host, backend, family, &text);
     }
 }
 
@@ -189,7 +189,12 @@ fn filter(place: &'static str, matches: String) -> Rule {
     Rule { table: "filter", place, matches }
 }
 
-fn restore(host: &Namespace, family: Family, rules: &str) {
-    let command = family.pick("iptables-restore", "ip6tables-restore");
+fn restore(host: &Namespace, backend: Backend, family: Family, rules: &str) {
+    let backend = match backend {
+        Backend::System => "",
+        Backend::Legacy => "-legacy",
+        Backend::Nft => "-nft",
+    };
+    let command = format!("{}{backend}-restore", family.pick("iptables", "ip6tables"));
     program::feed(host.command(command).args(["--noflush", "--wait"]), rules);
 }

@@ -6,6 +6,7 @@
 //! its directory in the temporary directory and its directory of pins.
 
 pub mod agent;
+pub mod bare;
 pub mod cleanup;
 pub mod docker;
 pub mod docker_proxy;
@@ -25,8 +26,9 @@ pub mod transfer;
 pub mod watcher;
 pub mod web;
 
+pub use bare::Bare;
 pub use family::Family;
 pub use namespace::Namespace;
 pub use network::{GatewayMode, Network, NetworkOptions};
-pub use plane::{Options, Plane};
+pub use plane::{Backend, Options, Plane};
 pub use topology::{CLIENT, Container, HOST, Request, SECOND_CLIENT, World};

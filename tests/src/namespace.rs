@@ -32,6 +32,11 @@ impl Namespace {
         Self { path: format!("/proc/{pid}/ns/net").into(), made: None }
     }
 
+    /// The namespace that the file `path` stands for.
+    pub fn at(path: &Path) -> Self {
+        Self { path: path.to_owned(), made: None }
+    }
+
     /// A file that stands for the namespace.
     pub fn path(&self) -> &Path {
         &self.path

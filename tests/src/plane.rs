@@ -18,6 +18,16 @@ impl Plane {
     }
 }
 
+/// Which of iptables' two implementations writes the rules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Backend {
+    /// The one the system prefers.
+    #[default]
+    System,
+    Legacy,
+    Nft,
+}
+
 /// How a plane is set up.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -27,13 +37,16 @@ pub struct Options {
     pub ipv6: bool,
     /// There is a second wire, with a stranger at its end.
     pub second_wire: bool,
+    /// Packet sockets look for container addresses that get out. They cost every packet something.
+    pub watch: bool,
+    pub backend: Backend,
     /// More options for `netpath agent`.
     pub agent: Vec<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { icc: true, ipv6: false, second_wire: false, agent: Vec::new() }
+        Self { icc: true, ipv6: false, second_wire: false, watch: true, backend: Backend::System, agent: Vec::new() }
     }
 }
 

@@ -11,13 +11,10 @@
 //! is there when asked.
 
 use std::cell::RefCell;
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
 use std::rc::Rc;
-use std::sync::Once;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 
@@ -95,12 +92,7 @@ impl World {
     }
 
     pub fn with(plane: Plane, options: Options) -> Self {
-        static STALE: Once = Once::new();
-        static NUMBER: AtomicU32 = AtomicU32::new(1);
-        STALE.call_once(cleanup::remove_stale);
-        let name = format!("np{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let dir = cleanup::directory(&name);
-        fs::create_dir(&dir).unwrap_or_else(|e| panic!("create {}: {e}", dir.display()));
+        let name = cleanup::new_world();
         let (host, client) = (Namespace::new(&format!("{name}-host")), Namespace::new(&format!("{name}-client")));
         lay_wire(&host, &client, 0);
         client.ip(&format!("addr add {SECOND_CLIENT}/24 dev eth0"));
@@ -108,9 +100,10 @@ impl World {
         client.ip(&format!("addr add {}/64 dev eth0 nodad preferred_lft 0", Family::V6.second_client()));
         let stranger = options.second_wire.then(|| Namespace::new(&format!("{name}-stranger")));
         stranger.iter().for_each(|stranger| lay_wire(&host, stranger, 1));
-        let instance = plane.is_netpath().then(|| Instance::new(&dir, &cleanup::pin_directory(&name)));
+        let instance =
+            plane.is_netpath().then(|| Instance::new(&cleanup::directory(&name), &cleanup::pin_directory(&name)));
         let docker = match plane {
-            Plane::Iptables { proxy } => Some(Docker::start(&host, proxy)),
+            Plane::Iptables { proxy } => Some(Docker::start(&host, proxy, options.backend)),
             Plane::Netpath { .. } => None,
         };
         let world = Self {
@@ -196,7 +189,7 @@ impl World {
         match &self.docker {
             Some(docker) => {
                 docker.connect(&self.host, network, name, &inside, 0);
-                request.publish.iter().for_each(|spec| docker.publish(&self.host, name, spec));
+                docker.publish(&self.host, name, request.publish);
                 docker.expose(name, request.expose);
                 request.links.iter().for_each(|child| docker.link(&self.host, name, child));
             }
@@ -224,9 +217,14 @@ impl World {
 
     /// Publishes one more port of `container`.
     pub fn publish(&self, container: &Container, spec: &str) {
+        self.publish_all(container, &[spec]);
+    }
+
+    /// Publishes more ports of `container`, in one go.
+    pub fn publish_all(&self, container: &Container, specs: &[&str]) {
         match &self.docker {
-            Some(docker) => docker.publish(&self.host, &container.name, spec),
-            None => _ = self.netpath_ok(&["publish", &container.name, spec]),
+            Some(docker) => docker.publish(&self.host, &container.name, specs),
+            None => _ = self.netpath_ok(&[&["publish", &container.name], specs].concat()),
         }
     }
 
@@ -326,6 +324,11 @@ impl World {
         *self.agent.borrow_mut() = Some(self.instance().start(&self.host, &options));
     }
 
+    /// The process id of the running agent.
+    pub fn agent_pid(&self) -> u32 {
+        self.agent.borrow().as_ref().expect("a running agent").pid()
+    }
+
     /// Takes the agent away with SIGKILL.
     pub fn kill_agent(&self) {
         self.take_agent().kill();
@@ -377,7 +380,8 @@ impl World {
     /// Gives the network its addresses, and watches that none of them gets out.
     fn note_network(&self, name: &str, options: NetworkOptions) -> Network {
         let network = Network::new(name, options, self.networks.borrow().len());
-        let hidden = network.options.families().iter().filter(|family| network.hides_containers(**family));
+        let watched = |family: &&Family| self.options.watch && network.hides_containers(**family);
+        let hidden = network.options.families().iter().filter(watched);
         for family in hidden {
             let (prefix, length) = (network.address(*family, 0), network.prefix_len(*family));
             let outside = std::iter::once(&self.client).chain(&self.stranger);
@@ -416,7 +420,7 @@ impl Drop for World {
 }
 
 /// Wire number `number` from `host` to the `eth0` of `outside`.
-fn lay_wire(host: &Namespace, outside: &Namespace, number: u8) {
+pub(crate) fn lay_wire(host: &Namespace, outside: &Namespace, number: u8) {
     let ends = (path_text(host.path()), path_text(outside.path()));
     let up = format!("up{number}");
     program::ip(["link", "add", &up, "netns", &ends.0, "type", "veth", "peer", "name", "eth0", "netns", &ends.1]);

@@ -12,8 +12,14 @@ pub const PAGE: &str = "served by nginx in a container\n";
 /// `port` with it in the foreground. `/` is [`PAGE`], `/client` the client's address as the server sees it, `/file` the
 /// file `dir`/file.
 pub fn nginx(dir: &Path, port: u16) -> Vec<String> {
+    nginx_at(dir, &[port])
+}
+
+/// As [`nginx`], for one server at several ports.
+pub fn nginx_at(dir: &Path, ports: &[u16]) -> Vec<String> {
     fs::create_dir_all(dir).unwrap_or_else(|e| panic!("create {}: {e}", dir.display()));
-    let config = CONFIG.replace("DIR", &dir.display().to_string()).replace("PORT", &port.to_string());
+    let listen: String = ports.iter().map(|port| format!("listen {port};")).collect();
+    let config = CONFIG.replace("DIR", &dir.display().to_string()).replace("LISTEN", &listen);
     let path = dir.join("nginx.conf");
     fs::write(&path, config.replace("PAGE", PAGE.trim_end()))
         .unwrap_or_else(|e| panic!("write {}: {e}", path.display()));
@@ -45,7 +51,7 @@ http {
     scgi_temp_path DIR/scgi;
     default_type text/plain;
     server {
-        listen PORT;
+        LISTEN
         location = / { return 200 "PAGE\n"; }
         location = /client { return 200 "$remote_addr"; }
         location = /file { root DIR; }
