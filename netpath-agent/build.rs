@@ -1,53 +1,14 @@
-//! Builds the eBPF programs with aya-build into `OUT_DIR/netpath-programs`, so that a plain `cargo build` is enough.
-//!
-//! With `AYA_BUILD_SKIP=1` that file is empty: unit tests and clippy then need neither bpf-linker nor `core`'s source.
+//! Builds the eBPF programs into `OUT_DIR/netpath-programs`.
 
+#[path = "../xtask/src/ebpf.rs"]
+mod ebpf;
 #[path = "../xtask/src/toolchain.rs"]
 mod toolchain;
 
-use std::env;
-use std::fs;
-use std::path::Path;
-
-use anyhow::{Context as _, Result, bail};
-use aya_build::{Package, Toolchain};
-
-/// The bin target of `netpath-ebpf`; aya-build names its output after it.
-const OBJECT: &str = "netpath-programs";
+use aya_build::Package;
 
 fn main() {
-    if let Err(error) = build() {
-        // Cargo takes one line, shows it as an error and stops, without a backtrace through the build script.
-        println!("cargo::error={}", format!("{error:#}").replace('\n', " "));
-    }
-}
-
-fn build() -> Result<()> {
-    println!("cargo::rerun-if-env-changed={}", toolchain::OVERRIDE);
-    if matches!(env::var("AYA_BUILD_SKIP").as_deref(), Ok("1" | "true")) {
-        println!("cargo::rerun-if-env-changed=AYA_BUILD_SKIP");
-        let object = Path::new(&env::var_os("OUT_DIR").context("OUT_DIR is not set")?).join(OBJECT);
-        return fs::write(&object, []).with_context(|| format!("write {}", object.display()));
-    }
-    // Profile and dependency versions of the eBPF crate; aya-build watches the crate itself.
-    println!("cargo::rerun-if-changed=../Cargo.toml");
-    println!("cargo::rerun-if-changed=../Cargo.lock");
-
-    let compiler = match toolchain::find() {
-        Ok(compiler) => compiler,
-        Err(refused) => bail!("no compiler for eBPF ({}); type: cargo xtask setup", refused.join("; ")),
-    };
-    // SAFETY: this program has one thread, so nobody reads the environment meanwhile.
-    unsafe {
-        // Lets any compiler, Debian's stable one too, take `-Z build-std`.
-        env::set_var("RUSTC_BOOTSTRAP", "1");
-        // aya-build shows what cargo says as warnings; these should be the compiler's only, not cargo's progress.
-        env::set_var("CARGO_TERM_QUIET", "true");
-    }
-    let features: &[&str] = if env::var_os("CARGO_FEATURE_TRACE").is_some() { &["trace"] } else { &[] };
-    let programs = Package { name: "netpath-ebpf", root_dir: "../netpath-ebpf", features, ..Package::default() };
-    aya_build::build_ebpf([programs], Toolchain::Custom(&compiler.toolchain)).or_else(|error| {
-        println!("cargo::warning={}", format!("{error:#}").replace('\n', " "));
-        bail!("build the eBPF programs with {compiler}: see the warnings (if the linker complains, type: cargo xtask setup)")
-    })
+    let features: &[&str] = if std::env::var_os("CARGO_FEATURE_TRACE").is_some() { &["trace"] } else { &[] };
+    let package = Package { name: "netpath-ebpf", root_dir: "../netpath-ebpf", features, ..Package::default() };
+    ebpf::build(package, "netpath-programs");
 }
