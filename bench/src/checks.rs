@@ -1,30 +1,21 @@
 //! A list of checks, a line each: `ok` or `FAIL`, what was looked at, what was measured.
 
-use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Arc, Mutex};
+use std::panic;
+
+use crate::attempt::{attempt, take_over_panics};
 
 /// Counts checks and prints their lines.
 #[derive(Debug, Default)]
 pub struct Checks {
     passed: u32,
     failed: u32,
-    message: Arc<Mutex<String>>,
 }
 
 impl Checks {
     /// Takes over the panic hook: a check that panics fails with the panic's message.
     pub fn new() -> Self {
-        let checks = Self::default();
-        let message = Arc::clone(&checks.message);
-        panic::set_hook(Box::new(move |info| {
-            let place = info.location().map(|at| format!(" ({}:{})", at.file(), at.line())).unwrap_or_default();
-            let mut message = message.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            // The first panic is the cause; what unwinds may panic again.
-            if message.is_empty() {
-                *message = format!("{}{place}", info.payload_as_str().unwrap_or("panic"));
-            }
-        }));
-        checks
+        take_over_panics();
+        Self::default()
     }
 
     /// Runs one check, which returns what it measured or panics; says whether it passed.
@@ -34,15 +25,14 @@ impl Checks {
 
     /// As [`Checks::run`], for a check that makes something.
     pub fn value<T>(&mut self, what: &str, check: impl FnOnce() -> (String, T)) -> Option<T> {
-        match panic::catch_unwind(AssertUnwindSafe(check)) {
+        match attempt(check) {
             Ok((measured, value)) => {
                 self.passed += 1;
                 println!("ok    {what:<60} {measured}");
                 Some(value)
             }
-            Err(_) => {
+            Err(message) => {
                 self.failed += 1;
-                let message = std::mem::take(&mut *self.message.lock().unwrap_or_else(|p| p.into_inner()));
                 println!("FAIL  {what:<60} {message}");
                 None
             }

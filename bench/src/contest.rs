@@ -1,12 +1,12 @@
 //! Contestants, rounds and what comes out of them.
 
+use std::thread;
 use std::time::{Duration, Instant};
-use std::{fmt, thread};
 
 use netpath_tests::web::{self, PAGE};
-use netpath_tests::{Container, Plane, World, program};
-use serde_json::{Value, json};
+use netpath_tests::{Container, Plane, World};
 
+use crate::spread::Spread;
 use crate::wrk::{self, Load};
 
 /// Where the client finds the web server of any contestant.
@@ -32,14 +32,6 @@ pub struct Comparison {
     pub rounds: Vec<Vec<f64>>,
 }
 
-/// A median and the extremes.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Spread {
-    pub median: f64,
-    pub min: f64,
-    pub max: f64,
-}
-
 impl Contestant {
     pub fn new(plane: Plane) -> Self {
         let world = World::new(plane);
@@ -63,7 +55,7 @@ impl Contestant {
 
     /// Requests per second under `load`.
     pub fn rate(&self, load: Load, seconds: u32) -> f64 {
-        wrk::rate(&self.world.client, URL, load, seconds)
+        wrk::run(&self.world.client, &self.world.dir(), URL, load, seconds).per_second
     }
 
     fn wait_for_page(&self) {
@@ -105,46 +97,6 @@ impl Comparison {
     pub fn ratios(&self, index: usize) -> Spread {
         Spread::of(self.rounds.iter().map(|round| round[index] / round[0]).collect())
     }
-
-    pub fn json(&self) -> Value {
-        let contestants: Vec<Value> = (0..self.names.len())
-            .map(|index| {
-                let rates: Vec<f64> = self.rounds.iter().map(|round| round[index]).collect();
-                let ratio = self.ratios(index);
-                json!({
-                    "name": self.names[index],
-                    "requests_per_second": rates,
-                    "ratio": {"median": ratio.median, "min": ratio.min, "max": ratio.max},
-                })
-            })
-            .collect();
-        json!({"load": self.load.name(), "compared_with": self.names[0], "contestants": contestants})
-    }
-}
-
-impl Spread {
-    /// Of at least one value.
-    pub fn of(mut values: Vec<f64>) -> Self {
-        values.sort_by(f64::total_cmp);
-        let (middle, last) = (values.len() / 2, values.len() - 1);
-        let median = if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 };
-        Self { median, min: values[0], max: values[last] }
-    }
-}
-
-impl fmt::Display for Spread {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let digits = f.precision().unwrap_or(2);
-        let Self { median, min, max } = self;
-        write!(f, "{median:.digits$} ({min:.digits$} to {max:.digits$})")
-    }
-}
-
-/// The machine that figures are from.
-pub fn machine() -> String {
-    let kernel = program::stdout_of(std::process::Command::new("uname").arg("-r"));
-    let cpus = thread::available_parallelism().map_or(0, usize::from);
-    format!("{cpus} cpus, kernel {}", kernel.trim())
 }
 
 #[cfg(test)]
@@ -158,11 +110,5 @@ mod tests {
         assert_eq!(comparison.ratios(1), Spread { median: 1.5, min: 1.0, max: 2.0 });
         assert_eq!(comparison.ratios(0), Spread { median: 1.0, min: 1.0, max: 1.0 });
         assert_eq!(comparison.rates(1), Spread { median: 20.0, min: 5.0, max: 30.0 });
-    }
-
-    #[test]
-    fn an_even_number_of_values_has_a_median_between_two() {
-        assert_eq!(Spread::of(vec![4.0, 1.0, 2.0, 3.0]).median, 2.5);
-        assert_eq!(format!("{:.1}", Spread::of(vec![1.0, 2.0])), "1.5 (1.0 to 2.0)");
     }
 }

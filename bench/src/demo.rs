@@ -13,7 +13,9 @@ use netpath_tests::{CLIENT, Container, HOST, Plane, World, cleanup, netfilter, p
 use crate::checks::Checks;
 use crate::contest::{self, Contestant, URL};
 use crate::cost;
-use crate::shortcut;
+use crate::machine::Machine;
+use crate::programs;
+use crate::record::{Packet, Program};
 use crate::wrk::Load;
 
 const ROUNDS: u32 = 3;
@@ -29,7 +31,7 @@ const TRANSFER_RATE: &str = "32M";
 /// Runs every check and prints a line for each; says whether all passed.
 pub fn run() -> bool {
     let mut checks = Checks::new();
-    println!("host {HOST}, client {CLIENT}, {}", contest::machine());
+    println!("host {HOST}, client {CLIENT}, {}", Machine::this().text());
     if let Some(demo) = checks.value("agent up, web server behind -p 8080:80, second container", Demo::new) {
         demo.show_paths(&mut checks);
         demo.show_survival(&mut checks);
@@ -161,11 +163,16 @@ impl Demo {
 
     fn show_cost(&self, checks: &mut Checks) {
         checks.run("ns per packet of each program, in a row", || {
-            let costs = shortcut::measure().expect("run the programs");
-            let text = |cost: &shortcut::Cost| format!("{} {}: {:.0}", cost.program, cost.packet, cost.ns);
-            let over: Vec<_> = costs.iter().filter(|cost| cost.ns > AIM_NS).map(|cost| cost.packet).collect();
+            let programs = programs::measure(10).expect("run the programs");
+            let of = |program: &Program| {
+                let name = program.name.clone();
+                program.packets.clone().into_iter().map(move |packet| (name.clone(), packet)).collect::<Vec<_>>()
+            };
+            let costs: Vec<(String, Packet)> = programs.iter().flat_map(of).collect();
+            let over: Vec<_> = costs.iter().filter(|(_, cost)| cost.ns > AIM_NS).map(|(_, cost)| &*cost.name).collect();
             let verdict = if over.is_empty() { "met".to_owned() } else { format!("missed {}", over.join(", ")) };
-            let texts: Vec<_> = costs.iter().map(text).collect();
+            let texts: Vec<_> =
+                costs.iter().map(|(name, cost)| format!("{name} {}: {:.0}", cost.name, cost.ns)).collect();
             format!("{}; aim of {AIM_NS} {verdict}", texts.join(", "))
         });
         checks.run("ns per packet of each program, among nginx and wrk", || {

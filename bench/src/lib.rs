@@ -3,10 +3,33 @@
 //! Absolute figures drift from machine to machine and from hour to hour; ratios from one alternated run are what
 //! counts.
 
+pub mod attempt;
 pub mod checks;
+pub mod comparison;
 pub mod contest;
 pub mod cost;
 pub mod demo;
-pub mod shortcut;
+pub mod iperf;
+pub mod kind;
+pub mod machine;
+pub mod measuring;
+mod packets;
+mod plain;
+pub mod plan;
+mod plot;
+mod program_maps;
+pub mod programs;
+pub mod progress;
+pub mod publishing;
+pub mod record;
+pub mod report;
+pub mod runner;
 pub mod signals;
+pub mod spread;
+pub mod stack;
+pub mod stage;
+pub mod table;
+pub mod tables;
+pub mod traffic;
+pub mod work;
 pub mod wrk;

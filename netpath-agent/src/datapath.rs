@@ -31,7 +31,8 @@ pub use links::Attachment;
 pub use tables::FamilyMaps;
 use tables::Tables;
 
-static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netpath-programs"));
+/// The eBPF object.
+pub static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netpath-programs"));
 
 /// Maps that go on when programs are replaced.
 const PINNED: &[&str] = &[

@@ -1,60 +1,134 @@
-//! Compares netpath with Docker's iptables rules: rates through a published port.
+//! The command line of the bench: what to measure, and what to make of it.
 
-use anyhow::{Result, ensure};
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::Parser;
-use netpath_bench::contest::{self, Comparison, Contestant};
-use netpath_bench::signals;
-use netpath_bench::wrk::Load;
-use netpath_tests::Plane;
-use serde_json::json;
+use netpath_bench::machine;
+use netpath_bench::plan::Effort;
+use netpath_bench::record::Run;
+use netpath_bench::{attempt, comparison, measuring, programs, report, signals, table, tables};
 
-/// Measures a web server behind a published port on Docker's iptables rules and on netpath, alternately
+/// Measures netpath against Docker's iptables rules and others, in turn, and says what machine it was
 ///
-/// Each contestant has network namespaces of its own with a client, a host and a container; nginx (one worker) serves
-/// 31 bytes, wrk (one thread, 32 connections) asks for them, on connections that stay and with a new connection for
-/// every request. Client, server and data plane share this machine's CPUs, so the rates say little and the ratios much.
-/// Needs root; leaves nothing behind. Do nothing else on the machine meanwhile.
+/// Every contestant has network namespaces of its own with a client, a host and containers. All of them share this machine's
+/// CPUs, so rates say little and ratios much. Needs root; leaves nothing behind. Do nothing else on the machine meanwhile.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 120)]
+#[command(name = "cargo xtask bench", version, max_term_width = 120)]
 struct Options {
-    /// Rounds: in each, every contestant runs once
-    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
-    rounds: u32,
-
-    /// Seconds that a contestant runs in a round
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
-    seconds: u32,
-
-    /// Prints JSON with the rates of every round
+    /// Takes about 3 minutes instead of 20, and says less
     #[arg(long)]
-    json: bool,
+    quick: bool,
+
+    /// Only work with this in its name, such as keep-alive, hairpin, udp, publish, programs; NAME,ports for a series
+    #[arg(long, value_name = "NAME")]
+    only: Option<String>,
+
+    /// Rounds: in each, every contestant runs once [default: 3, quick 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: Option<u32>,
+
+    /// Seconds that a contestant runs in a round [default: 2, quick 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    seconds: Option<u32>,
+
+    /// Writes everything that was measured to a file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+
+    /// Writes run.json and report.html into a directory [default: bench/runs/DATE-MACHINE for a full run]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+
+    /// Compares the programs with the newest committed run; exit status 1 if one has become worse
+    #[arg(long, conflicts_with_all = ["only", "out", "tables"])]
+    check: bool,
+
+    /// Makes the marked tables of README.md and docs from the newest committed run; measures nothing
+    #[arg(long)]
+    tables: bool,
+
+    /// Where README.md, docs and bench/runs are [default: the sources that this was built from]
+    #[arg(long, value_name = "DIR", hide = true)]
+    root: Option<PathBuf>,
 }
 
-fn main() -> Result<()> {
-    let options = Options::parse();
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<ExitCode> {
+    let root = options.root.clone().unwrap_or_else(machine::root);
+    let runs = root.join("bench/runs");
+    if options.tables {
+        let Some((path, run)) = comparison::newest_run(&runs)? else { bail!("no run in {}", runs.display()) };
+        let changed = tables::rewrite(&root, &run)?;
+        eprintln!("from {}", path.display());
+        changed.iter().for_each(|file| println!("{}", file.display()));
+        return Ok(ExitCode::SUCCESS);
+    }
     ensure!(nix::unistd::geteuid().is_root(), "network namespaces need root");
     signals::clean_up_on_interrupt();
-    let planes =
-        [Plane::Iptables { proxy: false }, Plane::Netpath { shortcuts: true }, Plane::Netpath { shortcuts: false }];
-    let contestants = planes.map(Contestant::new);
-    let comparisons = Load::ALL.map(|load| {
-        eprintln!("{}: {} rounds of {} s", load.name(), options.rounds, options.seconds);
-        contest::compare(&contestants.each_ref(), load, options.rounds, options.seconds)
-    });
-    if options.json {
-        let comparisons: Vec<_> = comparisons.iter().map(Comparison::json).collect();
-        println!("{}", json!({"machine": contest::machine(), "seconds": options.seconds, "comparisons": comparisons}));
-    } else {
-        println!("{}", contest::machine());
-        comparisons.iter().for_each(print);
+    attempt::take_over_panics();
+    if options.check {
+        return check(&runs);
+    }
+    let effort = Effort {
+        quick: options.quick,
+        rounds: options.rounds.unwrap_or(if options.quick { 1 } else { 3 }),
+        seconds: options.seconds.unwrap_or(if options.quick { 1 } else { 2 }),
+        only: options.only.clone(),
+    };
+    let run = measuring::measure(&effort)?;
+    show(&run);
+    let is_whole = !options.quick && options.only.is_none();
+    let default = is_whole.then(|| runs.join(format!("{}-{}", run.date, run.machine.name)));
+    write(&run, options.json.clone(), options.out.clone().or(default))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(run: &Run) {
+    println!("{}, netpath {}", run.machine.text(), run.machine.commit);
+    if !run.items.is_empty() {
+        println!("above 1.00 is better than iptables-nft; without a ratio to take, the value\n{}", table::ratios(run));
+    }
+    if !run.programs.is_empty() {
+        println!("{}", table::programs(&run.programs));
+    }
+}
+
+fn write(run: &Run, json: Option<PathBuf>, out: Option<PathBuf>) -> Result<()> {
+    let text = serde_json::to_string_pretty(run).context("write the run as JSON")? + "\n";
+    let mut files: Vec<(PathBuf, String)> = json.into_iter().map(|path| (path, text.clone())).collect();
+    if let Some(dir) = out {
+        fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+        files.push((dir.join("run.json"), text));
+        files.push((dir.join("report.html"), report::html(run)?));
+    }
+    for (path, text) in files {
+        fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+        eprintln!("wrote {}", path.display());
     }
     Ok(())
 }
 
-fn print(comparison: &Comparison) {
-    println!("\n{}, per second: median (lowest to highest)", comparison.load.name());
-    for (index, name) in comparison.names.iter().enumerate() {
-        let (rates, ratios) = (comparison.rates(index), comparison.ratios(index));
-        println!("  {name:<24} {rates:>28.0}   {ratios:.2} x {}", comparison.names[0]);
-    }
+fn check(runs: &std::path::Path) -> Result<ExitCode> {
+    let after = programs::measure(5)?;
+    println!("{}", table::programs(&after));
+    let Some((path, run)) = comparison::newest_run(runs)? else {
+        eprintln!("nothing to compare with: no run in {}", runs.display());
+        return Ok(ExitCode::SUCCESS);
+    };
+    let worse = comparison::worse(&run.programs, &after);
+    worse.iter().for_each(|line| println!("worse: {line}"));
+    println!("compared with {} ({}): {}", run.date, path.display(), if worse.is_empty() { "ok" } else { "FAILED" });
+    Ok(if worse.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
