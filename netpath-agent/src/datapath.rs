@@ -4,6 +4,7 @@
 //! Layout of the pin directory: `maps/NAME`, and `links/PROGRAM-IFINDEX` for each attached program; those on the
 //! root cgroup have no interface.
 
+mod counters;
 mod events;
 mod flows;
 mod hooks;
@@ -42,6 +43,7 @@ const PINNED: &[&str] = &[
     "EXTERNALS",
     "LINKS",
     "TRUSTED",
+    "BRIDGES",
     "PORT_BITS",
     "SOURCE_BITS",
     "ADDRESSES_V4",
@@ -78,7 +80,7 @@ const PINNED: &[&str] = &[
 ];
 
 /// Names of the programs, in the order in which they are listed.
-pub const PROGRAMS: [&str; 8] = [
+pub const PROGRAMS: [&str; 9] = [
     "from_external",
     "from_external6",
     "to_external",
@@ -87,6 +89,7 @@ pub const PROGRAMS: [&str; 8] = [
     "from_container6",
     "inside_from_container",
     "inside_from_container6",
+    "to_bridge",
 ];
 
 /// How many entries the maps have. They are allocated when the data plane is set up.

@@ -98,6 +98,7 @@ fn network_image(index: u32, network: &state::Network, host: &HostFacts) -> Imag
         image.v6.prefixes.insert((addr, len), index);
     }
     image.networks.insert(index, entry);
+    image.bridges.insert(bridge.ifindex, index);
     image
 }
 

@@ -91,6 +91,7 @@ impl Agent {
         self.host.trusted.retain(|(_, other)| *other != index);
         self.counters.give_back_pair(network.counter);
         let mut errors = vec![self.store.save(&self.state), self.reconcile()];
+        errors.extend(bridge.map(|bridge| self.datapath.detach(bridge.ifindex)));
         if let Some(bridge) = bridge.filter(|_| network.created) {
             errors.push(self.netlink.delete_link(bridge.ifindex).await);
         }
@@ -196,7 +197,7 @@ impl Agent {
         self.addresses.insert(index, addresses);
         let added = self.store.save(&self.state);
         let added = match added {
-            Ok(()) => self.refresh().await.and_then(|()| self.reconcile()),
+            Ok(()) => self.refresh().await.and_then(|()| self.reconcile()).and_then(|()| self.guard(index)),
             Err(error) => Err(error),
         };
         if let Err(error) = added {
@@ -205,6 +206,8 @@ impl Agent {
             self.addresses.remove(&index);
             let restored = self.reconcile();
             self.warn("restore the maps", restored);
+            let detached = self.datapath.detach(bridge.ifindex);
+            self.warn("take the programs off the bridge", detached);
             if bridge.fresh {
                 self.warn("remove the bridge", self.netlink.delete_link(bridge.ifindex).await);
             }
@@ -214,6 +217,15 @@ impl Agent {
             forward_ipv6(self.options.ip_forward)?;
         }
         Ok(())
+    }
+
+    /// Attaches the program that lets nobody through to the network's containers who comes by an interface that has
+    /// none.
+    pub(crate) fn guard(&mut self, index: u32) -> Result<()> {
+        let (Some(network), Some(bridge)) = (self.state.networks.get(&index), self.host.bridges.get(&index)) else {
+            return Ok(());
+        };
+        self.datapath.attach_bridge(bridge.ifindex, &network.bridge)
     }
 
     fn check_new(&self, request: &NetworkCreate) -> Result<(), Refusal> {

@@ -287,10 +287,14 @@ async fn remove_strays(netlink: &Netlink, bridge: &str, state: &State, links: &[
 async fn attach(agent: &mut Agent, links: &[Link]) -> Result<()> {
     let wanted: BTreeSet<u32> = agent.state.endpoints.values().map(|endpoint| endpoint.ifindex).collect();
     let externals: BTreeSet<u32> = agent.host.externals.iter().map(|external| external.ifindex).collect();
+    let bridges: BTreeSet<u32> = agent.host.bridges.values().map(|bridge| bridge.ifindex).collect();
     for ifindex in agent.datapath.attached()?.into_keys() {
-        if !wanted.contains(&ifindex) && !externals.contains(&ifindex) {
+        if !wanted.contains(&ifindex) && !externals.contains(&ifindex) && !bridges.contains(&ifindex) {
             agent.datapath.detach(ifindex)?;
         }
+    }
+    for index in agent.host.bridges.keys().copied().collect::<Vec<_>>() {
+        agent.guard(index)?;
     }
     for external in &agent.host.externals {
         agent.datapath.attach_external(external.ifindex, &external.ifname)?;

@@ -1,18 +1,29 @@
 //! Ports and policies change while traffic flows; a container's namespace vanishes.
 
+use std::io::{Read, Write};
 use std::net::IpAddr;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use netpath_tests::frames::FrameSocket;
+use netpath_tests::reach::pings;
 use netpath_tests::sockets::{PATIENCE, REFUSAL, accept, ask, at, converse};
 use netpath_tests::topology::GATEWAY;
-use netpath_tests::{CLIENT, HOST, Options, Plane, World, program};
+use netpath_tests::{CLIENT, Family, HOST, Options, Plane, World, program};
 
 on_every_plane! {
     a_port_published_later_is_reachable,
     an_unpublished_port_is_closed,
+}
+
+on_netpath! {
+    connections_from_outside_end_with_their_port,
+}
+
+on_netpath_once! {
+    a_new_container_is_announced_to_the_others,
+    a_container_has_the_addresses_it_asks_for,
 }
 
 on_netpath! {
@@ -46,6 +57,41 @@ fn an_unpublished_port_is_closed(plane: Plane) {
     world.unpublish(&web, "9090:90");
     world.client.assert_closed(at(HOST, 9090));
     converse(&mut before.0, &mut before.1);
+}
+
+fn connections_from_outside_end_with_their_port(plane: Plane) {
+    let world = World::new(plane);
+    let web = world.container("web", &["8080:80"]);
+    let listener = web.inside.listen(80);
+    let (mut client, mut server) = (world.client.connect(at(HOST, 8080)), accept(&listener).0);
+    converse(&mut client, &mut server);
+    world.unpublish(&web, "8080:80");
+    client.write_all(b"anybody there?").unwrap();
+    server.set_read_timeout(Some(REFUSAL)).unwrap();
+    assert!(server.read(&mut [0; 64]).is_err(), "what the client says does not arrive any more");
+}
+
+fn a_new_container_is_announced_to_the_others(plane: Plane) {
+    let world = World::new(plane);
+    let first = world.container("first", &[]);
+    let mut wire = FrameSocket::new(&first.inside, "eth0");
+    let second = world.container("second", &[]);
+    assert!(wire.sees_announcement(second.address, second.inside.mac("eth0"), PATIENCE));
+}
+
+fn a_container_has_the_addresses_it_asks_for(plane: Plane) {
+    let world = World::with(plane, Options { ipv6: true, ..Options::default() });
+    let inside = world.namespace("app");
+    let path = inside.path().display().to_string();
+    let mut args = vec!["attach", "app", "--netns", &path, "--mac-address", "02:42:c0:ff:ee:01"];
+    args.extend(["--ip", "172.17.200.9", "--ip6", "fd00:17::c0de"]);
+    world.netpath_ok(&args);
+    assert_eq!(inside.mac("eth0"), [2, 0x42, 0xc0, 0xff, 0xee, 1]);
+    for (asked, family) in [("172.17.200.9", Family::V4), ("fd00:17::c0de", Family::V6)] {
+        let asked: IpAddr = asked.parse().unwrap();
+        assert!(inside.addresses().contains(&asked), "{asked} is not among {:?}", inside.addresses());
+        assert!(pings(&world.host, asked), "{family:?}");
+    }
 }
 
 fn icc_can_be_switched_while_running(plane: Plane) {

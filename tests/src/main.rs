@@ -38,6 +38,9 @@ mod hairpin;
 /// What is dropped, and counted: direct access, loopback addresses from the wire, spoofed sources.
 mod protection;
 
+/// `netpath rules` and `netpath monitor`.
+mod seeing;
+
 /// ICMP errors and packet sizes: TTL, path MTU, fragments, offloads.
 mod packet_size;
 

@@ -3,9 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use netpath_tests::frames::FrameSocket;
+use netpath_tests::reach::Server;
 use netpath_tests::sockets::{accept, assert_silent, at, converse, receive, send};
 use netpath_tests::watcher::Watcher;
-use netpath_tests::{CLIENT, Container, HOST, Plane, World};
+use netpath_tests::{CLIENT, Container, Family, HOST, Options, Plane, World};
 
 on_every_plane! {
     container_addresses_are_not_reachable_from_outside,
@@ -16,6 +17,8 @@ on_netpath! {
     loopback_addresses_from_the_wire_are_dropped_and_counted,
     direct_access_is_counted,
     a_priority_tag_gets_no_frame_past_the_checks,
+    a_second_priority_tag_does_not_either,
+    an_interface_that_is_not_served_leads_to_no_container,
     a_frame_with_a_priority_tag_reaches_a_published_port,
     sources_outside_the_subnet_are_dropped_and_counted,
     a_neighbours_source_is_dropped_and_counted,
@@ -92,6 +95,33 @@ fn a_priority_tag_gets_no_frame_past_the_checks(plane: Plane) {
     (0..5).for_each(|_| wire.send_udp(host_mac, &PRIORITY_TAG, at(CLIENT, 7000), at(dns.address, 53), b"question"));
     assert_silent(&server);
     assert_eq!(world.drops("direct-access"), before + 5);
+}
+
+fn a_second_priority_tag_does_not_either(plane: Plane) {
+    let world = World::new(plane);
+    let dns = world.container("dns", &["5353:53/udp"]);
+    let server = dns.inside.udp(53);
+    let (wire, host_mac) = (FrameSocket::new(&world.client, "eth0"), world.host.mac("up0"));
+    let tags = [PRIORITY_TAG, PRIORITY_TAG].concat();
+    (0..5).for_each(|_| wire.send_udp(host_mac, &tags, at(CLIENT, 7000), at(dns.address, 53), b"question"));
+    assert_silent(&server);
+}
+
+/// It has no programs that could say so: the bridge has.
+fn an_interface_that_is_not_served_leads_to_no_container(plane: Plane) {
+    let agent = ["--external", "up0"].map(str::to_owned).to_vec();
+    let world = World::with(plane, Options { ipv6: true, second_wire: true, agent, ..Options::default() });
+    let web = world.container("web", &["8080:80", "8080:80/udp"]);
+    for family in Family::BOTH {
+        let subnet = world.network("bridge").subnet(family);
+        world.stranger().ip(&format!("route add {subnet} via {}", family.second_host()));
+        let server = Server::new(&web.inside, family, 80);
+        server.is_not_reached(world.stranger(), at(web.ip(family), 80));
+        // The host itself and who comes by an external interface get through.
+        assert_eq!(server.sees(&world.host, at(web.ip(family), 80)), world.gateway(family));
+        assert_eq!(server.sees(&world.client, at(family.host(), 8080)), family.client());
+    }
+    assert!(world.drops("direct-access") >= 2);
 }
 
 fn a_frame_with_a_priority_tag_reaches_a_published_port(plane: Plane) {

@@ -18,6 +18,7 @@ use super::{Datapath, PROGRAMS, program};
 pub enum Attachment {
     External,
     Container,
+    Bridge,
 }
 
 impl Datapath {
@@ -42,6 +43,15 @@ impl Datapath {
     pub fn attach_container(&mut self, ifindex: u32, ifname: &str) -> Result<()> {
         self.attach("from_container6", ifindex, ifname, TcAttachType::Ingress)?;
         self.attach("from_container", ifindex, ifname, TcAttachType::Ingress)
+    }
+
+    /// Attaches `to_bridge` to a network's bridge.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::attach_external`].
+    pub fn attach_bridge(&mut self, ifindex: u32, ifname: &str) -> Result<()> {
+        self.attach("to_bridge", ifindex, ifname, TcAttachType::Egress)
     }
 
     /// Detaches all programs from an interface, also from one that is gone.
@@ -74,8 +84,11 @@ impl Datapath {
             let name = entry.with_context(|| format!("list {}", dir.display()))?.file_name();
             let Some((program, ifindex)) = name.to_str().and_then(|name| name.rsplit_once('-')) else { continue };
             let Ok(ifindex) = ifindex.parse() else { continue };
-            let attachment =
-                if program.starts_with("from_container") { Attachment::Container } else { Attachment::External };
+            let attachment = match program {
+                "to_bridge" => Attachment::Bridge,
+                "from_container" | "from_container6" => Attachment::Container,
+                _ => Attachment::External,
+            };
             attached.insert(ifindex, attachment);
         }
         Ok(attached)

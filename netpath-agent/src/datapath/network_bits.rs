@@ -1,6 +1,7 @@
 //! `NETWORK_BITS_*`: how the addresses of any network begin, kept in step with `PREFIXES_*`.
 
-use aya::maps::{Array, MapData, MapError};
+use aya::Pod;
+use aya::maps::{Array, LpmTrie, MapData, MapError};
 use netpath_common::{Address, NETWORK_BITS_WORDS, network_bit};
 
 /// Bits of an address that the array knows.
@@ -23,9 +24,11 @@ impl NetworkBits {
     }
 
     /// Writes the bits of the prefixes that are left.
-    pub(super) fn set<A: Address>(&mut self, prefixes: impl IntoIterator<Item = (A, u8)>) -> Result<(), MapError> {
+    pub(super) fn follow<A: Address + Pod>(&mut self, prefixes: &LpmTrie<MapData, A, u32>) -> Result<(), MapError> {
+        let left = prefixes.keys().map(|key| key.map(|key| (key.data(), key.prefix_len() as u8)));
+        let left = left.collect::<Result<Vec<_>, _>>()?;
         let mut all = vec![0; NETWORK_BITS_WORDS as usize];
-        for (word, bits) in words(prefixes) {
+        for (word, bits) in words(left) {
             all[word as usize] |= bits;
         }
         (0..).zip(all).try_for_each(|(word, bits)| self.0.set(word, bits, 0))

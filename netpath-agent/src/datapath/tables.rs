@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap};
 use aya::{Ebpf, Pod};
 use netpath_common::{
     Addr4, Addr6, Address, AllowedSource, Config, Counter, DropKey, Endpoint, External, Flow, Inside, Link, LinkKey,
@@ -28,12 +28,13 @@ pub(super) struct Tables {
     externals: Table<u32, External>,
     links: Table<LinkKey, Link>,
     trusted: Table<TrustedKey, u32>,
+    bridges: Table<u32, u32>,
     bits: Bits,
     pub(super) v4: FamilyTables<Addr4>,
     pub(super) v6: FamilyTables<Addr6>,
     pub(super) locks: Table<u64, u32>,
-    counters: PerCpuArray<MapData, Counter>,
-    drops: PerCpuHashMap<MapData, DropKey, Counter>,
+    pub(super) counters: PerCpuArray<MapData, Counter>,
+    pub(super) drops: PerCpuHashMap<MapData, DropKey, Counter>,
 }
 
 /// The maps of one family.
@@ -115,6 +116,7 @@ impl Tables {
             externals: take(ebpf, "EXTERNALS")?,
             links: take(ebpf, "LINKS")?,
             trusted: take(ebpf, "TRUSTED")?,
+            bridges: take(ebpf, "BRIDGES")?,
             bits: Bits {
                 ports: PortBits::new(take(ebpf, "PORT_BITS")?),
                 sources: PortBits::new(take(ebpf, "SOURCE_BITS")?),
@@ -204,8 +206,7 @@ impl<A: Address + Pod + Ord> FamilyTables<A> {
             }
             FamilyChange::DeletePrefix((addr, len)) => {
                 self.prefixes.remove(&Key::new(u32::from(len), addr))?;
-                let left = self.prefixes.keys().collect::<Result<Vec<_>, _>>()?;
-                self.network_bits.set(left.into_iter().map(|key| (key.data(), key.prefix_len() as u8)))
+                self.network_bits.follow(&self.prefixes)
             }
             FamilyChange::PutPublished(key, target) => {
                 if self.published.get(&key, 0).is_err() && is_host_addr(&self.addresses, &key.addr) {
@@ -263,13 +264,6 @@ fn prefixes<K: Pod + Ord>(trie: &LpmTrie<MapData, K, u32>, name: &str) -> Result
     Ok(prefixes)
 }
 
-fn total(values: &PerCpuValues<Counter>) -> Counter {
-    values.iter().fold(Counter::default(), |sum, counter| Counter {
-        packets: sum.packets + counter.packets,
-        bytes: sum.bytes + counter.bytes,
-    })
-}
-
 impl Datapath {
     /// What the maps that the agent writes hold.
     ///
@@ -282,6 +276,7 @@ impl Datapath {
             externals: entries(&tables.externals, "EXTERNALS")?,
             links: entries(&tables.links, "LINKS")?,
             trusted: entries(&tables.trusted, "TRUSTED")?,
+            bridges: entries(&tables.bridges, "BRIDGES")?,
             v4: tables.v4.image("V4")?,
             v6: tables.v6.image("V6")?,
             ..Image::default()
@@ -326,6 +321,8 @@ impl Datapath {
             Change::DeleteLink(key) => remove(&mut tables.links, &key),
             Change::PutTrusted(key, value) => tables.trusted.insert(key, value, 0),
             Change::DeleteTrusted(key) => remove(&mut tables.trusted, &key),
+            Change::PutBridge(ifindex, network) => tables.bridges.insert(ifindex, network, 0),
+            Change::DeleteBridge(ifindex) => remove(&mut tables.bridges, &ifindex),
             Change::V4(change) => tables.v4.apply(&mut tables.bits, change),
             Change::V6(change) => tables.v6.apply(&mut tables.bits, change),
         }
@@ -349,52 +346,5 @@ impl Datapath {
     pub fn set_config(&mut self, config: Config) -> Result<()> {
         let Config { primary_ifindex, primary, .. } = self.tables.config;
         self.tables.set_config(Config { primary_ifindex, primary, ..config })
-    }
-
-    /// A counter, summed over the CPUs.
-    ///
-    /// # Errors
-    ///
-    /// If COUNTERS has no such index.
-    pub fn counter(&self, index: u32) -> Result<Counter> {
-        let values = self.tables.counters.get(&index, 0).with_context(|| format!("read counter {index}"))?;
-        Ok(total(&values))
-    }
-
-    /// Sets a counter to zero.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::counter`].
-    pub fn reset_counter(&mut self, index: u32) -> Result<()> {
-        let cpus = self.tables.counters.get(&index, 0).with_context(|| format!("read counter {index}"))?.len();
-        let zero = PerCpuValues::try_from(vec![Counter::default(); cpus]).context("make zeros")?;
-        self.tables.counters.set(index, zero, 0).with_context(|| format!("reset counter {index}"))
-    }
-
-    /// Drops by interface and reason, summed over the CPUs.
-    ///
-    /// # Errors
-    ///
-    /// If DROPS cannot be listed.
-    pub fn drops(&self) -> Result<Vec<(DropKey, Counter)>> {
-        let entries = self.tables.drops.iter();
-        entries
-            .map(|entry| entry.map(|(key, values)| (key, total(&values))))
-            .collect::<Result<_, _>>()
-            .context("list DROPS")
-    }
-
-    /// Forgets the drops on an interface that is gone: its number may come again.
-    ///
-    /// # Errors
-    ///
-    /// If DROPS cannot be written.
-    pub fn forget_drops(&mut self, ifindex: u32) -> Result<()> {
-        let keys: Vec<DropKey> = self.tables.drops.keys().collect::<Result<_, _>>().context("list DROPS")?;
-        for key in keys.iter().filter(|key| key.ifindex == ifindex) {
-            self.tables.drops.remove(key).context("forget drops")?;
-        }
-        Ok(())
     }
 }

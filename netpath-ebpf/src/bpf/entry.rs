@@ -107,7 +107,7 @@ pub(super) fn inside_from_container6(ctx: TcContext) -> i32 {
 }
 
 #[inline(always)]
-fn verdict(ctx: &TcContext, result: Result<i32, Reason>) -> i32 {
+pub(super) fn verdict(ctx: &TcContext, result: Result<i32, Reason>) -> i32 {
     match result {
         Ok(verdict) => verdict,
         Err(reason) => {

@@ -29,6 +29,10 @@ pub(super) static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
 #[map]
 pub(super) static NETWORKS: Array<Network> = Array::with_max_entries(256, 0);
 
+/// Bridges by ifindex: the index of the network. Written by the agent.
+#[map]
+pub(super) static BRIDGES: HashMap<u32, u32> = HashMap::with_max_entries(256, BPF_F_NO_PREALLOC);
+
 /// Endpoints by index. Written by the agent.
 #[map]
 pub(super) static ENDPOINTS: Array<Endpoint> = Array::with_max_entries(4096, 0);

@@ -1,6 +1,7 @@
 //! The eBPF side: maps, helpers, packet rewriting, and one entry point per hook.
 
 mod arp;
+mod bridge;
 mod entry;
 mod event;
 mod family_maps;

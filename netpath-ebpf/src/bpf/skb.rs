@@ -40,6 +40,13 @@ pub(super) fn ifindex(ctx: &TcContext) -> u32 {
     unsafe { (*ctx.skb.skb).ifindex }
 }
 
+/// The interface by which the packet came to this host; 0: it is the host's own.
+#[inline(always)]
+pub(super) fn ingress_ifindex(ctx: &TcContext) -> u32 {
+    // SAFETY: as in `ifindex`.
+    unsafe { (*ctx.skb.skb).ingress_ifindex }
+}
+
 /// EtherType, host byte order. An 802.1Q tag makes it another one than IP's, but for VLAN 0: that is a
 /// priority only, and the kernel takes the frame as untagged.
 #[inline(always)]

@@ -1,0 +1,51 @@
+//! tc egress of a bridge: what the kernel sends to containers on its own road.
+//!
+//! External interfaces have programs that decide who may reach a container. Others have none: one without an address,
+//! one that `--external` does not name, one that came up while no agent was there. What comes from them ends here.
+
+use aya_ebpf::{macros::classifier, programs::TcContext};
+use netpath_common::{Network, Reason, TrustedKey, network_flag};
+use netpath_ebpf::{
+    env::Env,
+    family::{Family, V4, V6},
+};
+
+use super::{entry, forward::PASS, kernel::Kernel, maps, skb};
+
+/// tc egress of a bridge.
+#[classifier]
+pub(super) fn to_bridge(ctx: TcContext) -> i32 {
+    entry::verdict(&ctx, admit(&ctx))
+}
+
+/// Lets through what has been decided on: the host's own packets, those from external interfaces and from bridges.
+#[inline(always)]
+fn admit(ctx: &TcContext) -> Result<i32, Reason> {
+    let from = skb::ingress_ifindex(ctx);
+    let env = Kernel { ctx };
+    if from == 0 || network_of(from).is_some() || Env::<V4>::external(&env, from).is_some() {
+        return Ok(PASS);
+    }
+    let index = network_of(skb::ifindex(ctx)).ok_or(Reason::DirectAccess)?;
+    let network = Env::<V4>::network(&env, index).ok_or(Reason::DirectAccess)?;
+    let is_admitted = is_open(ctx, network) || Env::<V4>::is_trusted(&env, &TrustedKey::new(from, index));
+    if is_admitted && !network.has(network_flag::INTERNAL) { Ok(PASS) } else { Err(Reason::DirectAccess) }
+}
+
+/// Index of the network whose bridge has this interface index.
+#[inline(always)]
+fn network_of(ifindex: u32) -> Option<u32> {
+    // SAFETY: one word; a bridge that goes takes its containers with it.
+    unsafe { maps::BRIDGES.get(ifindex) }.copied()
+}
+
+/// Whether the network's containers are meant to be reached by their own addresses.
+#[inline(always)]
+fn is_open(ctx: &TcContext, network: &Network) -> bool {
+    let flags = match skb::ether_type(ctx) {
+        V4::ETHER_TYPE => V4::ROUTED | V4::UNPROTECTED,
+        V6::ETHER_TYPE => V6::ROUTED | V6::UNPROTECTED,
+        _ => 0,
+    };
+    network.flags & flags != 0
+}
