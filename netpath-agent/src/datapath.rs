@@ -11,7 +11,9 @@ mod hooks;
 mod jumps;
 mod links;
 mod network_bits;
+mod pins;
 mod port_bits;
+mod sizes;
 mod tables;
 
 use std::fs;
@@ -19,16 +21,19 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use aya::maps::{Array, MapData};
+use aya::maps::MapData;
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
-use netpath_common::{Config, LAYOUT};
+use netpath_common::Config;
 #[cfg(feature = "trace")]
 use tokio::io::unix::AsyncFd;
 
 pub use events::Events;
 pub use flows::{FlowEntry, now_s};
 pub use links::Attachment;
+pub use pins::teardown;
+use pins::{Pinned, pinned, undo};
+pub use sizes::Sizes;
 pub use tables::FamilyMaps;
 use tables::Tables;
 
@@ -92,15 +97,6 @@ pub const PROGRAMS: [&str; 9] = [
     "to_bridge",
 ];
 
-/// How many entries the maps have. They are allocated when the data plane is set up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sizes {
-    pub max_flows: u32,
-    pub max_ports: u32,
-    pub max_endpoints: u32,
-    pub max_counters: u32,
-}
-
 /// Whether the maps were there already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Adoption {
@@ -142,6 +138,7 @@ pub struct TestRun {
 /// Programs, links and maps.
 pub struct Datapath {
     ebpf: Ebpf,
+    sizes: Sizes,
     tables: Tables,
     links_dir: PathBuf,
     jumps_pin: PathBuf,
@@ -150,15 +147,31 @@ pub struct Datapath {
 }
 
 impl Datapath {
-    /// Loads the programs and gives them the maps pinned in `pin_dir`, or makes new ones there.
+    /// Loads the programs and gives them the maps pinned in `pin_dir`, or makes new ones there, of these sizes.
     ///
     /// # Errors
     ///
-    /// If the pinned maps have another layout, or the kernel refuses a map or a program.
+    /// If the pinned maps have another layout, or the kernel refuses a map or a program. Nothing is pinned then
+    /// that was not before.
     pub fn load(pin_dir: &Path, sizes: &Sizes, config: Config) -> Result<(Self, Adoption)> {
-        let maps_dir = pin_dir.join("maps");
-        let links_dir = pin_dir.join("links");
-        let adoption = pinned_layout(&maps_dir, pin_dir)?;
+        let adoption = match pinned(pin_dir)? {
+            Pinned::Whole => Adoption::Adopted,
+            Pinned::Nothing => Adoption::Fresh,
+            Pinned::Unfinished => {
+                tracing::warn!("the set-up of {} broke off half way; it is made anew", pin_dir.display());
+                undo(pin_dir);
+                Adoption::Fresh
+            }
+        };
+        let loaded = Self::load_as(adoption, pin_dir, sizes, config);
+        if loaded.is_err() && adoption == Adoption::Fresh {
+            undo(pin_dir);
+        }
+        Ok((loaded?, adoption))
+    }
+
+    fn load_as(adoption: Adoption, pin_dir: &Path, sizes: &Sizes, config: Config) -> Result<Self> {
+        let (maps_dir, links_dir) = (pin_dir.join("maps"), pin_dir.join("links"));
         for dir in [&maps_dir, &links_dir] {
             fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
         }
@@ -168,7 +181,8 @@ impl Datapath {
         }
         let jumps_pin = jumps::next_pin(&maps_dir)?;
         loader.map_pin_path("JUMPS", jumps_pin.clone());
-        set_sizes(&mut loader, sizes);
+        let sizes = if adoption == Adoption::Adopted { Sizes::of_pinned(&maps_dir)? } else { *sizes };
+        sizes::set(&mut loader, &sizes);
         hooks::set_features(&mut loader);
         let mut ebpf = loader.load(OBJECT).context("create the maps (needs root and a kernel with BPF)")?;
         for name in PROGRAMS {
@@ -178,7 +192,12 @@ impl Datapath {
         jumps::fill(&mut ebpf)?;
         let tables =
             if adoption == Adoption::Fresh { Tables::create(&mut ebpf, config)? } else { Tables::adopt(&mut ebpf)? };
-        Ok((Self { ebpf, tables, links_dir, jumps_pin, hooks_error }, adoption))
+        Ok(Self { ebpf, sizes, tables, links_dir, jumps_pin, hooks_error })
+    }
+
+    /// The sizes of the maps, which may be an earlier agent's.
+    pub fn sizes(&self) -> Sizes {
+        self.sizes
     }
 
     /// Forgets what programs of earlier agents needed. Call when this agent's are attached wherever those were.
@@ -297,93 +316,6 @@ impl Datapath {
         Events::new(map)
     }
 }
-
-/// Removes everything pinned under `pin_dir`: detaches the programs and frees the maps.
-///
-/// Goes on past errors and returns them all.
-pub fn teardown(pin_dir: &Path) -> Vec<anyhow::Error> {
-    let mut errors = Vec::new();
-    // Links first: no packet meets a program whose maps are half gone.
-    for dir in [pin_dir.join("links"), pin_dir.join("maps")] {
-        remove_pins(&dir, &mut errors);
-    }
-    remove_dir(pin_dir, &mut errors);
-    if let Some(parent) = pin_dir.parent().filter(|parent| parent.ends_with("netpath")) {
-        // Stays while other agents have their pins in it.
-        let _ = fs::remove_dir(parent);
-    }
-    errors
-}
-
-fn remove_pins(dir: &Path, errors: &mut Vec<anyhow::Error>) {
-    let Ok(entries) = fs::read_dir(dir) else { return };
-    for entry in entries.flatten() {
-        if let Err(error) = fs::remove_file(entry.path()) {
-            errors.push(anyhow::Error::new(error).context(format!("unpin {}", entry.path().display())));
-        }
-    }
-    remove_dir(dir, errors);
-}
-
-fn remove_dir(dir: &Path, errors: &mut Vec<anyhow::Error>) {
-    match fs::remove_dir(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            errors.push(anyhow::Error::new(error).context(format!("remove {}", dir.display())));
-        }
-        _ => {}
-    }
-}
-
-/// Whether maps are pinned in `maps_dir`.
-///
-/// # Errors
-///
-/// If they are, and of another layout than this agent's.
-fn pinned_layout(maps_dir: &Path, pin_dir: &Path) -> Result<Adoption> {
-    let pin = maps_dir.join("CONFIG");
-    if !pin.exists() {
-        return Ok(Adoption::Fresh);
-    }
-    let foreign = |found: String| {
-        anyhow::anyhow!(
-            "the data plane pinned in {} was made by another version ({found}); type `netpath down` with that version, \
-             or with this one, and start again",
-            pin_dir.display()
-        )
-    };
-    let map = MapData::from_pin(&pin).with_context(|| format!("open pin {}", pin.display()))?;
-    let size = map.info().context("query CONFIG")?.value_size() as usize;
-    if size != size_of::<Config>() {
-        return Err(foreign(format!("its settings have {size} bytes, want {}", size_of::<Config>())));
-    }
-    let config: Array<_, Config> = Array::try_from(aya::maps::Map::Array(map)).context("open CONFIG")?;
-    let layout = config.get(&0, 0).context("read CONFIG")?.layout;
-    if layout != LAYOUT {
-        return Err(foreign(format!("layout {layout:#x}, want {LAYOUT:#x}")));
-    }
-    Ok(Adoption::Adopted)
-}
-
-fn set_sizes(loader: &mut EbpfLoader<'_>, sizes: &Sizes) {
-    for (name, size) in [("ENDPOINTS", sizes.max_endpoints), ("COUNTERS", sizes.max_counters)] {
-        loader.map_max_entries(name, size);
-    }
-    for (name4, name6, size) in [
-        ("ADDRESSES_V4", "ADDRESSES_V6", 2 * sizes.max_endpoints),
-        ("PUBLISHED_PORTS_V4", "PUBLISHED_PORTS_V6", sizes.max_ports),
-        ("PUBLISHED_SOURCES_V4", "PUBLISHED_SOURCES_V6", sizes.max_ports),
-        ("FLOWS_V4", "FLOWS_V6", sizes.max_flows),
-        ("FLOW_RING_V4", "FLOW_RING_V6", sizes.max_flows),
-        // One flow may leave a mapping behind that nobody has collected yet.
-        ("MAPPINGS_V4", "MAPPINGS_V6", sizes.max_flows.max(MIN_MAPPINGS)),
-        ("REPLIES_V4", "REPLIES_V6", (sizes.max_flows / 4).max(MIN_MAPPINGS)),
-    ] {
-        loader.map_max_entries(name4, size);
-        loader.map_max_entries(name6, size);
-    }
-}
-
-const MIN_MAPPINGS: u32 = 1024;
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
     let program = ebpf.program_mut(name).with_context(|| format!("no program `{name}` in the eBPF object"))?;

@@ -85,6 +85,21 @@ impl From<FamilyChange<Addr6>> for Change {
     }
 }
 
+impl Change {
+    /// Whether it adds to what is known about published ports.
+    pub fn is_about_a_port(&self) -> bool {
+        fn is_port<A>(change: &FamilyChange<A>) -> bool {
+            use FamilyChange::{PutAllowed, PutPublished, PutSource};
+            matches!(change, PutAllowed(..) | PutPublished(..) | PutSource(..))
+        }
+        match self {
+            Self::V4(change) => is_port(change),
+            Self::V6(change) => is_port(change),
+            _ => false,
+        }
+    }
+}
+
 /// The changes that turn `actual` into `desired`, in an order in which no packet meets half of
 /// anything: what leads to an endpoint goes before it and comes after it; what every packet of a
 /// container needs (network, prefix) comes first and goes last. A block of ports gives way to single ones, or

@@ -21,6 +21,25 @@ pub enum Attachment {
     Bridge,
 }
 
+/// A program and the side it hangs on.
+type Hook = (&'static str, TcAttachType);
+
+impl Attachment {
+    /// Its programs, in the order in which they are attached: those of IPv6 first.
+    const fn hooks(self) -> &'static [Hook] {
+        match self {
+            Self::External => &[
+                ("from_external6", TcAttachType::Ingress),
+                ("from_external", TcAttachType::Ingress),
+                ("to_external6", TcAttachType::Egress),
+                ("to_external", TcAttachType::Egress),
+            ],
+            Self::Container => &[("from_container6", TcAttachType::Ingress), ("from_container", TcAttachType::Ingress)],
+            Self::Bridge => &[("to_bridge", TcAttachType::Egress)],
+        }
+    }
+}
+
 impl Datapath {
     /// Attaches `from_external` and `to_external`, those of IPv6 first. A link of an earlier agent gets the
     /// new program without a packet seeing none.
@@ -29,10 +48,7 @@ impl Datapath {
     ///
     /// If the kernel refuses (tcx needs Linux 6.6).
     pub fn attach_external(&mut self, ifindex: u32, ifname: &str) -> Result<()> {
-        self.attach("from_external6", ifindex, ifname, TcAttachType::Ingress)?;
-        self.attach("from_external", ifindex, ifname, TcAttachType::Ingress)?;
-        self.attach("to_external6", ifindex, ifname, TcAttachType::Egress)?;
-        self.attach("to_external", ifindex, ifname, TcAttachType::Egress)
+        self.attach_all(Attachment::External, ifindex, ifname)
     }
 
     /// Attaches `from_container` to the host end of a veth pair, that of IPv6 first.
@@ -41,8 +57,16 @@ impl Datapath {
     ///
     /// As [`Self::attach_external`].
     pub fn attach_container(&mut self, ifindex: u32, ifname: &str) -> Result<()> {
-        self.attach("from_container6", ifindex, ifname, TcAttachType::Ingress)?;
-        self.attach("from_container", ifindex, ifname, TcAttachType::Ingress)
+        self.attach_all(Attachment::Container, ifindex, ifname)
+    }
+
+    fn attach_all(&mut self, attachment: Attachment, ifindex: u32, ifname: &str) -> Result<()> {
+        attachment.hooks().iter().try_for_each(|(name, hook)| self.attach(name, ifindex, ifname, *hook))
+    }
+
+    /// Whether the interface has every program of an `attachment`, by the pins.
+    pub fn has_all(&self, ifindex: u32, attachment: Attachment) -> bool {
+        attachment.hooks().iter().all(|(name, _)| self.pin(name, ifindex).exists())
     }
 
     /// Attaches `to_bridge` to a network's bridge.
@@ -51,7 +75,7 @@ impl Datapath {
     ///
     /// As [`Self::attach_external`].
     pub fn attach_bridge(&mut self, ifindex: u32, ifname: &str) -> Result<()> {
-        self.attach("to_bridge", ifindex, ifname, TcAttachType::Egress)
+        self.attach_all(Attachment::Bridge, ifindex, ifname)
     }
 
     /// Detaches all programs from an interface, also from one that is gone.
@@ -72,7 +96,7 @@ impl Datapath {
         Ok(())
     }
 
-    /// The interfaces that programs are attached to, by the pins.
+    /// The interfaces that programs are attached to, all of them or some, by the pins.
     ///
     /// # Errors
     ///

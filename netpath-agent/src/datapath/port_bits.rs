@@ -57,6 +57,24 @@ impl PortBits {
         }
     }
 
+    /// Counts an entry that is there already; [`Self::write`] makes it show.
+    pub(super) fn count<A: Address>(&mut self, key: &PortKey<A>) {
+        for (word, bit) in places(key) {
+            let holders = &mut self.holders[place(word, bit)];
+            *holders = holders.saturating_add(1);
+        }
+    }
+
+    /// Writes every word anew, so that no bit stays that nobody holds: an agent may have been killed between
+    /// an entry and its bits.
+    pub(super) fn write(&mut self) -> Result<(), MapError> {
+        for (word, holders) in (0..).zip(self.holders.chunks(64)) {
+            let bits = (0..).zip(holders).filter(|(_, holders)| **holders > 0).fold(0, |bits, (i, _)| bits | 1u64 << i);
+            self.map.set(word, bits, 0)?;
+        }
+        Ok(())
+    }
+
     /// Notes a new entry; call before it is there.
     pub(super) fn hold<A: Address>(&mut self, key: &PortKey<A>) -> Result<(), MapError> {
         self.change(key, |holders| holders.saturating_add(1))
@@ -68,21 +86,31 @@ impl PortBits {
     }
 
     fn change<A: Address>(&mut self, key: &PortKey<A>, count: impl Fn(u16) -> u16) -> Result<(), MapError> {
-        let len = if key.is_block() { u32::from(netpath_common::BLOCK_LEN) } else { 1 };
         let Some((first, _)) = port_bit(key.proto, key.port) else { return Ok(()) };
         let mut touched = first;
         let mut bits = self.map.get(&first, 0)?;
-        for port in (u32::from(key.port)..).take(len as usize) {
-            let Some((word, bit)) = u16::try_from(port).ok().and_then(|port| port_bit(key.proto, port)) else { break };
+        for (word, bit) in places(key) {
             if word != touched {
                 self.map.set(touched, bits, 0)?;
                 bits = self.map.get(&word, 0)?;
                 touched = word;
             }
-            let holders = &mut self.holders[(word * 64 + bit.trailing_zeros()) as usize];
+            let holders = &mut self.holders[place(word, bit)];
             *holders = count(*holders);
             bits = if *holders > 0 { bits | bit } else { bits & !bit };
         }
         self.map.set(touched, bits, 0)
     }
+}
+
+/// Word and bit of each port that the key stands for.
+fn places<A: Address>(key: &PortKey<A>) -> impl Iterator<Item = (u32, u64)> + use<A> {
+    let len = if key.is_block() { netpath_common::BLOCK_LEN } else { 1 };
+    let (port, proto) = (u32::from(key.port), key.proto);
+    let ports = (port..).take(usize::from(len)).map_while(|port| u16::try_from(port).ok());
+    ports.map_while(move |port| port_bit(proto, port))
+}
+
+fn place(word: u32, bit: u64) -> usize {
+    (word * 64 + bit.trailing_zeros()) as usize
 }

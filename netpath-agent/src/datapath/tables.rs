@@ -95,7 +95,8 @@ impl Tables {
         Ok(tables)
     }
 
-    /// Opens the maps of an earlier agent, which may have been killed while it held a lock.
+    /// Opens the maps of an earlier agent, which may have been killed while it held a lock, or between an entry
+    /// and its bits.
     pub(super) fn adopt(ebpf: &mut Ebpf) -> Result<Self> {
         let map: Array<MapData, Config> = take(ebpf, "CONFIG")?;
         let config = map.get(&0, 0).context("read CONFIG")?;
@@ -104,11 +105,12 @@ impl Tables {
         for name in names {
             remove(&mut tables.locks, &name).context("clear LOCKS")?;
         }
+        tables.write_bits().context("write the bits of published ports")?;
         Ok(tables)
     }
 
     fn with_config(ebpf: &mut Ebpf, config: Config, config_map: Array<MapData, Config>) -> Result<Self> {
-        let mut tables = Self {
+        Ok(Self {
             config,
             config_map,
             networks: take(ebpf, "NETWORKS")?,
@@ -126,10 +128,17 @@ impl Tables {
             locks: take(ebpf, "LOCKS")?,
             counters: take(ebpf, "COUNTERS")?,
             drops: take(ebpf, "DROPS")?,
-        };
-        tables.v4.hold_ports(&mut tables.bits).context("read published ports of IPv4")?;
-        tables.v6.hold_ports(&mut tables.bits).context("read published ports of IPv6")?;
-        Ok(tables)
+        })
+    }
+
+    /// Makes the bits say what the entries do.
+    fn write_bits(&mut self) -> Result<(), MapError> {
+        let Self { bits, v4, v6, .. } = self;
+        v4.count_ports(bits)?;
+        v6.count_ports(bits)?;
+        [&mut bits.ports, &mut bits.sources, &mut v4.reserved, &mut v6.reserved]
+            .into_iter()
+            .try_for_each(PortBits::write)
     }
 
     pub(super) fn set_config(&mut self, config: Config) -> Result<()> {
@@ -175,15 +184,19 @@ impl<A: Address + Pod + Ord> FamilyTables<A> {
         })
     }
 
-    fn hold_ports(&mut self, bits: &mut Bits) -> Result<(), MapError> {
+    /// Counts the entries that are there already.
+    fn count_ports(&mut self, bits: &mut Bits) -> Result<(), MapError> {
         for key in self.published.keys() {
             let key = key?;
-            bits.ports.hold(&key)?;
+            bits.ports.count(&key);
             if is_host_addr(&self.addresses, &key.addr) {
-                self.reserved.hold(&key)?;
+                self.reserved.count(&key);
             }
         }
-        self.sources.keys().try_for_each(|key| bits.sources.hold(&key?))
+        for key in self.sources.keys() {
+            bits.sources.count(&key?);
+        }
+        Ok(())
     }
 
     fn image(&self, family: &str) -> Result<FamilyImage<A>> {
@@ -209,10 +222,15 @@ impl<A: Address + Pod + Ord> FamilyTables<A> {
                 self.network_bits.follow(&self.prefixes)
             }
             FamilyChange::PutPublished(key, target) => {
-                if self.published.get(&key, 0).is_err() && is_host_addr(&self.addresses, &key.addr) {
+                let is_new = self.published.get(&key, 0).is_err() && is_host_addr(&self.addresses, &key.addr);
+                if is_new {
                     self.reserved.hold(&key)?;
                 }
-                bits.ports.put(&mut self.published, key, target)
+                let put = bits.ports.put(&mut self.published, key, target);
+                if put.is_err() && is_new {
+                    self.reserved.release(&key)?;
+                }
+                put
             }
             FamilyChange::DeletePublished(key) => {
                 let is_held = self.published.get(&key, 0).is_ok() && is_host_addr(&self.addresses, &key.addr);
@@ -248,6 +266,14 @@ pub(super) fn is_missing(error: &MapError) -> bool {
         MapError::SyscallError(error) => error.io_error.kind() == std::io::ErrorKind::NotFound,
         _ => false,
     }
+}
+
+/// What the kernel says of a hash map that is full, and of a trie.
+fn is_full(error: &MapError) -> bool {
+    let codes =
+        [nix::errno::Errno::E2BIG, nix::errno::Errno::ENOSPC, nix::errno::Errno::ENOMEM].map(|errno| errno as i32);
+    let MapError::SyscallError(error) = error else { return false };
+    error.io_error.raw_os_error().is_some_and(|code| codes.contains(&code))
 }
 
 fn entries<K: Pod + Ord, V: Pod, B: FromIterator<(K, V)>>(table: &Table<K, V>, name: &str) -> Result<B> {
@@ -306,6 +332,26 @@ impl Datapath {
             self.apply_one(change).with_context(|| format!("write {change:?}"))?;
         }
         Ok(())
+    }
+
+    /// As [`Self::apply`], but goes on past published ports that find their table full; returns what was said
+    /// about each.
+    ///
+    /// # Errors
+    ///
+    /// If a map cannot be written for another reason.
+    pub fn apply_fitting(&mut self, changes: &[Change]) -> Result<Vec<anyhow::Error>> {
+        let mut unfit = Vec::new();
+        for change in changes {
+            let applied = self.apply_one(change);
+            let stands_back = change.is_about_a_port() && applied.as_ref().is_err_and(is_full);
+            let applied = applied.with_context(|| format!("write {change:?}"));
+            match applied {
+                Err(error) if stands_back => unfit.push(error),
+                applied => applied?,
+            }
+        }
+        Ok(unfit)
     }
 
     fn apply_one(&mut self, change: &Change) -> Result<(), MapError> {

@@ -10,11 +10,13 @@
 //! | `fragment` | fragments follow their first one |
 //! | `hairpin` | packets between containers through the host's address; SCTP keeps its ports |
 //! | `arp` | a container speaks for its own address only |
+//! | `adoption` | what an earlier agent has left, whole or half, is taken over or made anew |
 //! | `programs` | the kernel takes the programs, and they leave alone what is not theirs |
 //! | `verdict` | what is dropped is dropped and counted; broken and random frames do no harm |
 
 #![expect(clippy::unwrap_used, reason = "a test panics when something is not as it should be")]
 
+mod adoption;
 mod arp;
 mod frame;
 mod ipv4;

@@ -59,6 +59,18 @@ impl Plane {
         plane
     }
 
+    pub(crate) fn pin_dir(&self) -> PathBuf {
+        self.pin_dir.clone()
+    }
+
+    /// Removes the pins; what they were made with.
+    pub(crate) fn take_down(&mut self) -> (PathBuf, Sizes, Config) {
+        let made_with = (self.pin_dir(), self.datapath.sizes(), self.datapath.config());
+        let errors = datapath::teardown(&self.pin_dir);
+        assert!(errors.is_empty(), "{errors:?}");
+        made_with
+    }
+
     fn fill(&mut self) {
         let uplink = nix::net::if_::if_nametoindex("up0").unwrap();
         let mut network = Network::EMPTY;
