@@ -39,6 +39,19 @@ pub struct Agent {
     pub(crate) exits: Exits,
     /// The host port given out automatically last.
     pub(crate) last_automatic_port: u16,
+    /// What was tried last did not come to its end: maps or programs may be behind what the host is like.
+    pub(crate) unsettled: bool,
+    /// Entries about published ports that found their table full.
+    pub(crate) unfit: usize,
+}
+
+/// What to do with an external interface that has its programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Attach {
+    /// Leave it.
+    Missing,
+    /// Give it this agent's in place of an earlier one's.
+    Anew,
 }
 
 /// A network's addresses.
@@ -122,7 +135,7 @@ impl Agent {
     fn check_room(&self, before: &Image, after: &Image) -> Result<()> {
         let published = self.image.published_len() + after.published_len() - before.published_len();
         let max = self.options.max_ports;
-        if published <= max as usize {
+        if published <= max as usize || after.published_len() <= before.published_len() {
             return Ok(());
         }
         let error = format!("the table of published ports is full: want {published} entries, --max-ports is {max}");
@@ -133,6 +146,31 @@ impl Agent {
     pub(crate) fn reconcile(&mut self) -> Result<()> {
         let desired = desired(&self.state, &self.host);
         self.apply(&diff(&desired, &self.image))
+    }
+
+    /// As [`Self::reconcile`], where it is the host that has changed: published ports that find their table full
+    /// stand back, and nothing else waits for them.
+    pub(crate) fn settle(&mut self) -> Result<()> {
+        let desired = desired(&self.state, &self.host);
+        let changes = diff(&desired, &self.image);
+        let applied = self.datapath.apply_fitting(&changes).context("write the maps");
+        match &applied {
+            Ok(unfit) if unfit.is_empty() => self.image.apply(&changes),
+            _ => self.image = self.datapath.image()?,
+        }
+        let unfit = applied?;
+        if unfit.len() != self.unfit {
+            match unfit.first() {
+                Some(error) => tracing::warn!(
+                    "{} of the entries that published ports need have no room, --max-ports is {}: {error:#}",
+                    unfit.len(),
+                    self.options.max_ports
+                ),
+                None => tracing::info!("all published ports have room again"),
+            }
+            self.unfit = unfit.len();
+        }
+        Ok(())
     }
 
     pub(crate) fn apply(&mut self, changes: &[Change]) -> Result<()> {
@@ -213,30 +251,44 @@ impl Agent {
             }
         }
         let facts = facts(&interfaces, &self.options, &self.state, bridges);
-        if facts == self.host {
+        if facts == self.host && !self.unsettled && self.unfit == 0 {
             return Ok(());
         }
         if facts.externals != self.host.externals {
             tracing::info!("external interfaces: {}", describe(&facts));
         }
         let old = std::mem::replace(&mut self.host, facts);
+        self.unsettled = true;
         self.follow_mtu(&old).await;
-        self.reconcile()?;
-        self.attach_externals()
+        // No interface is external to the programs that has none of them; and what one lacks is no reason to leave
+        // out the others.
+        let attached = self.attach_externals(Attach::Missing);
+        let settled = self.settle();
+        self.detach_externals().and(settled).and(attached)?;
+        self.unsettled = false;
+        Ok(())
     }
 
-    /// Attaches the programs to every external interface, and takes them off what is none any more.
-    pub(crate) fn attach_externals(&mut self) -> Result<()> {
-        let wanted: BTreeSet<u32> = self.host.externals.iter().map(|external| external.ifindex).collect();
-        let attached = self.datapath.attached()?;
-        for (ifindex, attachment) in &attached {
-            if *attachment == Attachment::External && !wanted.contains(ifindex) {
-                self.datapath.detach(*ifindex)?;
+    /// Attaches the programs to every external interface, and goes on past errors.
+    ///
+    /// # Errors
+    /// The first of them.
+    pub(crate) fn attach_externals(&mut self, what: Attach) -> Result<()> {
+        let mut done = Ok(());
+        for external in &self.host.externals {
+            if what == Attach::Anew || !self.datapath.has_all(external.ifindex, Attachment::External) {
+                done = done.and(self.datapath.attach_external(external.ifindex, &external.ifname));
             }
         }
-        for external in &self.host.externals {
-            if attached.get(&external.ifindex) != Some(&Attachment::External) {
-                self.datapath.attach_external(external.ifindex, &external.ifname)?;
+        done
+    }
+
+    /// Takes the programs off what is no external interface any more.
+    fn detach_externals(&mut self) -> Result<()> {
+        let wanted: BTreeSet<u32> = self.host.externals.iter().map(|external| external.ifindex).collect();
+        for (ifindex, attachment) in self.datapath.attached()? {
+            if attachment == Attachment::External && !wanted.contains(&ifindex) {
+                self.datapath.detach(ifindex)?;
             }
         }
         Ok(())

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use netpath_common::{Config, External, LAYOUT, PortRange, config_flag};
 use netpath_ebpf::family::{V4, V6};
 
-use crate::agent::{Agent, DEFAULT_NETWORK_INDEX, facts, mtu, network_mtu, read_interfaces};
+use crate::agent::{Agent, Attach, DEFAULT_NETWORK_INDEX, facts, mtu, network_mtu, read_interfaces};
 use crate::api::GatewayMode;
 use crate::bridge;
 use crate::counters::Counters;
@@ -81,6 +81,8 @@ async fn assemble(options: Options, store: Store, datapath: Datapath, netlink: N
                 netlink: netlink.clone(),
                 image,
                 exits: Exits::default(),
+                unsettled: false,
+                unfit: 0,
             };
             finish(agent).await
         }
@@ -152,7 +154,8 @@ async fn finish(mut agent: Agent) -> Result<Agent> {
     let bridges = std::mem::take(&mut agent.host.bridges);
     agent.host = facts(&interfaces, &agent.options, &agent.state, bridges);
     agent.store.save(&agent.state)?;
-    agent.reconcile()?;
+    agent.attach_externals(Attach::Anew)?;
+    agent.settle()?;
     attach(&mut agent, &interfaces.links).await?;
     agent.adopt_containers().await;
     set_ip_forward(&agent.options)?;
@@ -282,7 +285,7 @@ async fn remove_strays(netlink: &Netlink, bridge: &str, state: &State, links: &[
     }
 }
 
-/// Attaches this agent's programs everywhere, in place of an earlier agent's, and puts every veth into
+/// Attaches this agent's programs to containers and host, in place of an earlier agent's, and puts every veth into
 /// the bridge.
 async fn attach(agent: &mut Agent, links: &[Link]) -> Result<()> {
     let wanted: BTreeSet<u32> = agent.state.endpoints.values().map(|endpoint| endpoint.ifindex).collect();
@@ -295,9 +298,6 @@ async fn attach(agent: &mut Agent, links: &[Link]) -> Result<()> {
     }
     for index in agent.host.bridges.keys().copied().collect::<Vec<_>>() {
         agent.guard(index)?;
-    }
-    for external in &agent.host.externals {
-        agent.datapath.attach_external(external.ifindex, &external.ifname)?;
     }
     for endpoint in agent.state.endpoints.values() {
         let bridge = agent.bridge_of(endpoint.network)?;

@@ -33,6 +33,7 @@ on_netpath! {
     a_name_and_its_ports_can_be_used_again,
     a_new_host_address_serves_published_ports,
     a_new_external_interface_is_served,
+    a_full_table_of_ports_keeps_no_interface_from_being_served,
     a_bridge_removed_by_hand_is_made_anew_by_a_restart,
     a_gateway_that_is_not_the_bridge_is_not_announced_as_the_bridge,
 }
@@ -162,14 +163,7 @@ fn a_new_external_interface_is_served(plane: Plane) {
     let world = World::with(plane, Options::default());
     let web = world.container("web", &["8080:80"]);
     let listener = web.inside.listen(80);
-    let (host, client) = (world.host.path().display(), world.client.path().display());
-    let wire = format!("link add up1 netns {host} type veth peer name eth1 netns {client}");
-    program::ip(wire.split_whitespace());
-    for (namespace, ifname, address) in [(&world.host, "up1", "198.19.0.1"), (&world.client, "eth1", "198.19.0.2")] {
-        namespace.ip(&format!("addr add {address}/24 dev {ifname}"));
-        namespace.ip(&format!("link set {ifname} up"));
-    }
-    let (host, remote): (IpAddr, IpAddr) = ("198.19.0.1".parse().unwrap(), "198.19.0.2".parse().unwrap());
+    let (host, remote) = add_wire(&world);
     eventually("the port opens at the new interface", || {
         world.client.try_connect(0, at(host, 8080), Duration::from_millis(200)).is_ok()
     });
@@ -178,6 +172,24 @@ fn a_new_external_interface_is_served(plane: Plane) {
     converse(&mut stream, &mut accept(&listener).0);
     let seen = ask(&web.inside.udp(0), &world.client.udp_at(at(remote, 7000)), at(remote, 7000));
     assert_eq!(seen.ip(), host, "masqueraded with the address of the interface it leaves by");
+}
+
+fn a_full_table_of_ports_keeps_no_interface_from_being_served(plane: Plane) {
+    // One port takes an entry for the wire's address, one for the bridge's and one for the host's own use.
+    let world = World::with(plane, Options::agent("--max-ports 3"));
+    let web = world.container("web", &["8080:80"]);
+    let (host, remote) = add_wire(&world);
+    eventually("the agent says that a port has no room", || {
+        world.instance().log_text().contains("have no room, --max-ports is 3")
+    });
+    let seen = ask(&web.inside.udp(0), &world.client.udp_at(at(remote, 7000)), at(remote, 7000));
+    assert_eq!(seen.ip(), host, "masqueraded with the address of the interface it leaves by");
+    let listener = web.inside.listen(80);
+    converse(&mut world.client.connect(at(HOST, 8080)), &mut accept(&listener).0);
+    world.host.ip("link del up1");
+    eventually("the agent says that every port has room", || {
+        world.instance().log_text().contains("all published ports have room again")
+    });
 }
 
 fn a_bridge_removed_by_hand_is_made_anew_by_a_restart(plane: Plane) {
@@ -220,8 +232,19 @@ fn a_gateway_that_is_not_the_bridge_is_not_announced_as_the_bridge(plane: Plane)
     assert!(!wires[1].sees_announcement(OTHER_GATEWAY.parse().unwrap(), mac, REFUSAL));
 }
 
-/// `PATCH /v1/networks/bridge`, as a user with curl would.
-/// Changes what the API has at `path`.
+/// Lays another wire from the host to the client; the addresses of both.
+fn add_wire(world: &World) -> (IpAddr, IpAddr) {
+    let (host, client) = (world.host.path().display(), world.client.path().display());
+    let wire = format!("link add up1 netns {host} type veth peer name eth1 netns {client}");
+    program::ip(wire.split_whitespace());
+    for (namespace, ifname, address) in [(&world.host, "up1", "198.19.0.1"), (&world.client, "eth1", "198.19.0.2")] {
+        namespace.ip(&format!("addr add {address}/24 dev {ifname}"));
+        namespace.ip(&format!("link set {ifname} up"));
+    }
+    ("198.19.0.1".parse().unwrap(), "198.19.0.2".parse().unwrap())
+}
+
+/// Changes what the API has at `path`, as a user with curl would.
 fn patch(world: &World, path: &str, body: &str) {
     let socket = world.instance().socket.display().to_string();
     let mut curl = Command::new("curl");
