@@ -44,6 +44,23 @@ pub struct Bridge {
     pub fresh: bool,
 }
 
+/// Whether the kernel takes it as the name of a new interface, as it stands.
+pub fn is_ifname(name: &str) -> bool {
+    // A `%` would be taken for a place to put a number in.
+    let fits = (1..=15).contains(&name.len()) && ![".", ".."].contains(&name);
+    fits && !name.contains(|c: char| c.is_whitespace() || c.is_control() || "/:%".contains(c))
+}
+
+/// Whether there can be a bridge of that name.
+///
+/// # Errors
+/// If another kind of interface has it.
+pub fn check(ifname: &str, interfaces: &Interfaces) -> Result<()> {
+    let link = interfaces.links.iter().find(|link| link.ifname == ifname);
+    ensure!(link.is_none_or(|link| link.bridge), "interface {ifname} exists and is no bridge; choose another name");
+    Ok(())
+}
+
 /// Finds the bridge, or creates it, and gives it the addresses that it lacks. Creates nothing if it fails.
 ///
 /// # Errors
@@ -52,7 +69,7 @@ pub async fn ensure(netlink: &Netlink, wanted: &Wanted<'_>, interfaces: &Interfa
     let Some(link) = interfaces.links.iter().find(|link| link.ifname == wanted.ifname) else {
         return create(netlink, wanted).await;
     };
-    ensure!(link.bridge, "interface {} exists and is no bridge; choose another name", link.ifname);
+    check(wanted.ifname, interfaces)?;
     let created = wanted.created || link.alias.as_deref().is_some_and(|alias| name_in_alias(alias).is_some());
     let has = |net: &IpNet| interfaces.addresses.iter().any(|a| a.ifindex == link.ifindex && a.net == *net);
     let missing: Vec<IpNet> = wanted.addrs.iter().filter(|net| !has(net)).copied().collect();
@@ -96,4 +113,19 @@ async fn add_addresses(netlink: &Netlink, ifindex: u32, ifname: &str, addrs: &[I
         netlink.add_address(ifindex, *net).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_the_kernel_takes_otherwise_are_no_names() {
+        for good in ["br0", "netpath0", "a.b", "fifteen-letters"] {
+            assert!(is_ifname(good), "{good}");
+        }
+        for bad in ["", "sixteen-letters!", "br%d", "a/b", "a b", "a\tb", "a:1", ".", ".."] {
+            assert!(!is_ifname(bad), "{bad}");
+        }
+    }
 }

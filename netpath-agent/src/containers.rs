@@ -128,7 +128,7 @@ impl Agent {
             tracing::info!("container `{name}` has ended");
             self.give_back(&container);
             self.state.containers.remove(&name);
-            self.forget_dead_ptps();
+            self.state.forget_dead_ptps();
             self.warn("remove a container's files", self.remove_files(&name, &container));
             self.warn("save the state", self.store.save(&self.state));
         }
@@ -205,8 +205,11 @@ impl Agent {
                 return Err(Refusal::Taken("no counter is free for another link; raise --max-ports".to_owned()).into());
             };
             container.links.push(Link { target: link.name, alias: link.alias, counter });
-            self.datapath.reset_counter(counter)?;
-            self.datapath.reset_counter(counter + 1)?;
+            let reset = self.datapath.reset_counter(counter).and_then(|()| self.datapath.reset_counter(counter + 1));
+            if let Err(error) = reset {
+                self.give_back(&container);
+                return Err(error);
+            }
         }
         Ok(container)
     }

@@ -50,8 +50,12 @@ impl Agent {
             self.release_addresses(network, addr, addr6);
             return Err(Refusal::Taken("no counter is free for another container".to_owned()).into());
         };
-        self.datapath.reset_counter(counter)?;
-        self.datapath.reset_counter(counter + 1)?;
+        let reset = self.datapath.reset_counter(counter).and_then(|()| self.datapath.reset_counter(counter + 1));
+        if let Err(error) = reset {
+            self.release_addresses(network, addr, addr6);
+            self.counters.give_back_pair(counter);
+            return Err(error);
+        }
         let generation = self.state.next_generation;
         self.state.next_generation += 1;
         let mtu = self.mtu(&self.state.networks[&network]);

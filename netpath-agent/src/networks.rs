@@ -14,7 +14,7 @@ use crate::ipam::Allocator;
 use crate::netns::Netns;
 use crate::network_mode::DEFAULT_NETWORK;
 use crate::refusal::Refusal;
-use crate::state::{Network, State};
+use crate::state::{MAX_NETWORKS, Network, State};
 use crate::subnets;
 
 impl Agent {
@@ -106,13 +106,17 @@ impl Agent {
     /// Changes a network's policy live; that of the default network until the agent is started anew.
     ///
     /// # Errors
-    /// A [`Refusal`] if there is no such network; if a map cannot be written.
+    /// A [`Refusal`] if there is no such network; if disk or map cannot be written. Nothing has changed then.
     pub fn patch_network(&mut self, name: &str, patch: &api::NetworkPatch) -> Result<api::Network> {
         let (index, _) = self.find_network(name)?;
         if let (Some(icc), Some(network)) = (patch.icc, self.state.networks.get_mut(&index)) {
-            network.icc = icc;
-            self.store.save(&self.state)?;
-            self.reconcile()?;
+            let old = std::mem::replace(&mut network.icc, icc);
+            let changed = self.store.save(&self.state).and_then(|()| self.reconcile());
+            if changed.is_err() {
+                self.state.networks.entry(index).and_modify(|network| network.icc = old);
+                self.restore();
+            }
+            changed?;
         }
         self.network(name)
     }
@@ -183,14 +187,16 @@ impl Agent {
     }
 
     async fn add_network(&mut self, mut network: Network, interfaces: &Interfaces) -> Result<()> {
-        let index = self.state.free_network_index();
+        let index = self.state.free_network_index().ok_or_else(|| {
+            Refusal::Taken(format!("no room for another network: there are {MAX_NETWORKS}, which is the most"))
+        })?;
         let addresses = allocators(&network, index, &self.state).map_err(Refusal::invalid)?;
+        self.datapath.reset_counter(network.counter)?;
+        self.datapath.reset_counter(network.counter + 1)?;
         let wanted_mtu = mtu(&network, &self.host);
         let bridge = bridge::ensure(&self.netlink, &wanted(&network, wanted_mtu), interfaces).await?;
         network.created = bridge.created;
         let facts = BridgeFacts { ifindex: bridge.ifindex, mac: bridge.mac, mtu: wanted_mtu };
-        self.datapath.reset_counter(network.counter)?;
-        self.datapath.reset_counter(network.counter + 1)?;
         let is_dual = network.v6.is_some();
         self.state.networks.insert(index, network);
         self.host.bridges.insert(index, facts);
@@ -204,8 +210,7 @@ impl Agent {
             self.state.networks.remove(&index);
             self.host.bridges.remove(&index);
             self.addresses.remove(&index);
-            let restored = self.reconcile();
-            self.warn("restore the maps", restored);
+            self.restore();
             let detached = self.datapath.detach(bridge.ifindex);
             self.warn("take the programs off the bridge", detached);
             if bridge.fresh {
@@ -214,7 +219,8 @@ impl Agent {
             return Err(error);
         }
         if is_dual {
-            forward_ipv6(self.options.ip_forward)?;
+            // The network is there, and containers of it reach each other all the same.
+            self.warn("let the host forward IPv6", forward_ipv6(self.options.ip_forward));
         }
         Ok(())
     }
@@ -226,6 +232,13 @@ impl Agent {
             return Ok(());
         };
         self.datapath.attach_bridge(bridge.ifindex, &network.bridge)
+    }
+
+    /// Makes maps and disk say what the state says again.
+    fn restore(&mut self) {
+        let restored = self.reconcile();
+        self.warn("restore the maps", restored);
+        self.warn("restore the state", self.store.save(&self.state));
     }
 
     fn check_new(&self, request: &NetworkCreate) -> Result<(), Refusal> {
@@ -247,10 +260,9 @@ impl Agent {
             return Err(Refusal::Invalid(format!("MTU {mtu} is out of range, want 68 to 65535")));
         }
         if let Some(bridge) = &request.bridge {
-            let fits = !bridge.is_empty() && bridge.len() <= 15 && !bridge.contains(['/', ' ']);
-            if !fits {
+            if !bridge::is_ifname(bridge) {
                 return Err(Refusal::Invalid(format!(
-                    "`{bridge}` is no interface name: 1 to 15 characters, no `/`, no space"
+                    "`{bridge}` is no interface name: 1 to 15 characters, no `/`, `:` or `%`, no space"
                 )));
             }
             if let Some(other) = self.state.networks.values().find(|network| network.bridge == *bridge) {

@@ -13,6 +13,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use netpath_common::{PortRange, Timeouts};
 use serde::Deserialize;
 
+use crate::bridge;
 use crate::ipam::AddressPool;
 use crate::names::resolv_conf::{self, Dns};
 
@@ -273,19 +274,21 @@ impl Options {
     }
 
     fn check(&self) -> Result<()> {
-        let name_fits = !self.bridge.is_empty() && self.bridge.len() <= 15;
         ensure!(
-            name_fits && !self.bridge.contains(['/', ' ']),
-            "--bridge `{}` is no interface name: 1 to 15 characters, no `/`, no space",
+            bridge::is_ifname(&self.bridge),
+            "--bridge `{}` is no interface name: 1 to 15 characters, no `/`, `:` or `%`, no space",
             self.bridge
         );
         if let Some(mtu) = self.mtu {
             ensure!((68..=65_535).contains(&mtu), "--mtu {mtu} is out of range, want 68 to 65535");
         }
-        for (name, value) in
-            [("max-flows", self.max_flows), ("max-ports", self.max_ports), ("max-endpoints", self.max_endpoints)]
-        {
-            ensure!((1..=1 << 24).contains(&value), "--{name} {value} is out of range, want 1 to {}", 1 << 24);
+        for (name, value, max) in [
+            ("max-flows", self.max_flows, 1 << 24),
+            ("max-ports", self.max_ports, 1 << 24),
+            // A flow says in 16 bits whose it is.
+            ("max-endpoints", self.max_endpoints, u32::from(u16::MAX)),
+        ] {
+            ensure!((1..=max).contains(&value), "--{name} {value} is out of range, want 1 to {max}");
         }
         if let Some(bip) = self.bip {
             ensure!(
@@ -513,6 +516,8 @@ mod tests {
             "--max-flows=0",
             "--bridge=",
             "--bridge=name-that-is-too-long",
+            "--bridge=br%d",
+            "--max-endpoints=65536",
             "--bip=10.0.0.0/16",
             "--bip=10.0.0.1/31",
             "--bip6=fd00::1/64",

@@ -3,7 +3,7 @@
 //! Each end has one address per family and a route to the other's, and nothing else. The data plane never sees
 //! what goes over it. The kernel takes the pair away with either namespace.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result, anyhow};
@@ -16,7 +16,7 @@ use crate::host;
 use crate::netns::{Netns, PairEnd};
 use crate::network_mode::NetworkMode;
 use crate::refusal::Refusal;
-use crate::state::{Ptp, PtpEnd, State};
+use crate::state::{Container, Ptp, PtpEnd, State};
 
 /// What an Ethernet interface has by itself.
 const MTU: u32 = 1500;
@@ -79,24 +79,12 @@ impl Agent {
         self.state.ptps = kept;
         let mut errors = Vec::new();
         for ptp in &gone {
-            // Either end takes the other with it; a namespace that is gone has taken both.
-            for end in [&ptp.a, &ptp.b] {
-                let container = self.state.containers.get(&end.container);
-                let Some(netns) = container.and_then(|c| Netns::open(&c.netns).ok()) else { continue };
-                errors.extend(netns.delete_link(end.pair_end()).await.err());
-            }
+            errors.extend(ptp.remove(&self.state.containers).await);
         }
         if !gone.is_empty() {
             errors.extend(self.store.save(&self.state).err());
         }
         errors
-    }
-
-    /// Forgets links with an end in a container that is no more.
-    pub(crate) fn forget_dead_ptps(&mut self) {
-        let containers = &self.state.containers;
-        let lives = |end: &PtpEnd| containers.contains_key(&end.container);
-        self.state.ptps.retain(|ptp| lives(&ptp.a) && lives(&ptp.b));
     }
 
     fn own_namespace(&self, name: &str) -> Result<Netns> {
@@ -119,6 +107,18 @@ impl Ptp {
 
     pub fn has(&self, container: &str) -> bool {
         self.a.container == container || self.b.container == container
+    }
+
+    /// Takes the wire away, and goes on past errors.
+    pub(crate) async fn remove(&self, containers: &BTreeMap<String, Container>) -> Vec<anyhow::Error> {
+        let mut errors = Vec::new();
+        // Either end takes the other with it; a namespace that is gone has taken both.
+        for end in [&self.a, &self.b] {
+            let container = containers.get(&end.container);
+            let Some(netns) = container.and_then(|c| Netns::open(&c.netns).ok()) else { continue };
+            errors.extend(netns.delete_link(end.pair_end()).await.err());
+        }
+        errors
     }
 }
 

@@ -115,7 +115,10 @@ impl Agent {
             };
             taken.push(counter);
             binding.counter = counter;
-            self.datapath.reset_counter(counter)?;
+            if let Err(error) = self.datapath.reset_counter(counter) {
+                taken.into_iter().for_each(|counter| self.counters.give_back(counter));
+                return Err(error);
+            }
         }
         Ok(bindings)
     }

@@ -17,6 +17,8 @@ use crate::api::{GatewayMode, Names, Netns, Subnet};
 pub use crate::binding::PortBinding;
 use crate::names::NameFiles;
 
+/// The map `NETWORKS` has so many elements and one that is nobody's.
+pub const MAX_NETWORKS: u32 = 255;
 const VERSION: u32 = 2;
 const FILE: &str = "state.json";
 
@@ -189,9 +191,15 @@ impl State {
         lowest_free(&self.endpoints)
     }
 
-    /// The lowest network index that is free.
-    pub fn free_network_index(&self) -> u32 {
-        lowest_free(&self.networks)
+    /// The lowest network index that is free; `None` if there are [`MAX_NETWORKS`].
+    pub fn free_network_index(&self) -> Option<u32> {
+        Some(lowest_free(&self.networks)).filter(|index| *index <= MAX_NETWORKS)
+    }
+
+    /// Forgets links with an end in a container that is no more.
+    pub fn forget_dead_ptps(&mut self) {
+        let lives = |end: &PtpEnd| self.containers.contains_key(&end.container);
+        self.ptps.retain(|ptp| lives(&ptp.a) && lives(&ptp.b));
     }
 
     /// All bindings with the name of the container they belong to.
@@ -451,6 +459,17 @@ mod tests {
         state.endpoints.remove(&1);
         assert_eq!(state.free_index(), 1);
         assert_eq!(State::new(String::new()).free_index(), 1);
+    }
+
+    #[test]
+    fn a_network_more_than_the_map_holds_gets_no_index() {
+        let mut state = State::new(String::new());
+        state.networks = (1..MAX_NETWORKS).map(|index| (index, network("some"))).collect();
+        assert_eq!(state.free_network_index(), Some(MAX_NETWORKS));
+        state.networks.insert(MAX_NETWORKS, network("last"));
+        assert_eq!(state.free_network_index(), None);
+        state.networks.remove(&7);
+        assert_eq!(state.free_network_index(), Some(7));
     }
 
     #[test]
