@@ -28,6 +28,7 @@ pub mod host_ports;
 pub mod ipam;
 pub mod links;
 pub mod listing;
+mod loading;
 pub mod membership;
 pub mod names;
 pub mod naming;

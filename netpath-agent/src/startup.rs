@@ -4,46 +4,49 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
-use netpath_common::{Config, External, LAYOUT, PortRange, config_flag};
+use netpath_common::Config;
 use netpath_ebpf::family::{V4, V6};
 
 use crate::agent::{Agent, Attach, DEFAULT_NETWORK_INDEX, facts, mtu, network_mtu, read_interfaces};
 use crate::api::GatewayMode;
 use crate::bridge;
 use crate::counters::Counters;
-use crate::datapath::{self, Adoption, Datapath, Sizes};
+use crate::datapath::{self, Adoption, Datapath};
 use crate::desired::{BridgeFacts, HostFacts};
 use crate::endpoints::name_in_alias;
 use crate::exits::Exits;
 use crate::externals::Interfaces;
 use crate::host;
+use crate::loading::Loaded;
 use crate::netlink::{Link, Netlink, Notices};
 use crate::network_mode::DEFAULT_NETWORK;
 use crate::networks;
 use crate::options::Options;
+use crate::reconcile::Image;
 use crate::recovery;
-use crate::state::{Loaded, Network, State, Store};
+use crate::state::{self, MAX_NETWORKS, Network, State, Store};
 use crate::subnets;
 
-/// Ports that masquerade gives to inside ports below 1024; those under 600 belong to services.
-const PRIVILEGED_PORTS: PortRange = PortRange { first: 600, last: 1023 };
-/// Counters are made for so many.
-const MAX_NETWORKS: u32 = 256;
 /// The default network's pair of counters.
 const DEFAULT_NETWORK_COUNTER: u32 = 1;
-/// Below this beginning of the ephemeral range the ports above it are the larger part.
-const LOW_EPHEMERAL: u16 = 16_384;
 
 /// Brings everything up that `options` ask for.
 ///
 /// # Errors
 /// If any of it fails; what this call has made is gone again then.
-pub async fn start(options: Options, store: Store) -> Result<(Agent, Notices)> {
+pub async fn start(mut options: Options, store: Store) -> Result<(Agent, Notices)> {
     host::require_bpf_fs(&options.pin_dir)?;
     let (netlink, notices) = Netlink::subscribe()?;
-    let (datapath, adoption) = load_datapath(&options)?;
+    let interfaces = read_interfaces(&netlink).await?;
+    warn_of_missing(&options, &interfaces.links);
+    let saved = load_state(&store)?;
+    let was = saved.clone().map_or_else(|| host::boot_id().map(State::new), Ok)?;
+    // What cannot be is said before the programs are loaded, which takes seconds.
+    let state = plan(was, &options, &interfaces)?;
+    let Loaded { datapath, adoption, config } = Loaded::load(&mut options)?;
     let pin_dir = options.pin_dir.clone();
-    match assemble(options, store, datapath, netlink).await {
+    let start = Start { options, store, saved, state, interfaces, netlink };
+    match start.assemble(datapath, adoption, config).await {
         Ok(agent) => Ok((agent, notices)),
         Err(error) => {
             if adoption == Adoption::Fresh {
@@ -56,46 +59,91 @@ pub async fn start(options: Options, store: Store) -> Result<(Agent, Notices)> {
     }
 }
 
-async fn assemble(options: Options, store: Store, datapath: Datapath, netlink: Netlink) -> Result<Agent> {
-    let interfaces = read_interfaces(&netlink).await?;
-    let image = datapath.image()?;
-    let mut state = load_state(&store, &datapath, &interfaces, &options.bridge)?;
-    drop_dead_endpoints(&mut state, &interfaces.links, &host::boot_id()?);
-    let default = default_network(&options, &interfaces, &state)?;
-    state.networks.insert(DEFAULT_NETWORK_INDEX, default);
+/// What is there before the data plane is.
+struct Start {
+    options: Options,
+    store: Store,
+    /// The state as the last agent left it.
+    saved: Option<State>,
+    /// The state as it is to be.
+    state: State,
+    interfaces: Interfaces,
+    netlink: Netlink,
+}
 
-    let host = facts(&interfaces, &options, &state, BTreeMap::new());
-    let mut fresh = Vec::new();
-    let bridges = build_bridges(&netlink, &mut state, &interfaces, &host, &mut fresh).await;
-    let finished = match bridges {
-        Ok(bridges) => {
-            let agent = Agent {
-                counters: Counters::new(max_counters(&options), &state),
-                last_automatic_port: 0,
-                addresses: BTreeMap::new(),
-                host: HostFacts { bridges, ..host },
-                options,
-                store,
-                state,
-                datapath,
-                netlink: netlink.clone(),
-                image,
-                exits: Exits::default(),
-                unsettled: false,
-                unfit: 0,
-            };
-            finish(agent).await
+impl Start {
+    async fn assemble(self, mut datapath: Datapath, adoption: Adoption, config: Config) -> Result<Agent> {
+        let Self { options, store, saved, mut state, interfaces, netlink } = self;
+        let image = datapath.image()?;
+        if saved.is_none() && !image.networks.is_empty() {
+            state = plan(recover(&datapath, &image, &interfaces, &options.bridge)?, &options, &interfaces)?;
         }
-        Err(error) => Err(error),
-    };
-    if finished.is_err() {
-        for ifindex in fresh {
-            if let Err(error) = netlink.delete_link(ifindex).await {
-                tracing::warn!("undo the start: {error:#}");
+        if adoption == Adoption::Adopted {
+            datapath.set_config(config)?;
+        }
+        if let Some(saved) = &saved {
+            remove_dead_wires(saved, &state).await;
+        }
+        let host = facts(&interfaces, &options, &state, BTreeMap::new());
+        let mut fresh = Vec::new();
+        let bridges = build_bridges(&netlink, &mut state, &interfaces, &host, &mut fresh).await;
+        let finished = match bridges {
+            Ok(bridges) => {
+                let agent = Agent {
+                    counters: Counters::new(datapath.sizes().max_counters, &state),
+                    last_automatic_port: 0,
+                    addresses: BTreeMap::new(),
+                    host: HostFacts { bridges, ..host },
+                    options,
+                    store,
+                    state,
+                    datapath,
+                    netlink: netlink.clone(),
+                    image,
+                    exits: Exits::default(),
+                    unsettled: false,
+                    unfit: 0,
+                };
+                finish(agent).await
+            }
+            Err(error) => Err(error),
+        };
+        if finished.is_err() {
+            for ifindex in fresh {
+                if let Err(error) = netlink.delete_link(ifindex).await {
+                    tracing::warn!("undo the start: {error:#}");
+                }
             }
         }
+        finished
     }
-    finished
+}
+
+/// Names in the options that no interface has, yet or by mistake.
+fn warn_of_missing(options: &Options, links: &[Link]) {
+    for (option, names) in [("--external", &options.externals), ("--trusted", &options.trusted)] {
+        for name in names.iter().filter(|name| links.iter().all(|link| link.ifname != **name)) {
+            tracing::warn!("{option} {name}: there is no such interface; it is served as soon as there is one");
+        }
+    }
+}
+
+/// `state` without what has died since, and with the default network as the options have it.
+///
+/// # Errors
+/// If state, options and interfaces contradict each other.
+fn plan(mut state: State, options: &Options, interfaces: &Interfaces) -> Result<State> {
+    drop_dead(&mut state, &interfaces.links, &host::boot_id()?);
+    // The maps have no place for more.
+    state.networks.retain(|index, _| *index <= MAX_NETWORKS);
+    let default = default_network(options, interfaces, &state)?;
+    state.networks.insert(DEFAULT_NETWORK_INDEX, default);
+    for (index, network) in &state.networks {
+        let checked = bridge::check(&network.bridge, interfaces);
+        let checked = checked.and_then(|()| networks::allocators(network, *index, &state));
+        checked.with_context(|| format!("set up network `{}`", network.name))?;
+    }
+    Ok(state)
 }
 
 /// The default network as the options have it.
@@ -165,90 +213,32 @@ async fn finish(mut agent: Agent) -> Result<Agent> {
     Ok(agent)
 }
 
-fn load_datapath(options: &Options) -> Result<(Datapath, Adoption)> {
-    let sizes = Sizes {
-        max_flows: options.max_flows,
-        max_ports: options.max_ports,
-        // Index 0 is nobody's.
-        max_endpoints: options.max_endpoints + 1,
-        max_counters: max_counters(options),
-    };
-    let config = config(options)?;
-    let (mut datapath, adoption) = Datapath::load(&options.pin_dir, &sizes, config)?;
-    if adoption == Adoption::Adopted {
-        let old = datapath.config();
-        if old.max_flows != config.max_flows {
-            tracing::warn!(
-                "--max-flows {} takes effect after `netpath down`: the pinned table has {} entries",
-                config.max_flows,
-                old.max_flows
-            );
-        }
-        // The key decides where the ports of living flows lie.
-        datapath.set_config(Config { hash_key: old.hash_key, max_flows: old.max_flows, ..config })?;
-        tracing::info!("took over the data plane pinned in {}", options.pin_dir.display());
-    }
-    Ok((datapath, adoption))
-}
-
-/// One counter for each published port, two for each endpoint, network and link; index 0 is nobody's.
-fn max_counters(options: &Options) -> u32 {
-    1 + 2 * MAX_NETWORKS + 2 * 2 * options.max_endpoints + options.max_ports
-}
-
-fn config(options: &Options) -> Result<Config> {
-    let ports = match options.masquerade_ports {
-        Some(ports) => ports,
-        None => masquerade_ports(host::ephemeral_ports()?)?,
-    };
-    Ok(Config {
-        layout: LAYOUT,
-        hash_key: u64::from_ne_bytes(host::random()?),
-        netns_cookie: host::netns_cookie()?,
-        flags: if options.shortcuts { config_flag::SHORTCUTS } else { 0 },
-        max_flows: options.max_flows,
-        timeouts: options.timeouts,
-        ports,
-        privileged_ports: PRIVILEGED_PORTS,
-        primary_ifindex: 0,
-        primary: External::default(),
-    })
-}
-
-/// The ports for masquerade: the larger part of what the host's own sockets do not get by themselves.
-fn masquerade_ports(ephemeral: PortRange) -> Result<PortRange> {
-    let below = (ephemeral.first > 1024).then(|| PortRange { first: 1024, last: ephemeral.first - 1 });
-    let above = (ephemeral.last < u16::MAX).then(|| PortRange { first: ephemeral.last + 1, last: u16::MAX });
-    let chosen = if ephemeral.first <= LOW_EPHEMERAL { above.or(below) } else { below };
-    chosen.with_context(|| {
-        format!(
-            "net.ipv4.ip_local_port_range {}-{} leaves no port for masquerade; narrow it or choose --masquerade-ports",
-            ephemeral.first, ephemeral.last
-        )
-    })
-}
-
-/// The state on disk, or what the kernel still has of it.
-fn load_state(store: &Store, datapath: &Datapath, interfaces: &Interfaces, bridge: &str) -> Result<State> {
-    let image = datapath.image()?;
+/// The state on disk.
+fn load_state(store: &Store) -> Result<Option<State>> {
     match store.load()? {
-        Loaded::State(state) => return Ok(state),
-        Loaded::Nothing if image.networks.is_empty() => return Ok(State::new(host::boot_id()?)),
-        Loaded::Nothing => tracing::warn!("{} has no state, but a data plane is pinned", store.dir().display()),
-        Loaded::Corrupt { moved_to, error } => {
+        state::Loaded::State(state) => Ok(Some(state)),
+        state::Loaded::Nothing => Ok(None),
+        state::Loaded::Corrupt { moved_to, error } => {
             tracing::warn!("the state is corrupt ({error:#}); it is set aside as {}", moved_to.display());
+            Ok(None)
         }
     }
+}
+
+/// What the kernel still has of a state that is lost.
+fn recover(datapath: &Datapath, image: &Image, interfaces: &Interfaces, bridge: &str) -> Result<State> {
+    tracing::warn!("a data plane is pinned, but its state is lost");
     let generations4 = datapath.flows::<V4>()?.into_iter().map(|(_, flow)| flow.generation);
     let generations6 = datapath.flows::<V6>()?.into_iter().map(|(_, flow)| flow.generation);
     let generation = generations4.chain(generations6).max().unwrap_or(0);
-    let state = recovery::recover(&image, interfaces, bridge, host::boot_id()?, generation);
+    let state = recovery::recover(image, interfaces, bridge, host::boot_id()?, generation);
     tracing::warn!("rebuilt the state from the kernel: {} containers", state.endpoints.len());
     Ok(state)
 }
 
-/// Forgets endpoints of an earlier boot, and those whose veth is gone; and containers with them.
-fn drop_dead_endpoints(state: &mut State, links: &[Link], boot_id: &str) {
+/// Forgets endpoints of an earlier boot, and those whose veth is gone; containers with them, and their links from
+/// point to point.
+fn drop_dead(state: &mut State, links: &[Link], boot_id: &str) {
     let same_boot = state.boot_id == boot_id;
     let mut dead = BTreeSet::new();
     state.endpoints.retain(|_, endpoint| {
@@ -268,7 +258,17 @@ fn drop_dead_endpoints(state: &mut State, links: &[Link], boot_id: &str) {
     if !same_boot {
         state.containers.clear();
     }
+    state.forget_dead_ptps();
     boot_id.clone_into(&mut state.boot_id);
+}
+
+/// Takes the wires away whose one end is in a container that has gone, while its namespace has not.
+async fn remove_dead_wires(saved: &State, state: &State) {
+    for ptp in saved.ptps.iter().filter(|ptp| saved.boot_id == state.boot_id && !state.ptps.contains(ptp)) {
+        for error in ptp.remove(&saved.containers).await {
+            tracing::warn!("remove a link from point to point: {error:#}");
+        }
+    }
 }
 
 /// Deletes veths of this network that the state does not know: an agent died while it made them.
@@ -327,24 +327,4 @@ fn set_ip_forward(options: &Options) -> Result<()> {
     }
     tracing::warn!("net.ipv4.ip_forward is 0 and --ip-forward=false: containers will not reach the outside");
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn masquerade_and_the_hosts_own_sockets_never_share_a_port() {
-        let range = |first, last| PortRange { first, last };
-        for (ephemeral, want) in [
-            (range(32768, 60999), range(1024, 32767)),
-            (range(16385, 60999), range(1024, 16384)),
-            (range(16384, 60999), range(61000, 65535)),
-            (range(1024, 50000), range(50001, 65535)),
-            (range(10000, 65535), range(1024, 9999)),
-        ] {
-            assert_eq!(masquerade_ports(ephemeral).unwrap(), want, "{ephemeral:?}");
-        }
-        assert!(masquerade_ports(range(1024, 65535)).is_err());
-    }
 }

@@ -8,6 +8,7 @@ use anyhow::{Context, Error, Result, anyhow};
 use crate::agent::{Agent, DEFAULT_NETWORK_INDEX};
 use crate::datapath;
 use crate::endpoints;
+use crate::host;
 use crate::netlink::Netlink;
 use crate::state::{Loaded, Network, State, Store};
 
@@ -64,6 +65,7 @@ async fn remove(state: Option<&State>, bridge: &str, pin_dir: &Path, netlink: &N
     let mut errors = Vec::new();
     if let Some(state) = state {
         errors.extend(remove_veths(state, bridge, netlink).await);
+        errors.extend(remove_wires(state).await);
     }
     errors.extend(datapath::teardown(pin_dir));
     if let Some(state) = state {
@@ -88,6 +90,17 @@ async fn remove_veths(state: &State, bridge: &str, netlink: &Netlink) -> Vec<Err
             }
         };
         errors.extend(removed.await.with_context(|| format!("disconnect container `{}`", endpoint.container)).err());
+    }
+    errors
+}
+
+/// After a reboot the processes that the state names are others.
+async fn remove_wires(state: &State) -> Vec<Error> {
+    let mut errors = Vec::new();
+    if host::boot_id().is_ok_and(|boot_id| boot_id == state.boot_id) {
+        for ptp in &state.ptps {
+            errors.extend(ptp.remove(&state.containers).await);
+        }
     }
     errors
 }

@@ -14,6 +14,7 @@ on_netpath_once! {
     networks_that_cannot_be_are_refused_and_change_nothing,
     without_an_agent_every_command_says_so,
     an_agent_refuses_options_that_cannot_work,
+    options_that_cannot_work_change_nothing_of_a_running_data_plane,
     an_agent_without_a_free_subnet_says_which_pools_it_tried,
     a_second_agent_on_the_same_state_names_the_first,
     a_corrupt_state_file_is_set_aside_and_rebuilt,
@@ -162,7 +163,11 @@ fn an_agent_refuses_options_that_cannot_work(plane: Plane) {
         ("--bip 10.8.0.1/24 --fixed-cidr 10.9.0.0/25", &["10.9.0.0/25", "10.8.0.0/24"]),
         ("--bip 10.8.0.1/24 --default-gateway 10.9.0.1", &["10.9.0.1"]),
         ("--bridge averyveryverylongname", &["averyveryverylongname"]),
-        ("--bridge up0", &["up0", "bridge"]),
+        ("--bridge up0", &["up0", "no bridge"]),
+        ("--bridge br%d", &["br%d", "no interface name"]),
+        ("--ipv6 --bip6 fd00:8::1/64 --fixed-cidr-v6 fd00:9::/80", &["fd00:9::/80", "fd00:8::/64"]),
+        ("--ipv6 --bip6 fd00:8::1/64 --default-gateway-v6 fd00:9::1", &["fd00:9::1"]),
+        ("--max-endpoints 65536", &["--max-endpoints 65536", "65535"]),
         ("--max-flows 0", &["max-flows"]),
         ("--masquerade-ports 2000-1000", &["2000-1000"]),
         ("--timeout tcp=soon", &["soon"]),
@@ -174,6 +179,31 @@ fn an_agent_refuses_options_that_cannot_work(plane: Plane) {
         assert_refused(options, &output, 2, &wanted.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>());
         assert_clean(&world, options);
     }
+}
+
+fn options_that_cannot_work_change_nothing_of_a_running_data_plane(plane: Plane) {
+    let world = World::new(plane);
+    let web = world.container("web", &["8080:80"]);
+    world.kill_agent();
+    let settings = || {
+        let map = Map::Array(MapData::from_pin(world.instance().pin_dir.join("maps/CONFIG")).unwrap());
+        Array::<_, Config>::try_from(map).unwrap().get(&0, 0).unwrap()
+    };
+    let before = settings();
+    let gateway = "172.17.0.1/16";
+    for (options, wanted) in [
+        ("--timeout udp=9 --bip GATEWAY --fixed-cidr 10.9.0.0/25", "10.9.0.0/25"),
+        ("--timeout udp=9 --bip 172.17.0.9/16", "172.17.0.9/16"),
+        ("--timeout udp=9 --bridge up0", "no bridge"),
+    ] {
+        let output = start_in_vain(&world, &options.replace("GATEWAY", gateway));
+        assert_refused(options, &output, 2, &[wanted.to_owned()]);
+        assert_eq!(settings(), before, "after {options}");
+    }
+    world.start_agent_with(&["--trusted=wg7".to_owned()]);
+    assert!(world.instance().log_text().contains("--trusted wg7: there is no such interface"));
+    let listener = web.inside.listen(80);
+    converse(&mut world.client.connect(at(HOST, 8080)), &mut accept(&listener).0);
 }
 
 fn an_agent_without_a_free_subnet_says_which_pools_it_tried(plane: Plane) {

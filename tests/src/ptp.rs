@@ -8,6 +8,8 @@ on_netpath_once! {
     a_wire_has_both_families,
     a_container_has_wires_beside_its_network,
     a_wire_outlives_the_agent_and_goes_with_a_container,
+    a_wire_goes_with_a_container_that_ends_without_an_agent,
+    down_takes_wires_away,
     wires_that_cannot_be_are_refused,
 }
 
@@ -78,6 +80,30 @@ fn a_wire_outlives_the_agent_and_goes_with_a_container(plane: Plane) {
     world.netpath_ok(&["rm", "-f", "a"]);
     assert_eq!(world.json(&["ptp", "ls"]), serde_json::json!([]));
     assert!(b.interfaces().is_empty());
+}
+
+fn a_wire_goes_with_a_container_that_ends_without_an_agent(plane: Plane) {
+    let world = World::new(plane);
+    let (a, b) = (world.container("a", &[]), world.container("b", &[]));
+    world.netpath_ok(&["ptp", "create", "a", "b"]);
+    let veth = world.endpoint("a").unwrap()["endpoints"][0]["ifname"].as_str().unwrap().to_owned();
+    world.kill_agent();
+    world.host.ip(&format!("link del {veth}"));
+    world.start_agent();
+    assert_eq!(world.json(&["ptp", "ls"]), serde_json::json!([]));
+    assert_eq!((a.inside.interfaces(), b.inside.interfaces()), (vec![], vec!["eth0".to_owned()]));
+    let netns = a.inside.path().display().to_string();
+    world.netpath_ok(&["attach", "a", "--netns", &netns]);
+    world.netpath_ok(&["ptp", "create", "a", "b"]);
+}
+
+fn down_takes_wires_away(plane: Plane) {
+    let world = World::new(plane);
+    let [a, b] = ["a", "b"].map(|name| world.inside(&world.start(name, &["--net=none"], &SLEEP)));
+    world.netpath_ok(&["ptp", "create", "a", "b"]);
+    assert_eq!((a.interfaces(), b.interfaces()), (vec!["eth1".to_owned()], vec!["eth1".to_owned()]));
+    world.netpath_ok(&["down"]);
+    assert_eq!((a.interfaces(), b.interfaces()), (vec![], vec![]));
 }
 
 fn wires_that_cannot_be_are_refused(plane: Plane) {

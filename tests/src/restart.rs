@@ -1,13 +1,15 @@
 //! Transfers survive the agent's death, its upgrade and a flushed firewall.
 
 use std::net::{TcpListener, TcpStream};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use netpath_tests::agent::START;
 use netpath_tests::sockets::{accept, ask, at, converse, local, receive, send};
 use netpath_tests::transfer::Transfer;
-use netpath_tests::{CLIENT, Container, HOST, Plane, World, netfilter};
+use netpath_tests::{CLIENT, Container, HOST, Plane, World, netfilter, program};
 
 on_netpath! {
     a_killed_agent_costs_no_connection,
@@ -17,6 +19,11 @@ on_netpath! {
     a_flushed_firewall_costs_no_connection,
     udp_mappings_survive_a_restart,
     a_restart_costs_no_packet_between_containers,
+}
+
+on_netpath_once! {
+    an_agent_killed_while_it_loads_its_programs_starts_again,
+    tables_keep_their_sizes_until_they_are_taken_down,
 }
 
 const SOME: u64 = 8 << 20;
@@ -125,6 +132,48 @@ fn a_restart_costs_no_packet_between_containers(plane: Plane) {
     });
     let lost: Vec<u32> = (0..sent).filter(|number| !received.contains(number)).collect();
     assert!(lost.is_empty(), "{} of {sent} packets are lost: {lost:?}", lost.len());
+}
+
+fn an_agent_killed_while_it_loads_its_programs_starts_again(plane: Plane) {
+    let world = World::new(plane);
+    world.netpath_ok(&["down"]);
+    drop(world.take_agent());
+    let settings = world.instance().pin_dir.join("maps/CONFIG");
+    let mut agent = world.instance().agent_command(&world.host).stderr(Stdio::null()).spawn().unwrap();
+    let deadline = Instant::now() + START;
+    while !settings.exists() {
+        assert!(Instant::now() < deadline, "no map is pinned after {START:?}");
+        thread::sleep(Duration::from_millis(1));
+    }
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    world.start_agent();
+    assert!(world.instance().log_text().contains("broke off half way"), "{}", world.instance().log_text());
+    let web = world.container("web", &["8080:80"]);
+    talk_both_ways(&world, &web);
+}
+
+fn tables_keep_their_sizes_until_they_are_taken_down(plane: Plane) {
+    let world = World::new(plane);
+    world.netpath_ok(&["down"]);
+    drop(world.take_agent());
+    let start = |options: [&str; 2]| world.instance().start(&world.host, &options.map(str::to_owned));
+    let agent = start(["--max-endpoints=2", "--max-ports=64"]);
+    let web = world.container("web", &["8080:80"]);
+    agent.kill();
+    let _agent = start(["--max-endpoints=9", "--max-ports=9999"]);
+    let log = world.instance().log_text();
+    assert!(log.contains("2 is in force") && log.contains("64 is in force"), "{log}");
+    talk_both_ways(&world, &web);
+    let refused = |args: &[&str], wanted: &str| {
+        let output = world.netpath(args);
+        let error = program::text(&output.stderr);
+        assert!(output.status.code() == Some(1) && error.contains(wanted), "{args:?}: {}: {error}", output.status);
+    };
+    refused(&["publish", "web", "9000-9099:9000-9099"], "--max-ports is 64");
+    world.container("second", &[]);
+    let free = world.namespace("free").path().display().to_string();
+    refused(&["attach", "third", "--netns", &free], "--max-endpoints is 2");
 }
 
 /// A connection through a published port and a masqueraded one, both filled.
