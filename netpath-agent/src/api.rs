@@ -282,6 +282,9 @@ pub struct Container {
     pub command: Vec<String>,
     /// Seconds since the epoch.
     pub created: u64,
+    /// When the process started that `netns` names, in ticks since boot.
+    #[serde(default)]
+    pub start_ticks: Option<u64>,
     /// Its interfaces, the one that published ports lead to first.
     pub endpoints: Vec<Endpoint>,
     pub ports: Vec<PortBinding>,

@@ -139,7 +139,7 @@ pub struct NamesArgs {
     pub dns_search: Vec<String>,
 
     /// Resolver option in place of the host's, repeatable
-    #[arg(long, visible_alias = "dns-opt", value_name = "OPTION")]
+    #[arg(long, visible_alias = "dns-opt", value_name = "OPTION", value_parser = resolv_conf::parse_option)]
     pub dns_option: Vec<String>,
 }
 

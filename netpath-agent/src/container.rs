@@ -19,9 +19,9 @@ use crate::api::{Attach, Container, Names, Netns};
 use crate::cli::{RunArgs, Variable};
 use crate::client::{Client, ClientError, encode};
 use crate::commands::block_on;
-use crate::names::NameFiles;
 use crate::names::link::{self, Link};
 use crate::names::resolv_conf::Dns;
+use crate::names::{self, NameFiles};
 use crate::network_mode::{Asked, NetworkMode};
 use crate::port_spec;
 use child::{Child, Network, Order, Setup};
@@ -133,13 +133,7 @@ fn hostname(args: &RunArgs, mode: &NetworkMode, name: &str, joined: Option<&Cont
         None if *mode == NetworkMode::Host => gethostname().context("ask for the host's name")?.display().to_string(),
         None => name.to_owned(),
     };
-    ensure!(
-        (1..=64).contains(&hostname.len()),
-        "host name `{hostname}` is {} bytes long, want 1 to 64; choose one with `-h`",
-        hostname.len()
-    );
-    let is_odd = |c: char| c == '#' || c.is_whitespace() || c.is_control();
-    ensure!(!hostname.contains(is_odd), "host name `{}` has characters that no host name has", hostname.escape_debug());
+    names::check_hostname(&hostname)?;
     Ok(hostname)
 }
 

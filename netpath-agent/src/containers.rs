@@ -7,9 +7,11 @@ use anyhow::{Error, Result, anyhow};
 
 use crate::agent::Agent;
 use crate::api::{self, Netns as NetnsName};
+use crate::container::process;
 use crate::endpoints::{Asked, join};
 use crate::exposed;
 use crate::links;
+use crate::names;
 use crate::netns::Netns;
 use crate::network_mode::{self, NetworkMode};
 use crate::ports::Request;
@@ -60,7 +62,8 @@ impl Agent {
             request.publish_all = false;
             request.from.clear();
         }
-        let container = self.plan(&request, &mode)?;
+        check_texts(&request)?;
+        let container = self.plan(&request, &mode, netns.as_ref())?;
         let asked = Asked { address: request.address, address6: request.address6, mac: request.mac.as_deref() };
         let planned = match mode {
             Mode::Network(network) => self.plan_endpoint(&name, network, asked).await.map(Some),
@@ -116,12 +119,13 @@ impl Agent {
 
     /// Forgets containers without an interface of their own whose process has ended.
     pub(crate) fn forget_ended(&mut self) {
-        let has_ended = |netns: &NetnsName| match netns {
-            NetnsName::Pid(pid) => !std::path::Path::new(&format!("/proc/{pid}/ns/net")).exists(),
+        let has_ended = |container: &Container| match &container.netns {
+            NetnsName::Pid(pid) => !process::is_running(*pid, container.start()),
             NetnsName::Path(path) => !path.exists(),
         };
+        let connected = self.state.endpoints_by_container();
         let containers = self.state.containers.iter();
-        let ended = containers.filter(|(name, c)| self.state.endpoints_of(name).is_empty() && has_ended(&c.netns));
+        let ended = containers.filter(|(name, c)| !connected.contains_key(name.as_str()) && has_ended(c));
         let ended: Vec<(String, Container)> =
             ended.map(|(name, container)| (name.clone(), container.clone())).collect();
         for (name, container) in ended {
@@ -175,7 +179,7 @@ impl Agent {
     }
 
     /// What the state will say about a new container; its counters are taken.
-    fn plan(&mut self, request: &api::Attach, mode: &Mode) -> Result<Container> {
+    fn plan(&mut self, request: &api::Attach, mode: &Mode, netns: Option<&Netns>) -> Result<Container> {
         let expose = exposed::normalise(&request.expose).map_err(Refusal::invalid)?;
         let ports = Request {
             publish: &request.publish,
@@ -193,6 +197,8 @@ impl Agent {
             hostname: request.hostname.clone(),
             command: request.command.clone(),
             created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            start_ticks: if let NetnsName::Pid(pid) = request.netns { process::start_ticks(pid) } else { None },
+            netns_id: netns.map(Netns::id).transpose()?,
             ports: self.with_counters(bindings)?,
             expose,
             links: Vec::new(),
@@ -269,6 +275,7 @@ impl Agent {
             hostname: container.hostname,
             command: container.command,
             created: container.created,
+            start_ticks: container.start_ticks,
             endpoints: endpoints.iter().filter_map(|(_, endpoint)| self.show_endpoint(endpoint)).collect(),
             ports: container.ports.iter().map(port).collect(),
             expose: container.expose,
@@ -302,6 +309,12 @@ impl Agent {
 
 fn network_mode(request: &api::Attach) -> Result<NetworkMode, Refusal> {
     request.network.as_deref().map_or_else(|| Ok(NetworkMode::default()), |text| text.parse().map_err(Refusal::invalid))
+}
+
+/// Checks what goes into the container's files, where a line end would make lines of its own.
+fn check_texts(request: &api::Attach) -> Result<(), Refusal> {
+    request.hostname.as_deref().map_or(Ok(()), names::check_hostname).map_err(Refusal::invalid)?;
+    request.names.as_ref().map_or(Ok(()), |names| names.dns.check()).map_err(Refusal::invalid)
 }
 
 /// Checks a name as Docker does.

@@ -33,6 +33,9 @@ const EVENT_BACKLOG: usize = 1024;
 /// If the agent cannot start, or loses its connection to the kernel.
 pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result<()> {
     host::require_root()?;
+    if let Err(error) = host::raise_file_limit() {
+        tracing::warn!("{error:#}");
+    }
     let store = Store::open(&options.state_dir)?;
     let Socket { listener, file } = Socket::bind(&options.socket, options.group.as_deref())?;
     let path = options.socket.clone();

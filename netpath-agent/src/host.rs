@@ -11,6 +11,7 @@ use netpath_common::PortRange;
 use nix::errno::Errno;
 use nix::libc;
 use nix::mount::MsFlags;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use sha2::{Digest, Sha256};
@@ -22,6 +23,18 @@ const BPF_FS: &str = "/sys/fs/bpf";
 /// If the caller is not root.
 pub fn require_root() -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "the agent needs root: it creates interfaces and loads BPF programs");
+    Ok(())
+}
+
+/// Lets this process open as many files as it may: the agent watches each container's process through one.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn raise_file_limit() -> Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("ask for the limit of open files")?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("raise the limit of open files")?;
+    }
     Ok(())
 }
 
@@ -268,6 +281,14 @@ mod tests {
                     40 31 0:38 / /mnt/c\\040group rw,relatime shared:6 master:1 - cgroup2 none rw\n";
         assert_eq!(parse_cgroup_root(text), Some(PathBuf::from("/mnt/c group")));
         assert_eq!(parse_cgroup_root(text.split_inclusive('\n').next().unwrap()), None);
+    }
+
+    #[test]
+    fn all_files_that_may_be_opened_can_be() {
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, hard.min(256), hard).unwrap();
+        raise_file_limit().unwrap();
+        assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap(), (hard, hard));
     }
 
     #[test]

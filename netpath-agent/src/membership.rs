@@ -1,6 +1,6 @@
 //! Who is where: the endpoints, interfaces and networks of a container. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::state::{Endpoint, State};
 
@@ -10,6 +10,16 @@ impl State {
         let mut endpoints: Vec<_> = self.endpoints.iter().filter(|(_, e)| e.container == container).collect();
         endpoints.sort_by_key(|(_, endpoint)| endpoint.generation);
         endpoints.into_iter().map(|(index, endpoint)| (*index, endpoint)).collect()
+    }
+
+    /// What [`Self::endpoints_of`] says of every container that has any; for who asks about many.
+    pub fn endpoints_by_container(&self) -> BTreeMap<&str, Vec<(u32, &Endpoint)>> {
+        let mut by_container: BTreeMap<&str, Vec<_>> = BTreeMap::new();
+        for (index, endpoint) in &self.endpoints {
+            by_container.entry(&endpoint.container).or_default().push((*index, endpoint));
+        }
+        by_container.values_mut().for_each(|endpoints| endpoints.sort_by_key(|(_, endpoint)| endpoint.generation));
+        by_container
     }
 
     /// The container that has the interfaces of `container`: itself, or the one whose namespace it shares.

@@ -15,13 +15,29 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 const HOSTS: &str = "hosts";
 const HOSTNAME: &str = "hostname";
 const RESOLV_CONF: &str = "resolv.conf";
 /// What netpath has written into `hosts`.
 const GENERATED: &str = "hosts.generated";
+
+/// Whether a container can have that host name.
+///
+/// # Errors
+/// If it is too long, or would not stay one word in the container's files.
+pub fn check_hostname(hostname: &str) -> Result<()> {
+    ensure!(
+        (1..=64).contains(&hostname.len()),
+        "host name `{}` is {} bytes long, want 1 to 64; choose one with `-h`",
+        hostname.escape_debug(),
+        hostname.len()
+    );
+    let is_odd = |c: char| c == '#' || c.is_whitespace() || c.is_control();
+    ensure!(!hostname.contains(is_odd), "host name `{}` has characters that no host name has", hostname.escape_debug());
+    Ok(())
+}
 
 /// The directory of one container's files.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -85,17 +85,18 @@ impl Agent {
 
     /// Watches the process that a container ends with, if there is one.
     pub(crate) fn watch(&mut self, name: &str) {
-        if let Some(pid) = self.main_process(name).map(|(pid, _)| pid)
+        if let Some((pid, start)) = self.main_process(name)
             && let Err(error) = self.exits.watch(name, pid)
+            && process::is_running(pid, start)
         {
-            tracing::debug!("{error:#}");
+            tracing::warn!("the end of container `{name}` will be noticed late: {error:#}");
         }
     }
 
     /// Forgets the container if the process it ends with is gone.
     pub async fn process_ended(&mut self, name: &str) {
-        let Some((pid, created)) = self.main_process(name) else { return };
-        if process::is_running(pid, created) {
+        let Some((pid, start)) = self.main_process(name) else { return };
+        if process::is_running(pid, start) {
             return;
         }
         tracing::info!("container `{name}` has ended");
@@ -104,13 +105,13 @@ impl Agent {
         }
     }
 
-    /// The process whose end is the container's, and when the container was made: the command of `netpath run`,
-    /// and any process where no interface tells whether the namespace is there.
-    fn main_process(&self, name: &str) -> Option<(u32, u64)> {
+    /// The process whose end is the container's, and when it started: the command of `netpath run`, and any
+    /// process where no interface tells whether the namespace is there.
+    fn main_process(&self, name: &str) -> Option<(u32, process::Start)> {
         let container = self.state.containers.get(name)?;
         let Netns::Pid(pid) = container.netns else { return None };
         let is_main = !container.command.is_empty() || self.state.endpoints_of(name).is_empty();
-        is_main.then_some((pid, container.created))
+        is_main.then_some((pid, container.start()))
     }
 
     fn update_hosts(&self, name: &str, container: &Container) {
@@ -138,6 +139,11 @@ impl Agent {
 }
 
 impl Container {
+    /// When its process started, where it is known by one.
+    pub(crate) fn start(&self) -> process::Start {
+        process::Start { ticks: self.start_ticks, created: self.created }
+    }
+
     /// Its host name; the name where nothing else was said.
     pub(crate) fn hostname<'a>(&'a self, name: &'a str) -> &'a str {
         self.hostname.as_deref().unwrap_or(name)

@@ -14,10 +14,12 @@ use ipnet::IpNet;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::{FsType, fstatfs};
+use serde::{Deserialize, Serialize};
 
 use crate::api::Netns as NetnsName;
 use crate::host;
 use crate::netlink::{Netlink, Veth};
+use crate::state::Container;
 
 // linux/magic.h: NSFS_MAGIC.
 const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
@@ -27,6 +29,14 @@ const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
 pub struct PairEnd {
     pub interface: String,
     pub mac: [u8; 6],
+}
+
+/// Tells a namespace from others as long as it lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetnsId {
+    pub dev: u64,
+    pub inode: u64,
 }
 
 /// A network namespace, kept alive as long as this value lives.
@@ -50,15 +60,28 @@ impl Netns {
             }
             NetnsName::Path(path) => path.clone(),
         };
-        // Without blocking: a FIFO would hold up the agent until somebody writes to it.
-        let file = File::options()
-            .read(true)
-            .custom_flags(nix::libc::O_NONBLOCK)
-            .open(&path)
-            .with_context(|| format!("open network namespace {}", path.display()))?;
+        let context = || format!("open network namespace {}", path.display());
+        // To open a file may mean something to it, and to wait for somebody; a place in the file system is neither.
+        let place = File::options().read(true).custom_flags(nix::libc::O_PATH).open(&path).with_context(context)?;
+        let stat = fstatfs(&place).with_context(|| format!("look up the file system of {}", path.display()))?;
+        ensure!(
+            stat.filesystem_type() == NSFS_MAGIC,
+            "{} is no namespace (if it was one, it has been unmounted)",
+            path.display()
+        );
+        let file = File::open(format!("/proc/self/fd/{}", place.as_raw_fd())).with_context(context)?;
         let netns = Self { file, path };
         netns.check()?;
         Ok(netns)
+    }
+
+    /// Tells it from others.
+    ///
+    /// # Errors
+    /// If the kernel does not say.
+    pub fn id(&self) -> Result<NetnsId> {
+        let data = self.file.metadata().with_context(|| format!("read {}", self.path.display()))?;
+        Ok(NetnsId { dev: data.dev(), inode: data.ino() })
     }
 
     pub fn fd(&self) -> BorrowedFd<'_> {
@@ -67,15 +90,12 @@ impl Netns {
 
     fn check(&self) -> Result<()> {
         let shown = self.path.display();
-        let stat = fstatfs(&self.file).with_context(|| format!("look up the file system of {shown}"))?;
-        ensure!(stat.filesystem_type() == NSFS_MAGIC, "{shown} is no namespace (if it was one, it has been unmounted)");
         ensure!(
             self.kind()? == nix::libc::CLONE_NEWNET,
             "{shown} is a namespace of another kind, want a network namespace"
         );
         let own = std::fs::metadata("/proc/thread-self/ns/net").context("read /proc/thread-self/ns/net")?;
-        let this = self.file.metadata().with_context(|| format!("read {shown}"))?;
-        if (own.dev(), own.ino()) == (this.dev(), this.ino()) {
+        if (NetnsId { dev: own.dev(), inode: own.ino() }) == self.id()? {
             bail!("{shown} is the host's own network namespace, want a container's");
         }
         Ok(())
@@ -222,6 +242,19 @@ impl Netns {
         });
         spawned.context("start a thread")?;
         receiver.await.context("the thread inside the namespace panicked")?
+    }
+}
+
+impl Container {
+    /// Opens the container's namespace.
+    ///
+    /// # Errors
+    /// As [`Netns::open`], and if its name has become that of another one: a process's id or a path is used again.
+    pub(crate) fn open_netns(&self) -> Result<Netns> {
+        let netns = Netns::open(&self.netns)?;
+        let is_same = self.netns_id.is_none_or(|id| netns.id().is_ok_and(|other| other == id));
+        ensure!(is_same, "{} is another namespace than when the container was connected", netns.path.display());
+        Ok(netns)
     }
 }
 

@@ -11,7 +11,6 @@ use crate::endpoints::{Asked, join};
 use crate::externals::Interfaces;
 use crate::host;
 use crate::ipam::Allocator;
-use crate::netns::Netns;
 use crate::network_mode::DEFAULT_NETWORK;
 use crate::refusal::Refusal;
 use crate::state::{MAX_NETWORKS, Network, State};
@@ -139,7 +138,7 @@ impl Agent {
             let error = format!("endpoint with name {name} already exists in network {network}");
             return Err(Refusal::Taken(error).into());
         }
-        let netns = Netns::open(&container.netns).map_err(Refusal::invalid)?;
+        let netns = container.open_netns().map_err(Refusal::invalid)?;
         let asked = Asked { address: request.address, address6: request.address6, mac: request.mac.as_deref() };
         let (endpoint_index, mut endpoint) = self.plan_endpoint(&name, index, asked).await?;
         if let Err(error) = self.connect_endpoint(endpoint_index, &mut endpoint, &netns).await {
@@ -159,7 +158,7 @@ impl Agent {
     /// A [`Refusal`] if there is no such network or container, or it is not connected.
     pub async fn disconnect(&mut self, network: &str, name: &str) -> Result<api::Container> {
         let (index, _) = self.find_network(network)?;
-        let netns = self.find(name)?.netns.clone();
+        let container = self.find(name)?.clone();
         let endpoint = self.state.endpoints_of(name).into_iter().find(|(_, endpoint)| endpoint.network == index);
         let Some((endpoint, _)) = endpoint else {
             return Err(Refusal::NotFound(format!("container {name} is not connected to network {network}")).into());
@@ -170,7 +169,7 @@ impl Agent {
         // The old routes went with the interface they led to, or stay.
         let missing: Vec<_> = new.into_iter().filter(|gateway| !old.contains(gateway)).collect();
         if !missing.is_empty() {
-            let set = async { Netns::open(&netns)?.set_default_routes(Vec::new(), missing).await };
+            let set = async { container.open_netns()?.set_default_routes(Vec::new(), missing).await };
             errors.extend(set.await.err());
         }
         self.follow_names(name);

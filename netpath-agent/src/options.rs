@@ -107,7 +107,7 @@ pub struct AgentFlags {
     #[arg(long, value_name = "N")]
     pub max_ports: Option<u32>,
 
-    /// Containers at most [default: 4096]
+    /// Containers' interfaces at most, up to 65535 [default: 4096]
     #[arg(long, value_name = "N")]
     pub max_endpoints: Option<u32>,
 
@@ -133,7 +133,7 @@ pub struct AgentFlags {
     pub dns_search: Vec<String>,
 
     /// Resolver option of containers in place of the host's, repeatable
-    #[arg(long, visible_alias = "dns-opt", value_name = "OPTION")]
+    #[arg(long, visible_alias = "dns-opt", value_name = "OPTION", value_parser = resolv_conf::parse_option)]
     pub dns_option: Vec<String>,
 
     /// What survives a restart of the agent [default: /var/lib/netpath/<socket's name>]
@@ -304,6 +304,7 @@ impl Options {
                 "--bip6 {bip} is the network's own address or leaves none for containers, want one for the bridge"
             );
         }
+        self.dns.check().map_err(anyhow::Error::msg)?;
         let v6 = self.bip6.is_some() || self.fixed_cidr_v6.is_some() || self.default_gateway_v6.is_some();
         ensure!(self.ipv6 || !v6, "--bip6, --fixed-cidr-v6 and --default-gateway-v6 need --ipv6");
         Ok(())

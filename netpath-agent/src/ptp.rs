@@ -94,7 +94,7 @@ impl Agent {
             let error = format!("container `{name}` has no network of its own: it was started with --net={mode}");
             return Err(Refusal::Invalid(error).into());
         }
-        Netns::open(&container.netns).map_err(Refusal::invalid).map_err(Into::into)
+        container.open_netns().map_err(Refusal::invalid).map_err(Into::into)
     }
 }
 
@@ -115,7 +115,7 @@ impl Ptp {
         // Either end takes the other with it; a namespace that is gone has taken both.
         for end in [&self.a, &self.b] {
             let container = containers.get(&end.container);
-            let Some(netns) = container.and_then(|c| Netns::open(&c.netns).ok()) else { continue };
+            let Some(netns) = container.and_then(|c| c.open_netns().ok()) else { continue };
             errors.extend(netns.delete_link(end.pair_end()).await.err());
         }
         errors

@@ -52,6 +52,8 @@ fn container() -> Container {
         hostname: None,
         command: Vec::new(),
         created: 0,
+        start_ticks: None,
+        netns_id: None,
         ports: Vec::new(),
         expose: Vec::new(),
         links: Vec::new(),

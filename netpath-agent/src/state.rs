@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::{GatewayMode, Names, Netns, Subnet};
 pub use crate::binding::PortBinding;
 use crate::names::NameFiles;
+pub use crate::netns::NetnsId;
 
 /// The map `NETWORKS` has so many elements and one that is nobody's.
 pub const MAX_NETWORKS: u32 = 255;
@@ -79,6 +80,12 @@ pub struct Container {
     pub command: Vec<String>,
     /// Seconds since the epoch.
     pub created: u64,
+    /// When the process started that `netns` names, in ticks since boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_ticks: Option<u64>,
+    /// The namespace that `netns` was a name of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns_id: Option<NetnsId>,
     pub ports: Vec<PortBinding>,
     /// Exposed ports, `PORT[-LAST]/PROTO`.
     pub expose: Vec<String>,
@@ -480,6 +487,7 @@ mod tests {
         state.endpoints = BTreeMap::from([(1, latest), (2, state.endpoints[&1].clone()), (3, later)]);
         let indices: Vec<u32> = state.endpoints_of("web").iter().map(|(index, _)| *index).collect();
         assert_eq!(indices, [2, 3, 1]);
+        assert_eq!(state.endpoints_by_container(), BTreeMap::from([("web", state.endpoints_of("web"))]));
         assert!(state.endpoints_of("db").is_empty());
     }
 
@@ -550,6 +558,8 @@ pub(crate) mod samples {
             hostname: None,
             command: vec!["sh".to_owned()],
             created: 0,
+            start_ticks: None,
+            netns_id: None,
             ports: vec![],
             expose: vec![],
             links: vec![],

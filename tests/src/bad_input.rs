@@ -7,7 +7,7 @@ use aya::maps::{Array, Map, MapData};
 use netpath_common::Config;
 use netpath_tests::agent::START;
 use netpath_tests::sockets::{accept, at, converse};
-use netpath_tests::{HOST, Options, Plane, World, program};
+use netpath_tests::{HOST, NetworkOptions, Options, Plane, World, program};
 
 on_netpath_once! {
     refused_requests_say_why_and_change_nothing,
@@ -20,6 +20,8 @@ on_netpath_once! {
     a_corrupt_state_file_is_set_aside_and_rebuilt,
     pins_of_another_layout_are_refused_until_they_are_taken_down,
     without_root_the_agent_says_what_it_needs,
+    texts_for_a_containers_files_are_one_line_each,
+    a_namespace_under_a_name_used_again_is_left_alone,
     a_fifo_as_namespace_does_not_hold_up_the_agent,
 }
 
@@ -293,6 +295,46 @@ fn without_root_the_agent_says_what_it_needs(plane: Plane) {
     let output = bounded(&mut command);
     assert_refused("netpath agent", &output, 2, &["error: the agent needs root".to_owned()]);
     assert_eq!(program::text(&output.stderr).lines().count(), 1, "{}", program::text(&output.stderr));
+}
+
+fn texts_for_a_containers_files_are_one_line_each(plane: Plane) {
+    let world = World::new(plane);
+    let socket = world.instance().socket.display().to_string();
+    let netns = world.namespace("free").path().display().to_string();
+    for (more, wanted) in [
+        (r#""hostname": "web\n127.0.0.1 bank""#, "host name"),
+        (r#""hostname": """#, "host name"),
+        (r#""names": {"add_host": [], "dns": {"search": ["a.example\nnameserver 192.0.2.1"]}}"#, "not a valid domain"),
+        (r#""names": {"add_host": [], "dns": {"options": ["rotate\nnameserver 192.0.2.1"]}}"#, "not a resolver option"),
+        (r#""names": {"add_host": ["a\nb:192.0.2.1"], "dns": {}}"#, "add-host"),
+        (r#""links": ["web:a\nb"]"#, "bad format for links"),
+    ] {
+        let body = format!(r#"{{"name": "app", "netns": {{"path": "{netns}"}}, {more}}}"#);
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--show-error", "--unix-socket", &socket, "--header", "content-type: application/json"]);
+        curl.args(["--write-out", "%{http_code}", "--data", &body, "http://localhost/v1/containers"]);
+        let answer = program::stdout_of(&mut curl);
+        // What the types refuse is 422.
+        assert!(answer.contains(wanted) && (answer.ends_with("400") || answer.ends_with("422")), "{body}: {answer}");
+    }
+    assert_eq!(world.json(&["ps"]), serde_json::json!([]));
+}
+
+fn a_namespace_under_a_name_used_again_is_left_alone(plane: Plane) {
+    let world = World::new(plane);
+    world.create_network("other", NetworkOptions::default());
+    let app = world.container("app", &[]);
+    // Keeps the namespace while its name goes to another one.
+    let mut sleeper = app.inside.within(|| Command::new("sleep").arg("100").spawn().unwrap());
+    let name = app.inside.path().file_name().unwrap().to_str().unwrap().to_owned();
+    program::ip(["netns", "del", &name]);
+    program::ip(["netns", "add", &name]);
+    let output = world.netpath(&["network", "connect", "other", "app"]);
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
+    assert_refused("netpath network connect", &output, 1, &[name.clone(), "another namespace".to_owned()]);
+    let output = program::stdout_of(Command::new("ip").args(["-n", &name, "-br", "link"]));
+    assert!(!output.contains("eth"), "{output}");
 }
 
 fn a_fifo_as_namespace_does_not_hold_up_the_agent(plane: Plane) {

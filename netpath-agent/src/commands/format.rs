@@ -198,6 +198,7 @@ pub(super) mod tests {
             hostname: None,
             command: Vec::new(),
             created: 1_700_000_000,
+            start_ticks: None,
             endpoints: vec![endpoint],
             ports: ports.iter().map(binding).collect(),
             expose: Vec::new(),

@@ -35,7 +35,8 @@ async fn remove(client: &Client, name: &str, grace: Duration) -> Result<()> {
     if let Netns::Pid(pid) = endpoint.netns
         && !endpoint.command.is_empty()
     {
-        process::stop(pid, endpoint.created, grace).await?;
+        let start = process::Start { ticks: endpoint.start_ticks, created: endpoint.created };
+        process::stop(pid, start, grace).await?;
     }
     match client.delete::<Container>(&path).await {
         // Its namespace ended with the process, and the agent saw it first.

@@ -39,10 +39,30 @@ pub(super) fn wait(pid: Pid) -> Result<u8> {
     }
 }
 
-/// Ends the process that `netpath run` started before `created` (seconds since the epoch), and the others
-/// of its group if it leads one: SIGTERM, after `grace` SIGKILL. Fine if it is gone.
-pub async fn stop(pid: u32, created: u64, grace: Duration) -> Result<()> {
-    let process = Process { pid: Pid::from_raw(pid.cast_signed()), created };
+/// What tells a process from a later one that got the same id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// When it started, in the kernel's ticks since boot: no clock that is set moves them. The agent keeps them for
+    /// one boot only. `None` where an agent noted the container that did not know them.
+    pub ticks: Option<u64>,
+    /// When its container was made, in seconds since the epoch, for where there are no ticks: it is no older.
+    pub created: u64,
+}
+
+/// When the process started, in ticks since boot.
+pub fn start_ticks(pid: u32) -> Option<u64> {
+    status(Pid::from_raw(pid.cast_signed())).map(|(_, ticks)| ticks)
+}
+
+/// Ends the process that started so, and the others of its group if it leads one: SIGTERM, after `grace`
+/// SIGKILL. Fine if it is gone.
+///
+/// # Errors
+/// If it is not there to be stopped by us: ids below 2 mean the first process, one's own group, or everybody.
+pub async fn stop(pid: u32, start: Start, grace: Duration) -> Result<()> {
+    let raw = i32::try_from(pid).ok().filter(|raw| *raw > 1);
+    let raw = raw.with_context(|| format!("stop process {pid}: no container has a process with this id"))?;
+    let process = Process { pid: Pid::from_raw(raw), start };
     if !grace.is_zero() {
         process.signal(Signal::SIGTERM)?;
         if process.ends_within(grace).await {
@@ -56,14 +76,14 @@ pub async fn stop(pid: u32, created: u64, grace: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Whether the process that `netpath run` started before `created` (seconds since the epoch) still runs.
-pub fn is_running(pid: u32, created: u64) -> bool {
-    Process { pid: Pid::from_raw(pid.cast_signed()), created }.is_alive()
+/// Whether the process that started so still runs.
+pub fn is_running(pid: u32, start: Start) -> bool {
+    Process { pid: Pid::from_raw(pid.cast_signed()), start }.is_alive()
 }
 
 struct Process {
     pid: Pid,
-    created: u64,
+    start: Start,
 }
 
 impl Process {
@@ -94,25 +114,32 @@ impl Process {
 
     /// Whether the process is there, is no zombie, and is not a later one that got the same id.
     fn is_alive(&self) -> bool {
-        let Some((state, started)) = status(self.pid) else { return false };
-        // The boot time is in whole seconds, and a clock that was set meanwhile moves it.
-        const SLACK: u64 = 2;
-        !matches!(state, 'Z' | 'X') && started <= self.created + SLACK
+        let Some((state, ticks)) = status(self.pid) else { return false };
+        let is_same = match self.start.ticks {
+            Some(started) => ticks == started,
+            // The boot time is in whole seconds.
+            None => seconds(ticks).is_some_and(|started| started <= self.start.created + 2),
+        };
+        is_same && !matches!(state, 'Z' | 'X')
     }
 }
 
-/// A process's state and start in seconds since the epoch.
+/// A process's state, and its start in ticks since boot.
 fn status(pid: Pid) -> Option<(char, u64)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name before may hold spaces and parentheses.
     let (_, after_name) = stat.rsplit_once(')')?;
     let fields: Vec<_> = after_name.split_whitespace().collect();
-    let started_ticks: u64 = fields.get(19)?.parse().ok()?;
+    Some((fields.first()?.chars().next()?, fields.get(19)?.parse().ok()?))
+}
+
+/// Ticks since boot as seconds since the epoch, by the clock as it is set at the moment.
+fn seconds(ticks: u64) -> Option<u64> {
     // SAFETY: reads a constant of this system.
     let ticks_per_second = u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).ok().filter(|n| *n > 0)?;
     let booted = fs::read_to_string("/proc/stat").ok()?;
     let booted: u64 = booted.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
-    Some((fields.first()?.chars().next()?, booted + started_ticks / ticks_per_second))
+    Some(booted + ticks / ticks_per_second)
 }
 
 #[cfg(test)]
@@ -127,7 +154,7 @@ mod tests {
     #[tokio::test]
     async fn a_process_is_asked_to_end_first() {
         let mut child = shell("trap 'exit 7' TERM; echo ready; while :; do sleep 0.02; done");
-        stop(child.id(), now(), Duration::from_secs(5)).await.unwrap();
+        stop(child.id(), start(&child), Duration::from_secs(5)).await.unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(7));
     }
 
@@ -135,7 +162,7 @@ mod tests {
     async fn a_process_that_does_not_listen_is_killed() {
         for grace in [Duration::ZERO, Duration::from_millis(100)] {
             let mut child = shell("trap '' TERM; echo ready; while :; do sleep 0.02; done");
-            stop(child.id(), now(), grace).await.unwrap();
+            stop(child.id(), start(&child), grace).await.unwrap();
             assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
         }
     }
@@ -143,7 +170,10 @@ mod tests {
     #[tokio::test]
     async fn a_later_process_with_the_same_id_is_left_alone() {
         let mut child = shell("echo ready; exec sleep 60");
-        stop(child.id(), now() - 3600, Duration::ZERO).await.unwrap();
+        let Start { ticks, created } = start(&child);
+        let earlier = Start { ticks: ticks.map(|ticks| ticks - 1), created };
+        stop(child.id(), earlier, Duration::ZERO).await.unwrap();
+        stop(child.id(), Start { ticks: None, created: created - 3600 }, Duration::ZERO).await.unwrap();
         assert!(child.try_wait().unwrap().is_none());
         child.kill().unwrap();
         child.wait().unwrap();
@@ -152,8 +182,31 @@ mod tests {
     #[tokio::test]
     async fn a_process_that_is_gone_needs_no_stopping() {
         let mut child = shell("echo ready");
+        let start = start(&child);
         child.wait().unwrap();
-        stop(child.id(), now(), Duration::from_secs(1)).await.unwrap();
+        stop(child.id(), start, Duration::from_secs(1)).await.unwrap();
+    }
+
+    #[test]
+    fn a_clock_that_is_set_makes_no_process_another_one() {
+        let mut child = shell("echo ready; exec sleep 60");
+        let Start { ticks, created } = start(&child);
+        assert!(is_running(child.id(), Start { ticks, created: created - 3600 }));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!is_running(child.id(), Start { ticks, created }));
+    }
+
+    #[tokio::test]
+    async fn ids_that_mean_others_are_refused() {
+        for pid in [0, 1, u32::MAX, 1 << 31] {
+            let any = Start { ticks: start_ticks(pid), created: u64::MAX - 2 };
+            assert!(stop(pid, any, Duration::ZERO).await.is_err(), "{pid}");
+        }
+    }
+
+    fn start(child: &Child) -> Start {
+        Start { ticks: start_ticks(child.id()), created: now() }
     }
 
     /// A shell that leads its own group and has said that it is ready.

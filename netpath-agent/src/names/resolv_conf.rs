@@ -49,6 +49,18 @@ impl Dns {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+
+    /// Whether each search domain is one, and each option one word.
+    ///
+    /// # Errors
+    /// If not: the file would say something else than was asked.
+    pub fn check(&self) -> Result<(), String> {
+        self.search.iter().try_for_each(|domain| match parse_search(domain) {
+            Ok(bare) if bare == domain.strip_suffix('.').filter(|bare| !bare.is_empty()).unwrap_or(domain) => Ok(()),
+            _ => Err(format!("{} is not a valid domain", domain.escape_debug())),
+        })?;
+        self.options.iter().try_for_each(|option| parse_option(option).map(drop))
+    }
 }
 
 /// The container's file. `host` is the host's.
@@ -108,6 +120,17 @@ pub fn parse_search(text: &str) -> Result<String, String> {
         return Err(format!("{text} is not a valid domain"));
     }
     Ok(bare.to_owned())
+}
+
+/// A resolver option as `--dns-option` takes it.
+///
+/// # Errors
+/// If it would be more than one in the file.
+pub fn parse_option(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(format!("`{}` is not a resolver option: it has to be one word", text.escape_debug()));
+    }
+    Ok(text.to_owned())
 }
 
 /// A `resolv.conf` by its directives, the last `search` and all `options`.
@@ -176,6 +199,21 @@ mod tests {
     const HOST: &str = "# comment\nnameserver 127.0.0.53\nnameserver 192.0.2.1 \nnameserver fe80::1%eth0\n\
                         nameserver ::1\n nameserver 2001:db8::53\nsearch old.example\nsearch example.org example.com\n\
                         options edns0\noptions ndots:2\nsortlist 192.0.2.0/24\n";
+
+    #[test]
+    fn what_would_be_more_than_one_word_in_the_file_is_refused() {
+        let check = |search: &str, option: &str| {
+            let list = |text: &str| text.split('|').map(str::to_owned).collect();
+            Dns { servers: vec![], search: list(search), options: list(option) }.check()
+        };
+        assert_eq!(check("example.org|a.example.|.", "ndots:2|rotate"), Ok(()));
+        for search in ["", "a.example\nnameserver 192.0.2.1", "a.example b.example", " a.example", "a.example.."] {
+            assert!(check(search, "rotate").is_err(), "{search}");
+        }
+        for option in ["", "rotate\nnameserver 192.0.2.1", "ndots:2 rotate"] {
+            assert!(check("a.example", option).is_err(), "{option}");
+        }
+    }
 
     #[test]
     fn name_servers_that_a_container_cannot_reach_are_left_out() {
