@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use netpath_common::config_flag;
 use tokio::sync::{broadcast, mpsc};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::agent::Agent;
 use crate::api;
@@ -23,6 +23,8 @@ use crate::state::Store;
 use crate::teardown;
 
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+/// How long changes of the host are collected before it is looked at: to look takes listing all of it.
+const LOOK_DELAY: Duration = Duration::from_millis(50);
 /// Events that a slow reader may be behind before it misses some.
 const EVENT_BACKLOG: usize = 1024;
 
@@ -86,6 +88,8 @@ impl Daemon {
         let mut shutdown = pin!(shutdown);
         let mut sweep = interval(SWEEP_INTERVAL);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // When to look at the host, if it has changed.
+        let mut look_at: Option<Instant> = None;
         loop {
             tokio::select! {
                 () = &mut shutdown => return Ok(None),
@@ -98,7 +102,13 @@ impl Daemon {
                     let first = notice.context("the connection to rtnetlink is lost")?;
                     let mut burst = VecDeque::from([first]);
                     burst.extend(std::iter::from_fn(|| notices.pending()));
-                    self.agent.notice(burst).await;
+                    if self.agent.notice(burst).await {
+                        look_at.get_or_insert_with(|| Instant::now() + LOOK_DELAY);
+                    }
+                }
+                () = sleep_until(look_at.unwrap_or_else(Instant::now)), if look_at.is_some() => {
+                    look_at = None;
+                    self.agent.look().await;
                 }
                 name = self.agent.exits.next() => self.agent.process_ended(&name).await,
                 _ = sweep.tick() => self.sweep().await,
@@ -182,8 +192,7 @@ impl Daemon {
             Ok(removed) => tracing::debug!("removed {removed} expired flows"),
             Err(error) => tracing::warn!("remove expired flows: {error:#}"),
         }
-        let refreshed = self.agent.refresh().await;
-        self.agent.warn("follow the host's interfaces", refreshed);
+        self.agent.look().await;
     }
 
     fn monitor(&mut self, on: bool) {

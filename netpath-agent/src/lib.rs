@@ -22,6 +22,7 @@ pub mod exits;
 pub mod exposed;
 pub mod externals;
 pub mod flows;
+mod following;
 pub mod holder;
 pub mod host;
 pub mod host_ports;

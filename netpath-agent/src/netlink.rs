@@ -3,10 +3,12 @@
 
 mod messages;
 
+use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use futures::channel::mpsc::UnboundedReceiver;
 use futures::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
@@ -24,6 +26,10 @@ use rtnetlink::{
 };
 
 use messages::{address, notice, route};
+use tokio::time::timeout;
+
+/// How long the kernel may take to answer. It does so at once, unless it is busy with interfaces of others.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A connection to rtnetlink in the network namespace where it was opened.
 #[derive(Clone, Debug)]
@@ -31,8 +37,12 @@ pub struct Netlink {
     handle: Handle,
 }
 
-/// Changes of links, addresses and routes, as they happen.
-pub struct Notices(UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>);
+/// Changes of links, addresses and default routes, as they happen.
+pub struct Notices {
+    messages: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
+    /// Keeps the connection, over which nobody asks anything.
+    _handle: Handle,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
@@ -42,6 +52,8 @@ pub enum Notice {
     /// The link with this index has gained or lost an address.
     Address(u32),
     Route,
+    /// There were more changes than the kernel kept for us.
+    Lost,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,7 +113,8 @@ impl Netlink {
         Ok(Self { handle })
     }
 
-    /// Connects and subscribes to changes of links, addresses and routes.
+    /// Connects, and subscribes to changes of links, addresses and routes over a connection of their own: a burst
+    /// of them must not push out the answer to a request.
     ///
     /// # Errors
     /// If there is no netlink socket to be had.
@@ -115,7 +128,7 @@ impl Netlink {
         ];
         let (connection, handle, messages) = new_multicast_connection(&groups).context("open a netlink socket")?;
         tokio::spawn(connection);
-        Ok((Self { handle }, Notices(messages)))
+        Ok((Self::connect()?, Notices { messages, _handle: handle }))
     }
 
     /// # Errors
@@ -131,18 +144,18 @@ impl Netlink {
     /// If the kernel refuses for another reason than that there is none.
     pub async fn link(&self, ifname: &str) -> Result<Option<Link>> {
         let mut links = Box::pin(self.handle.link().get().match_name(ifname.to_owned()).execute());
-        match links.try_next().await {
+        match answer(links.try_next()).await {
             Ok(link) => Ok(link.as_ref().map(Link::from)),
-            Err(error) if errno(&error) == Some(Errno::ENODEV) => Ok(None),
-            Err(error) => Err(refusal(error)).with_context(|| format!("look up interface {ifname}")),
+            Err(error) if is(&error, Errno::ENODEV) => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("look up interface {ifname}")),
         }
     }
 
     /// # Errors
     /// If the kernel refuses.
     pub async fn addresses(&self) -> Result<Vec<Address>> {
-        let messages = self.handle.address().get().execute().try_collect::<Vec<_>>().await;
-        let messages = messages.map_err(refusal).context("list addresses")?;
+        let messages = answer(self.handle.address().get().execute().try_collect::<Vec<_>>()).await;
+        let messages = messages.context("list addresses")?;
         Ok(messages.iter().filter_map(address).collect())
     }
 
@@ -157,8 +170,8 @@ impl Netlink {
     }
 
     async fn routes_of(&self, query: RouteMessage) -> Result<Vec<Route>> {
-        let messages = self.handle.route().get(query).execute().try_collect::<Vec<_>>().await;
-        let messages = messages.map_err(refusal).context("list routes")?;
+        let messages = answer(self.handle.route().get(query).execute().try_collect::<Vec<_>>()).await;
+        let messages = messages.context("list routes")?;
         let main = messages.iter().filter(|m| m.header.table == RouteHeader::RT_TABLE_MAIN);
         Ok(main.filter_map(route).collect())
     }
@@ -173,7 +186,7 @@ impl Netlink {
     }
 
     /// # Errors
-    /// If the kernel refuses, for instance because it is longer than 255 bytes.
+    /// If the kernel refuses, for instance because the alias is longer than 255 bytes.
     pub async fn set_alias(&self, ifindex: u32, alias: &str) -> Result<()> {
         let message = LinkUnspec::new_with_index(ifindex).alias(alias).build();
         self.change(message).await.with_context(|| format!("set the alias of interface {ifindex}"))
@@ -229,7 +242,7 @@ impl Netlink {
             // Nobody else can have it: usable at once, not after a second of duplicate address detection.
             request.message_mut().header.flags.insert(AddressHeaderFlags::Nodad);
         }
-        request.execute().await.map_err(refusal).with_context(|| format!("add address {net} to interface {ifindex}"))
+        answer(request.execute()).await.with_context(|| format!("add address {net} to interface {ifindex}"))
     }
 
     /// # Errors
@@ -240,7 +253,7 @@ impl Netlink {
             IpAddr::V6(gateway) => RouteMessageBuilder::<Ipv6Addr>::new().gateway(gateway).build(),
         };
         let request = self.handle.route().add(message);
-        request.execute().await.map_err(refusal).with_context(|| format!("add default route via {gateway}"))
+        answer(request.execute()).await.with_context(|| format!("add default route via {gateway}"))
     }
 
     /// Routes `net` directly to an interface.
@@ -260,7 +273,7 @@ impl Netlink {
                 .build(),
         };
         let request = self.handle.route().add(message);
-        request.execute().await.map_err(refusal).with_context(|| format!("route {net} to interface {ifindex}"))
+        answer(request.execute()).await.with_context(|| format!("route {net} to interface {ifindex}"))
     }
 
     /// Removes the default route of `gateway`'s family that leads there; no error if it is gone.
@@ -272,9 +285,9 @@ impl Netlink {
             IpAddr::V4(gateway) => RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).build(),
             IpAddr::V6(gateway) => RouteMessageBuilder::<Ipv6Addr>::new().gateway(gateway).build(),
         };
-        match self.handle.route().del(message).execute().await {
-            Err(error) if errno(&error) != Some(Errno::ESRCH) => {
-                Err(refusal(error)).with_context(|| format!("remove default route via {gateway}"))
+        match answer(self.handle.route().del(message).execute()).await {
+            Err(error) if !is(&error, Errno::ESRCH) => {
+                Err(error).with_context(|| format!("remove default route via {gateway}"))
             }
             _ => Ok(()),
         }
@@ -285,9 +298,9 @@ impl Netlink {
     /// # Errors
     /// If the kernel refuses for another reason.
     pub async fn delete_link(&self, ifindex: u32) -> Result<()> {
-        match self.handle.link().del(ifindex).execute().await {
-            Err(error) if errno(&error) != Some(Errno::ENODEV) => {
-                Err(refusal(error)).with_context(|| format!("delete interface {ifindex}"))
+        match answer(self.handle.link().del(ifindex).execute()).await {
+            Err(error) if !is(&error, Errno::ENODEV) => {
+                Err(error).with_context(|| format!("delete interface {ifindex}"))
             }
             _ => Ok(()),
         }
@@ -300,15 +313,15 @@ impl Netlink {
     pub async fn learn_neighbour(&self, ifindex: u32, addr: IpAddr, mac: [u8; 6]) -> Result<()> {
         let request = self.handle.neighbours().add(ifindex, addr).replace();
         let request = request.state(NeighbourState::Stale).link_layer_address(&mac);
-        request.execute().await.map_err(refusal).with_context(|| format!("set the neighbour entry of {addr}"))
+        answer(request.execute()).await.with_context(|| format!("set the neighbour entry of {addr}"))
     }
 
     async fn add(&self, message: LinkMessage) -> Result<()> {
-        self.handle.link().add(message).execute().await.map_err(refusal)
+        answer(self.handle.link().add(message).execute()).await
     }
 
     async fn change(&self, message: LinkMessage) -> Result<()> {
-        self.handle.link().change(message).execute().await.map_err(refusal)
+        answer(self.handle.link().change(message).execute()).await
     }
 }
 
@@ -316,11 +329,14 @@ impl Notices {
     /// The next change; `None` when the connection is gone.
     pub async fn next(&mut self) -> Option<Notice> {
         loop {
-            let (message, _) = self.0.next().await?;
-            if let NetlinkPayload::InnerMessage(inner) = message.payload
-                && let Some(notice) = notice(&inner)
-            {
-                return Some(notice);
+            let (message, _) = self.messages.next().await?;
+            let notice = match message.payload {
+                NetlinkPayload::InnerMessage(inner) => notice(&inner),
+                NetlinkPayload::Overrun(_) => Some(Notice::Lost),
+                _ => None,
+            };
+            if notice.is_some() {
+                return notice;
             }
         }
     }
@@ -331,17 +347,40 @@ impl Notices {
     }
 }
 
-fn errno(error: &rtnetlink::Error) -> Option<Errno> {
-    match error {
-        rtnetlink::Error::NetlinkError(message) => Some(Errno::from_raw(-message.raw_code())),
-        _ => None,
+/// The kernel's answer to a request, or that there is none.
+async fn answer<T>(request: impl Future<Output = Result<T, rtnetlink::Error>>) -> Result<T> {
+    within(PATIENCE, request).await
+}
+
+async fn within<T>(limit: Duration, request: impl Future<Output = Result<T, rtnetlink::Error>>) -> Result<T> {
+    match timeout(limit, request).await {
+        Ok(answer) => answer.map_err(refusal),
+        Err(_) => bail!("the kernel has not answered within {limit:?}"),
     }
 }
 
 /// The kernel's refusal as an [`Errno`] that callers can look for, without rtnetlink's debug output.
 fn refusal(error: rtnetlink::Error) -> anyhow::Error {
-    match errno(&error) {
-        Some(errno) => anyhow!(errno),
-        None => anyhow!(error),
+    match error {
+        rtnetlink::Error::NetlinkError(message) => anyhow!(Errno::from_raw(-message.raw_code())),
+        error => anyhow!(error),
+    }
+}
+
+fn is(error: &anyhow::Error, errno: Errno) -> bool {
+    error.downcast_ref() == Some(&errno)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_that_nobody_answers_ends() {
+        let limit = Duration::from_millis(20);
+        let error = within(limit, pending::<Result<(), rtnetlink::Error>>()).await.unwrap_err();
+        assert!(error.to_string().contains("within 20ms"), "{error}");
     }
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use netpath_common::Config;
 use netpath_ebpf::family::{V4, V6};
 
-use crate::agent::{Agent, Attach, DEFAULT_NETWORK_INDEX, facts, mtu, network_mtu, read_interfaces};
+use crate::agent::{Agent, DEFAULT_NETWORK_INDEX, facts, mtu, network_mtu, read_interfaces};
 use crate::api::GatewayMode;
 use crate::bridge;
 use crate::counters::Counters;
@@ -16,6 +16,7 @@ use crate::desired::{BridgeFacts, HostFacts};
 use crate::endpoints::name_in_alias;
 use crate::exits::Exits;
 use crate::externals::Interfaces;
+use crate::following::Attach;
 use crate::host;
 use crate::loading::Loaded;
 use crate::netlink::{Link, Netlink, Notices};

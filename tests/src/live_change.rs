@@ -1,5 +1,6 @@
 //! Ports and policies change while traffic flows; a container's namespace vanishes.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::IpAddr;
 use std::process::Command;
@@ -11,6 +12,8 @@ use netpath_tests::reach::pings;
 use netpath_tests::sockets::{PATIENCE, REFUSAL, accept, ask, at, converse};
 use netpath_tests::topology::GATEWAY;
 use netpath_tests::{CLIENT, Family, HOST, Options, Plane, World, program};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 on_every_plane! {
     a_port_published_later_is_reachable,
@@ -34,6 +37,7 @@ on_netpath! {
     a_new_host_address_serves_published_ports,
     a_new_external_interface_is_served,
     a_full_table_of_ports_keeps_no_interface_from_being_served,
+    a_flood_of_changes_hides_none,
     a_bridge_removed_by_hand_is_made_anew_by_a_restart,
     a_gateway_that_is_not_the_bridge_is_not_announced_as_the_bridge,
 }
@@ -190,6 +194,28 @@ fn a_full_table_of_ports_keeps_no_interface_from_being_served(plane: Plane) {
     eventually("the agent says that every port has room", || {
         world.instance().log_text().contains("all published ports have room again")
     });
+}
+
+fn a_flood_of_changes_hides_none(plane: Plane) {
+    let world = World::new(plane);
+    let web = world.container("web", &["8080:80"]);
+    let listener = web.inside.listen(80);
+    let agent = world.take_agent();
+    let signal = |signal| kill(Pid::from_raw(agent.pid() as i32), signal).unwrap();
+    signal(Signal::SIGSTOP);
+    let routes = world.dir().join("routes");
+    let lines: String = (0..4000).map(|i| format!("route add 10.{}.{}.0/24 dev up0\n", i / 256, i % 256)).collect();
+    fs::write(&routes, lines).unwrap();
+    world.host.ip(&format!("-batch {}", routes.display()));
+    // There is no room left for word of this.
+    world.host.ip("addr add 198.18.0.11/24 dev up0");
+    signal(Signal::SIGCONT);
+    let address = "198.18.0.11:8080".parse().unwrap();
+    eventually("the port opens at the new address", || {
+        world.client.try_connect(0, address, Duration::from_millis(200)).is_ok()
+    });
+    drop(accept(&listener));
+    world.container("second", &[]);
 }
 
 fn a_bridge_removed_by_hand_is_made_anew_by_a_restart(plane: Plane) {

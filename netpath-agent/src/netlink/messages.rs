@@ -19,7 +19,10 @@ pub(super) fn notice(message: &RouteNetlinkMessage) -> Option<Notice> {
         RouteNetlinkMessage::NewAddress(a) | RouteNetlinkMessage::DelAddress(a) => {
             Some(Notice::Address(a.header.index))
         }
-        RouteNetlinkMessage::NewRoute(_) | RouteNetlinkMessage::DelRoute(_) => Some(Notice::Route),
+        // No other route says what is external.
+        RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
+            (route.header.destination_prefix_length == 0).then_some(Notice::Route)
+        }
         _ => None,
     }
 }
