@@ -7,21 +7,38 @@ use crate::externals::Interfaces;
 use crate::host;
 use crate::netlink::Netlink;
 
-/// The alias of a bridge that the agent made: it says so, and whose it is, when the state is lost.
-pub fn alias(network: &str) -> String {
-    format!("{ALIAS}{network}")
+/// The alias of a bridge that an agent made: it says so, and whose it is, when the state is lost. `instance` is the
+/// default network's bridge, which tells one agent from another.
+pub fn alias(instance: &str, network: &str) -> String {
+    format!("{ALIAS}{instance}/{network}")
 }
 
-/// The network's name in an alias made by [`alias`].
+/// The network's name in an alias made by [`alias`], of whatever agent.
 pub fn name_in_alias(alias: &str) -> Option<&str> {
-    alias.strip_prefix(ALIAS)
+    let named = alias.strip_prefix(ALIAS)?;
+    Some(named.split_once('/').map_or(named, |(_, network)| network))
+}
+
+/// Whether the alias is of a bridge that the agent called `instance` made.
+pub fn is_of(instance: &str, alias: &str) -> bool {
+    alias.strip_prefix(ALIAS).and_then(|named| named.split_once('/')).is_some_and(|(other, _)| other == instance)
 }
 
 const ALIAS: &str = "netpath network ";
 
+/// The group of interfaces that the agent called `instance` is just making: the kernel takes no alias where an interface
+/// is created, but a group, and the alias takes it away.
+pub fn half_made(instance: &str) -> u32 {
+    // FNV-1a. Groups of people are small numbers, and `ip link` takes no negative ones.
+    let hash = instance.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    hash & !(1 << 31) | 1 << 30
+}
+
 /// What a bridge should be like.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted<'a> {
+    /// The default network's bridge.
+    pub instance: &'a str,
     /// Name of the network.
     pub network: &'a str,
     pub ifname: &'a str,
@@ -75,6 +92,10 @@ pub async fn ensure(netlink: &Netlink, wanted: &Wanted<'_>, interfaces: &Interfa
     let missing: Vec<IpNet> = wanted.addrs.iter().filter(|net| !has(net)).copied().collect();
     add_addresses(netlink, link.ifindex, wanted.ifname, &missing).await?;
     netlink.set_up(link.ifindex).await?;
+    let alias = alias(wanted.instance, wanted.network);
+    if created && link.alias.as_ref() != Some(&alias) {
+        netlink.set_alias(link.ifindex, &alias).await?;
+    }
     if link.mtu != wanted.mtu && (created || wanted.force_mtu) {
         netlink.set_mtu(link.ifindex, wanted.mtu).await?;
     }
@@ -83,10 +104,10 @@ pub async fn ensure(netlink: &Netlink, wanted: &Wanted<'_>, interfaces: &Interfa
 
 async fn create(netlink: &Netlink, wanted: &Wanted<'_>) -> Result<Bridge> {
     let mac = host::random_mac()?;
-    netlink.create_bridge(wanted.ifname, mac).await?;
+    netlink.create_bridge(wanted.ifname, mac, half_made(wanted.instance)).await?;
     let link = netlink.link(wanted.ifname).await?.context("the new bridge has vanished")?;
     let configured = async {
-        netlink.set_alias(link.ifindex, &alias(wanted.network)).await?;
+        netlink.set_alias(link.ifindex, &alias(wanted.instance, wanted.network)).await?;
         // Given at creation it would not stay: the bridge would go on taking its ports' smallest MTU.
         netlink.set_mtu(link.ifindex, wanted.mtu).await?;
         add_addresses(netlink, link.ifindex, wanted.ifname, &wanted.addrs).await?;
@@ -118,6 +139,16 @@ async fn add_addresses(netlink: &Netlink, ifindex: u32, ifname: &str, addrs: &[I
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_alias_names_agent_and_network() {
+        let alias = alias("netpath0", "web");
+        assert_eq!(name_in_alias(&alias), Some("web"));
+        assert_eq!(name_in_alias("netpath network web"), Some("web"), "as an earlier version wrote it");
+        assert!(is_of("netpath0", &alias) && !is_of("netpath1", &alias) && !is_of("web", "netpath network web"));
+        assert_eq!(half_made("netpath0"), 1_262_486_061);
+        assert_ne!(half_made("netpath0"), half_made("netpath1"));
+    }
 
     #[test]
     fn names_that_the_kernel_takes_otherwise_are_no_names() {

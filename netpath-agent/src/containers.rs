@@ -169,11 +169,16 @@ impl Agent {
         planned: Option<(u32, Endpoint)>,
         netns: Option<&Netns>,
     ) -> Result<()> {
-        self.change(name, |state| drop(state.containers.insert(name.to_owned(), container)))?;
         match (planned, netns) {
-            (Some((index, mut endpoint)), Some(netns)) => self.connect_endpoint(index, &mut endpoint, netns).await?,
-            (None, Some(netns)) => netns.set_up_loopback().await?,
-            (_, None) => {}
+            (Some((index, mut endpoint)), Some(netns)) => {
+                self.connect_endpoint(index, &mut endpoint, netns, Some(container)).await?;
+            }
+            (_, netns) => {
+                self.change(name, |state| drop(state.containers.insert(name.to_owned(), container)))?;
+                if let Some(netns) = netns {
+                    netns.set_up_loopback().await?;
+                }
+            }
         }
         self.create_files(name)
     }

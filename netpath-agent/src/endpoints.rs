@@ -8,6 +8,7 @@ use nix::errno::Errno;
 
 use crate::agent::{Addresses, Agent};
 use crate::announce::announce;
+use crate::bridge;
 use crate::desired::{Addrs, container_image};
 use crate::host;
 use crate::ipam::{Allocator, IpamError};
@@ -15,7 +16,7 @@ use crate::netlink::Veth;
 use crate::netns::Netns;
 use crate::reconcile::diff;
 use crate::refusal::Refusal;
-use crate::state::{Endpoint, Mac, State};
+use crate::state::{Container, Endpoint, Mac, State};
 
 /// What is asked of a new endpoint; the rest is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,15 +69,23 @@ impl Agent {
     }
 
     /// Makes the planned endpoint real. The container's first packet finds maps and program in place, because
-    /// the host's end of the pair comes up last.
+    /// the host's end of the pair comes up last. A new `container` is noted with it: nobody finds one without the
+    /// other after a crash.
     ///
     /// # Errors
     /// If any of it fails; call [`Self::undo_endpoint`] then.
-    pub(crate) async fn connect_endpoint(&mut self, index: u32, endpoint: &mut Endpoint, netns: &Netns) -> Result<()> {
+    pub(crate) async fn connect_endpoint(
+        &mut self,
+        index: u32,
+        endpoint: &mut Endpoint,
+        netns: &Netns,
+        container: Option<Container>,
+    ) -> Result<()> {
         let veth = Veth {
             ifname: &endpoint.ifname,
             mtu: endpoint.mtu,
             mac: host::random_mac()?,
+            group: bridge::half_made(&self.options.bridge),
             peer_ifname: &endpoint.interface,
             peer_mac: endpoint.mac.0,
             peer_netns: netns.fd(),
@@ -89,7 +98,10 @@ impl Agent {
         let old = self.gateways(&endpoint.container);
         let name = endpoint.container.clone();
         let made = endpoint.clone();
-        self.change(&name, |state| drop(state.endpoints.insert(index, made)))?;
+        self.change(&name, |state| {
+            state.containers.extend(container.map(|container| (name.clone(), container)));
+            state.endpoints.insert(index, made);
+        })?;
         let new = self.gateways(&name);
         if old != new {
             netns.set_default_routes(old, new).await?;

@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::AddressHeaderFlags;
-use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkMessage};
+use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::neighbour::NeighbourState;
 use rtnetlink::packet_route::route::{RouteHeader, RouteMessage, RouteScope};
 use rtnetlink::sys::SocketAddr;
@@ -97,6 +97,8 @@ pub struct Veth<'a> {
     pub ifname: &'a str,
     pub mtu: u32,
     pub mac: [u8; 6],
+    /// Of the end here.
+    pub group: u32,
     pub peer_ifname: &'a str,
     pub peer_mac: [u8; 6],
     pub peer_netns: BorrowedFd<'a>,
@@ -134,8 +136,18 @@ impl Netlink {
     /// # Errors
     /// If the kernel refuses.
     pub async fn links(&self) -> Result<Vec<Link>> {
-        let links = self.handle.link().get().execute().try_collect::<Vec<_>>().await;
-        Ok(links.map_err(refusal).context("list interfaces")?.iter().map(Link::from).collect())
+        let links = answer(self.handle.link().get().execute().try_collect::<Vec<_>>()).await;
+        Ok(links.context("list interfaces")?.iter().map(Link::from).collect())
+    }
+
+    /// The interfaces in a group.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn links_of_group(&self, group: u32) -> Result<Vec<Link>> {
+        let links = answer(self.handle.link().get().execute().try_collect::<Vec<_>>()).await;
+        let is_in = |link: &&LinkMessage| link.attributes.contains(&LinkAttribute::Group(group));
+        Ok(links.context("list interfaces")?.iter().filter(is_in).map(Link::from).collect())
     }
 
     /// The interface called `ifname`, if there is one.
@@ -180,15 +192,19 @@ impl Netlink {
     ///
     /// # Errors
     /// If the kernel refuses, for instance because the name is taken.
-    pub async fn create_bridge(&self, ifname: &str, mac: [u8; 6]) -> Result<()> {
-        let message = LinkBridge::new(ifname).down().address(mac.to_vec()).build();
+    pub async fn create_bridge(&self, ifname: &str, mac: [u8; 6], group: u32) -> Result<()> {
+        let message = LinkBridge::new(ifname).down().address(mac.to_vec());
+        let message = message.append_extra_attribute(LinkAttribute::Group(group)).build();
         self.add(message).await.with_context(|| format!("create bridge {ifname}"))
     }
 
+    /// Gives an interface an alias, and takes it out of the group it was created in.
+    ///
     /// # Errors
     /// If the kernel refuses, for instance because the alias is longer than 255 bytes.
     pub async fn set_alias(&self, ifindex: u32, alias: &str) -> Result<()> {
-        let message = LinkUnspec::new_with_index(ifindex).alias(alias).build();
+        let message = LinkUnspec::new_with_index(ifindex).alias(alias);
+        let message = message.append_extra_attribute(LinkAttribute::Group(0)).build();
         self.change(message).await.with_context(|| format!("set the alias of interface {ifindex}"))
     }
 
@@ -206,6 +222,7 @@ impl Netlink {
             .name(veth.ifname)
             .mtu(veth.mtu)
             .address(veth.mac.to_vec())
+            .append_extra_attribute(LinkAttribute::Group(veth.group))
             .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
             .build();
         self.add(message).await.with_context(|| format!("create veth pair {} - {}", veth.ifname, veth.peer_ifname))

@@ -183,6 +183,7 @@ impl Netns {
                 ifname: &end.interface,
                 mtu,
                 mac: end.mac,
+                group: 0,
                 peer_ifname: &other_end.interface,
                 peer_mac: other_end.mac,
                 peer_netns: other.as_fd(),

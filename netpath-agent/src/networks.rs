@@ -141,7 +141,7 @@ impl Agent {
         let netns = container.open_netns().map_err(Refusal::invalid)?;
         let asked = Asked { address: request.address, address6: request.address6, mac: request.mac.as_deref() };
         let (endpoint_index, mut endpoint) = self.plan_endpoint(&name, index, asked).await?;
-        if let Err(error) = self.connect_endpoint(endpoint_index, &mut endpoint, &netns).await {
+        if let Err(error) = self.connect_endpoint(endpoint_index, &mut endpoint, &netns, None).await {
             for error in self.undo_endpoint(endpoint_index, endpoint).await {
                 tracing::warn!("undo the connection of `{name}`: {error:#}");
             }
@@ -193,7 +193,8 @@ impl Agent {
         self.datapath.reset_counter(network.counter)?;
         self.datapath.reset_counter(network.counter + 1)?;
         let wanted_mtu = mtu(&network, &self.host);
-        let bridge = bridge::ensure(&self.netlink, &wanted(&network, wanted_mtu), interfaces).await?;
+        let bridge =
+            bridge::ensure(&self.netlink, &wanted(&self.options.bridge, &network, wanted_mtu), interfaces).await?;
         network.created = bridge.created;
         let facts = BridgeFacts { ifindex: bridge.ifindex, mac: bridge.mac, mtu: wanted_mtu };
         let is_dual = network.v6.is_some();
@@ -291,12 +292,13 @@ impl Agent {
 }
 
 /// What the bridge of a network should be like.
-pub(crate) fn wanted(network: &Network, mtu: u32) -> Wanted<'_> {
+pub(crate) fn wanted<'a>(instance: &'a str, network: &'a Network, mtu: u32) -> Wanted<'a> {
     let nets = [&network.v4, &network.v6].into_iter().flatten().filter_map(|subnet| {
         let addr = subnet.bridge?;
         ipnet::IpNet::new(addr, subnet.subnet.prefix_len()).ok()
     });
     Wanted {
+        instance,
         network: &network.name,
         ifname: &network.bridge,
         addrs: nets.collect(),

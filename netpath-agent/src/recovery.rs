@@ -225,7 +225,7 @@ mod tests {
         };
         Interfaces {
             links: vec![
-                link(2, "netpath0", 1500, Some(bridge::alias("bridge"))),
+                link(2, "netpath0", 1500, Some(bridge::alias("netpath0", "bridge"))),
                 link(9, "veth0123456", 1400, Some(alias("netpath0", "web"))),
             ],
             addresses: vec![address(2, "172.17.0.1/16"), address(3, "192.0.2.1/24")],

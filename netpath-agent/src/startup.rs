@@ -87,7 +87,7 @@ impl Start {
         }
         let host = facts(&interfaces, &options, &state, BTreeMap::new());
         let mut fresh = Vec::new();
-        let bridges = build_bridges(&netlink, &mut state, &interfaces, &host, &mut fresh).await;
+        let bridges = build_bridges(&netlink, &options.bridge, &mut state, &interfaces, &host, &mut fresh).await;
         let finished = match bridges {
             Ok(bridges) => {
                 let agent = Agent {
@@ -173,6 +173,7 @@ fn default_network(options: &Options, interfaces: &Interfaces, state: &State) ->
 /// Finds or makes the bridge of every network; notes those it has made.
 async fn build_bridges(
     netlink: &Netlink,
+    instance: &str,
     state: &mut State,
     interfaces: &Interfaces,
     host: &HostFacts,
@@ -182,7 +183,7 @@ async fn build_bridges(
     for index in state.networks.keys().copied().collect::<Vec<_>>() {
         let network = &state.networks[&index];
         let mtu = mtu(network, host);
-        let bridge = bridge::ensure(netlink, &networks::wanted(network, mtu), interfaces).await;
+        let bridge = bridge::ensure(netlink, &networks::wanted(instance, network, mtu), interfaces).await;
         let bridge = bridge.with_context(|| format!("set up network `{}`", network.name))?;
         fresh.extend(bridge.fresh.then_some(bridge.ifindex));
         let mtu = network_mtu(index, mtu, state);
@@ -272,16 +273,22 @@ async fn remove_dead_wires(saved: &State, state: &State) {
     }
 }
 
-/// Deletes veths of this network that the state does not know: an agent died while it made them.
-async fn remove_strays(netlink: &Netlink, bridge: &str, state: &State, links: &[Link]) {
-    let known: BTreeSet<u32> = state.endpoints.values().map(|endpoint| endpoint.ifindex).collect();
-    for link in links {
-        let is_ours = link.alias.as_deref().is_some_and(|alias| name_in_alias(bridge, alias).is_some());
-        if is_ours && !known.contains(&link.ifindex) {
-            tracing::info!("interface {} belongs to no container; it is deleted", link.ifname);
-            if let Err(error) = netlink.delete_link(link.ifindex).await {
-                tracing::warn!("delete {}: {error:#}", link.ifname);
-            }
+/// Deletes veths and bridges of the agent called `instance` that the state does not know: one died while it made them, or
+/// before it had removed them.
+async fn remove_strays(netlink: &Netlink, instance: &str, state: &State, links: &[Link]) {
+    let veths: BTreeSet<u32> = state.endpoints.values().map(|endpoint| endpoint.ifindex).collect();
+    let bridges: BTreeSet<&str> = state.networks.values().map(|network| network.bridge.as_str()).collect();
+    let is_ours = |alias: &str| name_in_alias(instance, alias).is_some() || bridge::is_of(instance, alias);
+    let is_known = |link: &&Link| veths.contains(&link.ifindex) || bridges.contains(link.ifname.as_str());
+    let strays = links.iter().filter(|link| link.alias.as_deref().is_some_and(is_ours)).cloned();
+    let half_made = netlink.links_of_group(bridge::half_made(instance)).await.unwrap_or_else(|error| {
+        tracing::warn!("look for interfaces that are half made: {error:#}");
+        Vec::new()
+    });
+    for link in strays.chain(half_made).filter(|link| !is_known(&link)) {
+        tracing::info!("interface {} belongs to no container and no network; it is deleted", link.ifname);
+        if let Err(error) = netlink.delete_link(link.ifindex).await {
+            tracing::warn!("delete {}: {error:#}", link.ifname);
         }
     }
 }

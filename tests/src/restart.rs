@@ -1,5 +1,6 @@
 //! Transfers survive the agent's death, its upgrade and a flushed firewall.
 
+use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +24,8 @@ on_netpath! {
 
 on_netpath_once! {
     an_agent_killed_while_it_loads_its_programs_starts_again,
+    what_was_left_half_made_goes_at_the_next_start,
+    a_clock_that_was_set_costs_no_container,
     tables_keep_their_sizes_until_they_are_taken_down,
 }
 
@@ -151,6 +154,47 @@ fn an_agent_killed_while_it_loads_its_programs_starts_again(plane: Plane) {
     assert!(world.instance().log_text().contains("broke off half way"), "{}", world.instance().log_text());
     let web = world.container("web", &["8080:80"]);
     talk_both_ways(&world, &web);
+}
+
+fn what_was_left_half_made_goes_at_the_next_start(plane: Plane) {
+    // The group that an interface is in between its creation and its alias, of the agent with bridge `netpath0`.
+    const HALF_MADE: u32 = 1_262_486_061;
+    let world = World::new(plane);
+    let web = world.container("web", &["8080:80"]);
+    world.kill_agent();
+    let before = world.host.interfaces();
+    world.host.ip("link add br-stray type bridge");
+    world
+        .host
+        .command("ip")
+        .args(["link", "set", "br-stray", "alias", "netpath network netpath0/gone"])
+        .status()
+        .unwrap();
+    world.host.ip(&format!("link add br-half group {HALF_MADE} type bridge"));
+    world.host.ip(&format!("link add veth-half group {HALF_MADE} type veth peer name veth-other"));
+    world.start_agent();
+    assert_eq!(world.host.interfaces(), before);
+    talk_both_ways(&world, &web);
+    let groups = world.host.ip("-d link show");
+    assert!(!groups.contains(&HALF_MADE.to_string()), "{groups}");
+    assert!(groups.contains("alias netpath network netpath0/bridge"), "{groups}");
+}
+
+fn a_clock_that_was_set_costs_no_container(plane: Plane) {
+    let world = World::new(plane);
+    let app = world.start("app", &["--net=none"], &["sleep", "100"]);
+    world.kill_agent();
+    // As if the clock had been an hour behind when the container was made.
+    let path = world.instance().state_dir.join("state.json");
+    let mut state: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    let created = &mut state["containers"]["app"]["created"];
+    *created = (created.as_u64().unwrap() - 3600).into();
+    fs::write(&path, state.to_string()).unwrap();
+    world.start_agent();
+    assert_eq!(world.endpoint("app").unwrap()["netns"], app["netns"]);
+    world.netpath_ok(&["rm", "-f", "app"]);
+    let stat = fs::read_to_string(format!("/proc/{}/stat", app["netns"]["pid"])).unwrap_or_default();
+    assert!(stat.is_empty() || stat.contains(") Z "), "the process has ended: {stat}");
 }
 
 fn tables_keep_their_sizes_until_they_are_taken_down(plane: Plane) {
