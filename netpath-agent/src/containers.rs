@@ -34,13 +34,15 @@ enum Mode {
 
 impl Agent {
     pub fn containers(&self) -> Vec<api::Container> {
-        self.state.containers.iter().map(|(name, container)| self.show(name, container)).collect()
+        let endpoints = self.state.endpoints_by_container();
+        let endpoints = |name: &str| endpoints.get(name).map_or(&[][..], Vec::as_slice);
+        self.state.containers.iter().map(|(name, container)| self.show(name, container, endpoints(name))).collect()
     }
 
     /// # Errors
     /// A [`Refusal`] if nobody has that name.
     pub fn container(&self, name: &str) -> Result<api::Container> {
-        Ok(self.show(name, self.find(name)?))
+        Ok(self.show(name, self.find(name)?, &self.state.endpoints_of(name)))
     }
 
     /// Connects a network namespace.
@@ -266,11 +268,10 @@ impl Agent {
         }
     }
 
-    fn show(&self, name: &str, container: &Container) -> api::Container {
+    fn show(&self, name: &str, container: &Container, endpoints: &[(u32, &Endpoint)]) -> api::Container {
         let link = |link: &Link| api::Link { name: link.target.clone(), alias: link.alias.clone() };
-        let endpoints = self.state.endpoints_of(name);
         let container = container.clone();
-        let port = |port: &PortBinding| publishing::show(port, &endpoints);
+        let port = |port: &PortBinding| publishing::show(port, endpoints);
         api::Container {
             name: name.to_owned(),
             network_mode: container.network_mode,

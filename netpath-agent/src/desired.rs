@@ -58,8 +58,10 @@ pub fn desired(state: &State, host: &HostFacts) -> Image {
         image.extend(network_image(*index, network, host));
     }
     let addrs = Addrs::new(state, host);
-    for name in state.containers.keys() {
-        image.extend(container_image(name, state, &addrs));
+    let endpoints = state.endpoints_by_container();
+    for (name, container) in &state.containers {
+        let endpoints = endpoints.get(name.as_str()).map_or(&[][..], Vec::as_slice);
+        image.extend(connected_image(container, endpoints, state, &addrs));
     }
     image.links = links(state);
     image
@@ -155,14 +157,24 @@ impl Addrs {
 
 /// What the maps should hold about a container: its endpoints and published ports.
 pub fn container_image(name: &str, state: &State, addrs: &Addrs) -> Image {
+    match state.containers.get(name) {
+        Some(container) => connected_image(container, &state.endpoints_of(name), state, addrs),
+        None => Image::default(),
+    }
+}
+
+fn connected_image(
+    container: &Container,
+    endpoints: &[(u32, &state::Endpoint)],
+    state: &State,
+    addrs: &Addrs,
+) -> Image {
     let mut image = Image::default();
-    let Some(container) = state.containers.get(name) else { return image };
-    let endpoints = state.endpoints_of(name);
-    for (index, endpoint) in &endpoints {
+    for (index, endpoint) in endpoints {
         image.extend(endpoint_image(*index, endpoint));
     }
-    publish(container, state, &endpoints, |e| e.addr.map(Addr4::from), |n| n.mode4, &addrs.v4, &mut image.v4);
-    publish(container, state, &endpoints, |e| e.addr6.map(Addr6::from), |n| n.mode6, &addrs.v6, &mut image.v6);
+    publish(container, state, endpoints, |e| e.addr.map(Addr4::from), |n| n.mode4, &addrs.v4, &mut image.v4);
+    publish(container, state, endpoints, |e| e.addr6.map(Addr6::from), |n| n.mode6, &addrs.v6, &mut image.v6);
     image
 }
 

@@ -25,8 +25,10 @@ impl Agent {
         for (index, network) in &self.state.networks {
             rules.extend(self.network_rules(*index, network)?);
         }
+        let endpoints = self.state.endpoints_by_container();
         for (name, container) in &self.state.containers {
-            rules.extend(self.container_rules(name, container)?);
+            let endpoints = endpoints.get(name.as_str()).map_or(&[][..], Vec::as_slice);
+            rules.extend(self.container_rules(name, container, endpoints)?);
             rules.extend(drops.iter().filter(|drop| drop.name == *name).map(drop_rule));
         }
         rules.extend(drops.iter().filter(|drop| drop.name.is_empty()).map(drop_rule));
@@ -126,10 +128,9 @@ impl Agent {
         }))
     }
 
-    fn container_rules(&self, name: &str, container: &Container) -> Result<Vec<Rule>> {
+    fn container_rules(&self, name: &str, container: &Container, endpoints: &[(u32, &Endpoint)]) -> Result<Vec<Rule>> {
         let mut rules = Vec::with_capacity(container.ports.len() + 2);
         let rule = |kind: &str, matches, action, counter| new_rule(kind, name, matches, action, Some(counter));
-        let endpoints = self.state.endpoints_of(name);
         let is_open = |endpoint: &Endpoint| self.state.networks.get(&endpoint.network).is_some_and(|n| !n.internal);
         let reachable: Vec<_> = endpoints.iter().copied().filter(|(_, endpoint)| is_open(endpoint)).collect();
         let addr = |binding: &PortBinding| {
@@ -155,7 +156,7 @@ impl Agent {
             let back = format!("src {} ({}) {ports}", link.target, link.alias);
             rules.push(rule("link", back, "accept".to_owned(), self.datapath.counter(link.counter + 1)?));
         }
-        for (_, endpoint) in &endpoints {
+        for (_, endpoint) in endpoints {
             let addrs = endpoint.shown();
             let accept = || "accept".to_owned();
             rules.push(rule("to", format!("dst {addrs}"), accept(), self.datapath.counter(endpoint.counter)?));

@@ -1,7 +1,7 @@
 //! From `-p` specifications to port bindings: which host ports are free, and who has the others. Writes
 //! nothing; what is on the host beside netpath is asked through [`HostPorts`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
@@ -48,6 +48,8 @@ pub struct Resolver<'a, H> {
     taken: Taken<'a>,
     /// The port given out automatically last.
     last_automatic: u16,
+    /// Where automatic ports come from, and which of them are left out; asked for once.
+    automatic: Option<(PortRange, Vec<PortRange>)>,
 }
 
 /// Who has published which host ports, at each address.
@@ -56,6 +58,9 @@ struct Taken<'a>(BTreeMap<(Proto, IpAddr), Ranges<'a>>);
 
 /// First port to last port and name; no two overlap.
 type Ranges<'a> = BTreeMap<u16, (u16, &'a str)>;
+
+/// What is published at the container's own address: family, protocol, first port and number of ports.
+type Direct = BTreeSet<(IpAddr, Proto, u16, u16)>;
 
 /// One specification, or several that differ in their host address only and get the same host port.
 struct Ask {
@@ -75,7 +80,7 @@ impl<'a, H: HostPorts> Resolver<'a, H> {
         for (name, binding) in bindings {
             taken.insert(binding, name);
         }
-        Self { host, scope, taken, last_automatic }
+        Self { host, scope, taken, last_automatic, automatic: None }
     }
 
     pub fn last_automatic(&self) -> u16 {
@@ -88,9 +93,9 @@ impl<'a, H: HostPorts> Resolver<'a, H> {
     /// # Errors
     /// A [`Refusal`] if one of them is malformed, or its host port taken.
     pub fn resolve(&mut self, request: &Request<'_>, name: &'a str) -> Result<Vec<PortBinding>> {
-        let mut bindings = Vec::new();
+        let (mut bindings, mut direct) = (Vec::new(), Direct::new());
         for ask in self.asks(specs(request)?)? {
-            let new = self.bind(&ask, &bindings)?;
+            let new = self.bind(&ask, &bindings, &mut direct)?;
             for binding in new {
                 self.taken.insert(&binding, name);
                 bindings.push(binding);
@@ -172,7 +177,7 @@ impl<'a, H: HostPorts> Resolver<'a, H> {
     }
 
     /// The bindings for one ask, after `bindings` of the same request.
-    fn bind(&mut self, ask: &Ask, bindings: &[PortBinding]) -> Result<Vec<PortBinding>> {
+    fn bind(&mut self, ask: &Ask, bindings: &[PortBinding], direct: &mut Direct) -> Result<Vec<PortBinding>> {
         let spec = &ask.spec;
         let of = |gateway| {
             let addrs = ask.host_addrs.iter().copied().filter(|addr| self.gateway(*addr) == Some(gateway));
@@ -197,10 +202,9 @@ impl<'a, H: HostPorts> Resolver<'a, H> {
         for addr in routed {
             let every: IpAddr =
                 if addr.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-            let direct = binding(every, 0);
             // Whatever its host ports were to be, it is one port of the container.
-            if !bindings.contains(&direct) && !new.contains(&direct) {
-                new.push(direct);
+            if direct.insert((every, spec.proto, spec.container_port, spec.count)) {
+                new.push(binding(every, 0));
             }
         }
         Ok(new)
@@ -243,11 +247,14 @@ impl<'a, H: HostPorts> Resolver<'a, H> {
 
     /// The next free port of the ephemeral range after the one given out last.
     fn automatic(&mut self, proto: Proto, addrs: &[IpAddr]) -> Result<u16> {
-        let PortRange { first, last } = self.host.ephemeral()?;
-        let reserved = self.host.reserved()?;
+        let (PortRange { first, last }, reserved) = match self.automatic.take() {
+            Some(known) => known,
+            None => (self.host.ephemeral()?, self.host.reserved()?),
+        };
         let start = if (first..last).contains(&self.last_automatic) { self.last_automatic + 1 } else { first };
         let ports = (start..=last).chain(first..start).filter(|port| !reserved.iter().any(|r| r.contains(*port)));
         let port = self.first_free(proto, addrs, ports)?.ok_or_else(|| none_free(first, last, addrs))?;
+        self.automatic = Some((PortRange { first, last }, reserved));
         self.last_automatic = port;
         Ok(port)
     }
@@ -310,13 +317,13 @@ fn specs(request: &Request<'_>) -> Result<Vec<PortSpec>, Refusal> {
         specs.extend(port_spec::parse(text).map_err(Refusal::invalid)?);
     }
     let named = specs.clone();
+    let mut exposed = BTreeSet::new();
     for text in request.expose.iter().filter(|_| request.publish_all) {
         let (ports, proto) = port_spec::parse_exposed(text).map_err(Refusal::invalid)?;
         let is_named = |port| named.iter().any(|spec| spec.proto == proto && container_ports(spec).contains(&port));
         for container_port in ports.filter(|port| !is_named(*port)) {
-            let exposed = PortSpec { host_ip: None, host_ports: Wanted::Any, container_port, count: 1, proto };
-            if !specs.contains(&exposed) {
-                specs.push(exposed);
+            if exposed.insert((proto, container_port)) {
+                specs.push(PortSpec { host_ip: None, host_ports: Wanted::Any, container_port, count: 1, proto });
             }
         }
     }
@@ -392,6 +399,14 @@ mod tests {
             let expected = format!("failed to bind host port {addr}:22/tcp: address already in use by `sshd` (pid 1)");
             assert_eq!(error, expected);
         }
+    }
+
+    #[test]
+    fn every_port_can_be_exposed_and_published() {
+        let expose = ["1-65535".to_owned(), "80".to_owned()];
+        let request = Request { publish_all: true, expose: &expose, ..Request::default() };
+        let routed = Scope { v4: Some(Gateway::Routed), v6: None, ..scope() };
+        assert_eq!(resolver(routed, &[], 0).resolve(&request, "web").unwrap().len(), 65_535);
     }
 
     #[test]
