@@ -25,7 +25,7 @@ const SECONDS: u32 = 1;
 const AIM_NS: f64 = 150.0;
 
 /// What is transferred while the agent dies, and how fast: long enough to kill and restart it on the way.
-const TRANSFER_BYTES: usize = 96 << 20;
+const TRANSFER_BYTES: usize = 192 << 20;
 const TRANSFER_RATE: &str = "32M";
 
 /// Runs every check and prints a line for each; says whether all passed.

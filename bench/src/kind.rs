@@ -13,19 +13,21 @@ pub enum Kind {
     IptablesNft,
     Nftables,
     DockerProxy,
+    Docker,
     Netpath,
     NetpathOff,
 }
 
 impl Kind {
     /// In the order of tables. Who is measured next to whom changes from round to round.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Host,
         Self::Forward,
         Self::IptablesLegacy,
         Self::IptablesNft,
         Self::Nftables,
         Self::DockerProxy,
+        Self::Docker,
         Self::Netpath,
         Self::NetpathOff,
     ];
@@ -41,6 +43,7 @@ impl Kind {
             Self::IptablesNft => "iptables-nft",
             Self::Nftables => "nftables",
             Self::DockerProxy => "docker-proxy",
+            Self::Docker => "docker",
             Self::Netpath => "netpath",
             Self::NetpathOff => "netpath-off",
         }
@@ -54,6 +57,7 @@ impl Kind {
             Self::IptablesNft => "the rules Docker Engine 29 writes, by iptables-nft; no user-land proxy",
             Self::Nftables => "nftables: DNAT by a map, masquerade, nothing else",
             Self::DockerProxy => "the same rules with Docker's user-land proxy, where connections go through it",
+            Self::Docker => "Docker Engine itself, as its daemon starts by default",
             Self::Netpath => "netpath as it starts by default",
             Self::NetpathOff => "netpath --shortcuts=off: the same translations on the kernel's road",
         }
@@ -68,6 +72,7 @@ impl Kind {
             Self::IptablesNft => program("iptables-nft-restore"),
             Self::Nftables => program("nft"),
             Self::DockerProxy => docker_proxy::binary().err(),
+            Self::Docker => program("dockerd").or_else(|| program("docker")),
         }
     }
 
@@ -78,7 +83,7 @@ impl Kind {
             Self::IptablesLegacy | Self::IptablesNft => Plane::Iptables { proxy: false },
             Self::DockerProxy => Plane::Iptables { proxy: true },
             Self::Netpath | Self::NetpathOff => Plane::Netpath { shortcuts: self == Self::Netpath },
-            Self::Host | Self::Forward | Self::Nftables => return None,
+            Self::Host | Self::Forward | Self::Nftables | Self::Docker => return None,
         };
         Some((plane, Options { watch: false, backend, agent: agent.to_vec(), ..Options::default() }))
     }

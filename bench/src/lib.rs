@@ -9,6 +9,7 @@ pub mod comparison;
 pub mod contest;
 pub mod cost;
 pub mod demo;
+mod engine;
 pub mod iperf;
 pub mod kind;
 pub mod machine;

@@ -137,7 +137,7 @@ fn colour(name: &str) -> RGBColor {
         "netpath-range" => RGBColor(64, 150, 160),
         "netpath-off" => RGBColor(122, 178, 184),
         "host" | "forward" => RGBColor(150, 150, 150),
-        "iptables-nft" => RGBColor(190, 90, 40),
+        "iptables-nft" | "docker" => RGBColor(190, 90, 40),
         "iptables-legacy" | "docker-proxy" => RGBColor(214, 140, 90),
         "nftables" => RGBColor(150, 110, 40),
         _ => RGBColor(190, 190, 190),

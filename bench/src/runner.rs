@@ -156,7 +156,8 @@ fn fill_flows(stage: &Stage, traffic: &mut Traffic, count: u64) {
     let [address] = stage.app.addresses()[..] else { panic!("the second container has one address") };
     let src_ports = SRC_PORTS.min(count);
     let datagram = Datagram { src: (v4(address), 2048), dst: (v4(CLIENT), 20_000), src_ports };
-    traffic.send(inside, gateway_mac(stage), datagram, count);
+    traffic.order(inside, gateway_mac(stage), datagram);
+    traffic.send(inside.namespace, count);
     let arrived = traffic.arrived() - before;
     assert!(arrived * 100 >= u64::from(count) * 98, "{}: of {count} flows {arrived} came out", stage.kind.name());
 }

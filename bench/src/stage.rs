@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use netpath_tests::web::{self, PAGE};
 use netpath_tests::{Bare, CLIENT, Container, HOST, Namespace, World, program};
 
+use crate::engine::Engine;
 use crate::kind::Kind;
 use crate::plain;
 
@@ -76,6 +77,11 @@ pub struct Stage {
 enum Ground {
     World(Box<World>, Container),
     Bare(Bare),
+    /// Fields drop in this order.
+    Engine {
+        _engine: Engine,
+        bare: Bare,
+    },
 }
 
 impl Stage {
@@ -92,8 +98,15 @@ impl Stage {
             }
             None => {
                 let bare = Bare::new();
-                let plain::Containers { server, server_addr, app } = plain::build(kind, &bare);
-                Self { kind, ground: Ground::Bare(bare), server, server_addr, app }
+                let engine = (kind == Kind::Docker).then(|| Engine::start(&bare));
+                let containers = engine.as_ref().map(|engine| engine.run_containers(&specs));
+                let containers = containers.unwrap_or_else(|| plain::build(kind, &bare));
+                let plain::Containers { server, server_addr, app } = containers;
+                let ground = match engine {
+                    Some(engine) => Ground::Engine { _engine: engine, bare },
+                    None => Ground::Bare(bare),
+                };
+                Self { kind, ground, server, server_addr, app }
             }
         };
         stage.start_servers();
@@ -103,14 +116,14 @@ impl Stage {
     pub fn host(&self) -> &Namespace {
         match &self.ground {
             Ground::World(world, _) => &world.host,
-            Ground::Bare(bare) => &bare.host,
+            Ground::Bare(bare) | Ground::Engine { bare, .. } => &bare.host,
         }
     }
 
     pub fn client(&self) -> &Namespace {
         match &self.ground {
             Ground::World(world, _) => &world.client,
-            Ground::Bare(bare) => &bare.client,
+            Ground::Bare(bare) | Ground::Engine { bare, .. } => &bare.client,
         }
     }
 
@@ -118,14 +131,14 @@ impl Stage {
     pub fn world(&self) -> Option<&World> {
         match &self.ground {
             Ground::World(world, _) => Some(world),
-            Ground::Bare(_) => None,
+            Ground::Bare(_) | Ground::Engine { .. } => None,
         }
     }
 
     pub fn dir(&self) -> PathBuf {
         match &self.ground {
             Ground::World(world, _) => world.dir(),
-            Ground::Bare(bare) => bare.dir(),
+            Ground::Bare(bare) | Ground::Engine { bare, .. } => bare.dir(),
         }
     }
 
@@ -159,6 +172,7 @@ impl Stage {
                 let specs = extra_specs(first, last, as_range);
                 world.publish_all(web, &specs.iter().map(String::as_str).collect::<Vec<_>>());
             }
+            Ground::Engine { .. } => panic!("the engine publishes no more ports of a container that runs"),
             Ground::Bare(bare) => plain::publish_with_nftables(&bare.host, self.server_addr, first, last),
         }
     }
@@ -166,7 +180,7 @@ impl Stage {
     fn spawn(&self, command: &mut Command) {
         match &self.ground {
             Ground::World(world, _) => world.spawn(command),
-            Ground::Bare(bare) => bare.spawn(command),
+            Ground::Bare(bare) | Ground::Engine { bare, .. } => bare.spawn(command),
         }
     }
 

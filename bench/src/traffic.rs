@@ -108,20 +108,24 @@ impl Traffic {
         })
     }
 
-    /// Sends `count` frames out of `port` to the hardware address `to`; returns how long that took, with all that the
-    /// receiver did in between, which runs on the same CPU.
-    pub fn send(&mut self, port: Port<'_>, to: [u8; 6], datagram: Datagram, count: u32) -> Duration {
+    /// Decides what frames are made: out of `port`, to the hardware address `to`.
+    pub fn order(&mut self, port: Port<'_>, to: [u8; 6], datagram: Datagram) {
         let macs = [to, port.namespace.mac(port.ifname)];
         let order = Order { ifindex: ifindex(port), src_ports: datagram.src_ports, frame: frame(macs, datagram) };
         let mut orders: Array<_, [u8; 72]> = map(&mut self.ebpf, "ORDER");
         orders.set(0, order.bytes(), 0).expect("set the order");
         let mut made: Array<_, u64> = map(&mut self.ebpf, "MADE");
         made.set(0, 0, 0).expect("reset the count of frames");
+    }
+
+    /// Sends `count` frames as ordered, from `namespace`; returns how long that took, with all that the receiver did in
+    /// between, which runs on the same CPU.
+    pub fn send(&mut self, namespace: &Namespace, count: u32) -> Duration {
         let program = xdp(&mut self.ebpf, "generate");
-        port.namespace.within(|| {
+        namespace.within(|| {
             stay_on_one_cpu();
             let options = TestRunOptions {
-                data_in: Some(&order.frame),
+                data_in: Some(&[0; FRAME_LEN]),
                 repeat: count,
                 attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
                 ..TestRunOptions::default()

@@ -26,6 +26,11 @@ impl Bare {
         Self { name, host, client, namespaces: RefCell::default(), programs: RefCell::default() }
     }
 
+    /// What everything of it is named after.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// A directory of its own.
     pub fn dir(&self) -> PathBuf {
         cleanup::directory(&self.name)

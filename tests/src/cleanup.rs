@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -49,7 +51,35 @@ pub fn remove(name: &str) {
         let _ = Command::new("ip").args(["netns", "del", &namespace]).output();
     }
     let _ = fs::remove_dir_all(pin_directory(name));
-    let _ = fs::remove_dir_all(directory(name));
+    // What was killed a moment ago may still write.
+    for _ in 0..50 {
+        let _ = fs::remove_dir_all(directory(name));
+        if remove_cgroup(name) && !directory(name).exists() {
+            break;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Removes the control groups below the one called `name`, and that one: of a Docker Engine that was started for a world.
+/// Says whether they are gone.
+pub fn remove_cgroup(name: &str) -> bool {
+    let root = Path::new("/sys/fs/cgroup");
+    // The first version has a hierarchy for each controller.
+    let controllers = names_in(root).map(|controller| root.join(controller).join(name));
+    let groups: Vec<PathBuf> = controllers.chain([root.join(name)]).filter(|dir| dir.is_dir()).collect();
+    groups.iter().for_each(|dir| remove_cgroups(dir));
+    groups.iter().all(|dir| !dir.exists())
+}
+
+fn remove_cgroups(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_cgroups(&entry.path());
+        }
+    }
+    // The files inside are the kernel's and go with the directory.
+    let _ = fs::remove_dir(dir);
 }
 
 /// Removes the worlds of this process: for a signal handler, where nothing is dropped.
