@@ -6,6 +6,7 @@
 
 mod counters;
 mod events;
+mod family_tables;
 mod flows;
 mod hooks;
 mod jumps;

@@ -3,21 +3,17 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
-use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap};
 use aya::{Ebpf, Pod};
-use netpath_common::{
-    Addr4, Addr6, Address, AllowedSource, Config, Counter, DropKey, Endpoint, External, Flow, Inside, Link, LinkKey,
-    Mapping, MappingKey, Network, PortKey, PortSource, PortTarget, TrustedKey, Tuple,
-};
+use netpath_common::{Addr4, Addr6, Config, Counter, DropKey, Endpoint, External, Link, LinkKey, Network, TrustedKey};
 use netpath_ebpf::family::{Family, V4, V6};
 
 use super::Datapath;
-use super::network_bits::NetworkBits;
+use super::family_tables::FamilyTables;
 use super::port_bits::{Bits, PortBits};
-use crate::reconcile::{Change, FamilyChange, FamilyImage, Image};
+use crate::reconcile::{Change, Image};
 
-type Table<K, V> = HashMap<MapData, K, V>;
+pub(super) type Table<K, V> = HashMap<MapData, K, V>;
 
 /// Every map that the agent reads or writes.
 pub(super) struct Tables {
@@ -35,20 +31,6 @@ pub(super) struct Tables {
     pub(super) locks: Table<u64, u32>,
     pub(super) counters: PerCpuArray<MapData, Counter>,
     pub(super) drops: PerCpuHashMap<MapData, DropKey, Counter>,
-}
-
-/// The maps of one family.
-pub(super) struct FamilyTables<A> {
-    addresses: Table<A, u32>,
-    prefixes: LpmTrie<MapData, A, u32>,
-    network_bits: NetworkBits,
-    published: Table<PortKey<A>, PortTarget>,
-    reserved: PortBits,
-    sources: Table<PortKey<A>, PortSource<A>>,
-    allowed: LpmTrie<MapData, AllowedSource<A>, u32>,
-    pub(super) flows: Table<Tuple<A>, Flow<A>>,
-    pub(super) mappings: Table<MappingKey<A>, Mapping<A>>,
-    pub(super) replies: Table<Tuple<A>, Inside<A>>,
 }
 
 /// A family, and where its maps are.
@@ -81,7 +63,7 @@ impl FamilyMaps for V6 {
     }
 }
 
-fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<T> {
+pub(super) fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<T> {
     let map = ebpf.take_map(name).with_context(|| format!("no map {name} in the eBPF object"))?;
     T::try_from(map).with_context(|| format!("open map {name}"))
 }
@@ -141,6 +123,22 @@ impl Tables {
             .try_for_each(PortBits::write)
     }
 
+    /// What has to be done before `changes` are made, for all of them at once.
+    fn raise_bits(&mut self, changes: &[Change]) -> Result<(), MapError> {
+        let v4 = changes.iter().filter_map(|change| if let Change::V4(change) = change { Some(change) } else { None });
+        let v6 = changes.iter().filter_map(|change| if let Change::V6(change) = change { Some(change) } else { None });
+        self.v4.raise(&mut self.bits, v4)?;
+        self.v6.raise(&mut self.bits, v6)
+    }
+
+    /// And after them.
+    fn settle_bits(&mut self) -> Result<(), MapError> {
+        let Self { bits, v4, v6, .. } = self;
+        [&mut bits.ports, &mut bits.sources, &mut v4.reserved, &mut v6.reserved]
+            .into_iter()
+            .try_for_each(PortBits::settle)
+    }
+
     pub(super) fn set_config(&mut self, config: Config) -> Result<()> {
         self.write_config(config).context("write CONFIG")
     }
@@ -168,90 +166,6 @@ impl Tables {
     }
 }
 
-impl<A: Address + Pod + Ord> FamilyTables<A> {
-    fn open(ebpf: &mut Ebpf, family: &str) -> Result<Self> {
-        Ok(Self {
-            addresses: take(ebpf, &format!("ADDRESSES_{family}"))?,
-            prefixes: take(ebpf, &format!("PREFIXES_{family}"))?,
-            network_bits: NetworkBits::new(take(ebpf, &format!("NETWORK_BITS_{family}"))?),
-            published: take(ebpf, &format!("PUBLISHED_PORTS_{family}"))?,
-            reserved: PortBits::new(take(ebpf, &format!("RESERVED_{family}"))?),
-            sources: take(ebpf, &format!("PUBLISHED_SOURCES_{family}"))?,
-            allowed: take(ebpf, &format!("ALLOWED_{family}"))?,
-            flows: take(ebpf, &format!("FLOWS_{family}"))?,
-            mappings: take(ebpf, &format!("MAPPINGS_{family}"))?,
-            replies: take(ebpf, &format!("REPLIES_{family}"))?,
-        })
-    }
-
-    /// Counts the entries that are there already.
-    fn count_ports(&mut self, bits: &mut Bits) -> Result<(), MapError> {
-        for key in self.published.keys() {
-            let key = key?;
-            bits.ports.count(&key);
-            if is_host_addr(&self.addresses, &key.addr) {
-                self.reserved.count(&key);
-            }
-        }
-        for key in self.sources.keys() {
-            bits.sources.count(&key?);
-        }
-        Ok(())
-    }
-
-    fn image(&self, family: &str) -> Result<FamilyImage<A>> {
-        Ok(FamilyImage {
-            addresses: entries(&self.addresses, &format!("ADDRESSES_{family}"))?,
-            prefixes: prefixes(&self.prefixes, &format!("PREFIXES_{family}"))?,
-            published: entries(&self.published, &format!("PUBLISHED_PORTS_{family}"))?,
-            sources: entries(&self.sources, &format!("PUBLISHED_SOURCES_{family}"))?,
-            allowed: prefixes(&self.allowed, &format!("ALLOWED_{family}"))?,
-        })
-    }
-
-    fn apply(&mut self, bits: &mut Bits, change: FamilyChange<A>) -> Result<(), MapError> {
-        match change {
-            FamilyChange::PutAddress(addr, index) => self.addresses.insert(addr, index, 0),
-            FamilyChange::DeleteAddress(addr) => remove(&mut self.addresses, &addr),
-            FamilyChange::PutPrefix((addr, len), network) => {
-                self.network_bits.add(&addr, len)?;
-                self.prefixes.insert(&Key::new(u32::from(len), addr), network, 0)
-            }
-            FamilyChange::DeletePrefix((addr, len)) => {
-                self.prefixes.remove(&Key::new(u32::from(len), addr))?;
-                self.network_bits.follow(&self.prefixes)
-            }
-            FamilyChange::PutPublished(key, target) => {
-                let is_new = self.published.get(&key, 0).is_err() && is_host_addr(&self.addresses, &key.addr);
-                if is_new {
-                    self.reserved.hold(&key)?;
-                }
-                let put = bits.ports.put(&mut self.published, key, target);
-                if put.is_err() && is_new {
-                    self.reserved.release(&key)?;
-                }
-                put
-            }
-            FamilyChange::DeletePublished(key) => {
-                let is_held = self.published.get(&key, 0).is_ok() && is_host_addr(&self.addresses, &key.addr);
-                bits.ports.delete(&mut self.published, &key)?;
-                if is_held { self.reserved.release(&key) } else { Ok(()) }
-            }
-            FamilyChange::PutSource(key, source) => bits.sources.put(&mut self.sources, key, source),
-            FamilyChange::DeleteSource(key) => bits.sources.delete(&mut self.sources, &key),
-            FamilyChange::PutAllowed((source, len), value) => {
-                self.allowed.insert(&Key::new(u32::from(len), source), value, 0)
-            }
-            FamilyChange::DeleteAllowed((source, len)) => self.allowed.remove(&Key::new(u32::from(len), source)),
-        }
-    }
-}
-
-/// Whether it is no container's: those of a routed network are published under their own addresses.
-fn is_host_addr<A: Pod>(addresses: &Table<A, u32>, addr: &A) -> bool {
-    addresses.get(addr, 0).is_err()
-}
-
 /// Removes an entry that may be gone already.
 pub(super) fn remove<K: Pod, V: Pod>(table: &mut Table<K, V>, key: &K) -> Result<(), MapError> {
     match table.remove(key) {
@@ -276,11 +190,11 @@ fn is_full(error: &MapError) -> bool {
     error.io_error.raw_os_error().is_some_and(|code| codes.contains(&code))
 }
 
-fn entries<K: Pod + Ord, V: Pod, B: FromIterator<(K, V)>>(table: &Table<K, V>, name: &str) -> Result<B> {
+pub(super) fn entries<K: Pod + Ord, V: Pod, B: FromIterator<(K, V)>>(table: &Table<K, V>, name: &str) -> Result<B> {
     table.iter().collect::<Result<_, _>>().with_context(|| format!("list {name}"))
 }
 
-fn prefixes<K: Pod + Ord>(trie: &LpmTrie<MapData, K, u32>, name: &str) -> Result<BTreeMap<(K, u8), u32>> {
+pub(super) fn prefixes<K: Pod + Ord>(trie: &LpmTrie<MapData, K, u32>, name: &str) -> Result<BTreeMap<(K, u8), u32>> {
     let mut prefixes = BTreeMap::new();
     for entry in trie.iter() {
         let (key, value) = entry.with_context(|| format!("list {name}"))?;
@@ -328,10 +242,11 @@ impl Datapath {
     ///
     /// If a map is full or cannot be written.
     pub fn apply(&mut self, changes: &[Change]) -> Result<()> {
-        for change in changes {
-            self.apply_one(change).with_context(|| format!("write {change:?}"))?;
-        }
-        Ok(())
+        self.tables.raise_bits(changes).context("raise the bits of published ports")?;
+        let one = |change| self.apply_one(change).with_context(|| format!("write {change:?}"));
+        let applied = changes.iter().try_for_each(one);
+        let settled = self.tables.settle_bits().context("settle the bits of published ports");
+        applied.and(settled)
     }
 
     /// As [`Self::apply`], but goes on past published ports that find their table full; returns what was said
@@ -342,6 +257,7 @@ impl Datapath {
     /// If a map cannot be written for another reason.
     pub fn apply_fitting(&mut self, changes: &[Change]) -> Result<Vec<anyhow::Error>> {
         let mut unfit = Vec::new();
+        self.tables.raise_bits(changes).context("raise the bits of published ports")?;
         for change in changes {
             let applied = self.apply_one(change);
             let stands_back = change.is_about_a_port() && applied.as_ref().is_err_and(is_full);
@@ -351,6 +267,7 @@ impl Datapath {
                 applied => applied?,
             }
         }
+        self.tables.settle_bits().context("settle the bits of published ports")?;
         Ok(unfit)
     }
 

@@ -1,0 +1,139 @@
+//! The maps of one address family, typed.
+
+use std::collections::BTreeSet;
+
+use anyhow::Result;
+use aya::maps::lpm_trie::Key;
+use aya::maps::{LpmTrie, MapData, MapError};
+use aya::{Ebpf, Pod};
+use netpath_common::{
+    Address, AllowedSource, Flow, Inside, Mapping, MappingKey, PortKey, PortSource, PortTarget, Tuple,
+};
+
+use super::network_bits::NetworkBits;
+use super::port_bits::{Bits, PortBits};
+use super::tables::{Table, entries, prefixes, remove, take};
+use crate::reconcile::{FamilyChange, FamilyImage};
+
+/// The maps of one family.
+pub(super) struct FamilyTables<A> {
+    addresses: Table<A, u32>,
+    /// The keys of `addresses`.
+    inside: BTreeSet<A>,
+    prefixes: LpmTrie<MapData, A, u32>,
+    network_bits: NetworkBits,
+    published: Table<PortKey<A>, PortTarget>,
+    pub(super) reserved: PortBits,
+    sources: Table<PortKey<A>, PortSource<A>>,
+    allowed: LpmTrie<MapData, AllowedSource<A>, u32>,
+    pub(super) flows: Table<Tuple<A>, Flow<A>>,
+    pub(super) mappings: Table<MappingKey<A>, Mapping<A>>,
+    pub(super) replies: Table<Tuple<A>, Inside<A>>,
+}
+
+impl<A: Address + Pod + Ord> FamilyTables<A> {
+    pub(super) fn open(ebpf: &mut Ebpf, family: &str) -> Result<Self> {
+        Ok(Self {
+            addresses: take(ebpf, &format!("ADDRESSES_{family}"))?,
+            inside: BTreeSet::new(),
+            prefixes: take(ebpf, &format!("PREFIXES_{family}"))?,
+            network_bits: NetworkBits::new(take(ebpf, &format!("NETWORK_BITS_{family}"))?),
+            published: take(ebpf, &format!("PUBLISHED_PORTS_{family}"))?,
+            reserved: PortBits::new(take(ebpf, &format!("RESERVED_{family}"))?),
+            sources: take(ebpf, &format!("PUBLISHED_SOURCES_{family}"))?,
+            allowed: take(ebpf, &format!("ALLOWED_{family}"))?,
+            flows: take(ebpf, &format!("FLOWS_{family}"))?,
+            mappings: take(ebpf, &format!("MAPPINGS_{family}"))?,
+            replies: take(ebpf, &format!("REPLIES_{family}"))?,
+        })
+    }
+
+    /// Counts the entries that are there already.
+    pub(super) fn count_ports(&mut self, bits: &mut Bits) -> Result<(), MapError> {
+        self.inside = self.addresses.keys().collect::<Result<_, _>>()?;
+        for key in self.published.keys() {
+            let key = key?;
+            bits.ports.hold(&key);
+            if self.is_reserved(&key) {
+                self.reserved.hold(&key);
+            }
+        }
+        for key in self.sources.keys() {
+            bits.sources.hold(&key?);
+        }
+        Ok(())
+    }
+
+    /// Whether the port is the host's: those of a routed network are published under their containers' addresses.
+    fn is_reserved(&self, key: &PortKey<A>) -> bool {
+        !self.inside.contains(&key.addr)
+    }
+
+    /// Raises the bits of what `changes` are going to write.
+    pub(super) fn raise<'a>(
+        &mut self,
+        bits: &mut Bits,
+        changes: impl Iterator<Item = &'a FamilyChange<A>> + Clone,
+    ) -> Result<(), MapError> {
+        let published = changes.clone().filter_map(|change| match change {
+            FamilyChange::PutPublished(key, _) => Some(*key),
+            _ => None,
+        });
+        let sources = changes.filter_map(|change| match change {
+            FamilyChange::PutSource(key, _) => Some(*key),
+            _ => None,
+        });
+        bits.ports.raise(published.clone())?;
+        bits.sources.raise(sources)?;
+        self.reserved.raise(published.filter(|key| !self.inside.contains(&key.addr)))
+    }
+
+    pub(super) fn image(&self, family: &str) -> Result<FamilyImage<A>> {
+        Ok(FamilyImage {
+            addresses: entries(&self.addresses, &format!("ADDRESSES_{family}"))?,
+            prefixes: prefixes(&self.prefixes, &format!("PREFIXES_{family}"))?,
+            published: entries(&self.published, &format!("PUBLISHED_PORTS_{family}"))?,
+            sources: entries(&self.sources, &format!("PUBLISHED_SOURCES_{family}"))?,
+            allowed: prefixes(&self.allowed, &format!("ALLOWED_{family}"))?,
+        })
+    }
+
+    pub(super) fn apply(&mut self, bits: &mut Bits, change: FamilyChange<A>) -> Result<(), MapError> {
+        match change {
+            FamilyChange::PutAddress(addr, index) => {
+                self.inside.insert(addr);
+                self.addresses.insert(addr, index, 0)
+            }
+            FamilyChange::DeleteAddress(addr) => {
+                self.inside.remove(&addr);
+                remove(&mut self.addresses, &addr)
+            }
+            FamilyChange::PutPrefix((addr, len), network) => {
+                self.network_bits.add(&addr, len)?;
+                self.prefixes.insert(&Key::new(u32::from(len), addr), network, 0)
+            }
+            FamilyChange::DeletePrefix((addr, len)) => {
+                self.prefixes.remove(&Key::new(u32::from(len), addr))?;
+                self.network_bits.follow(&self.prefixes)
+            }
+            FamilyChange::PutPublished(key, target) => {
+                if bits.ports.put(&mut self.published, key, target)? && self.is_reserved(&key) {
+                    self.reserved.hold(&key);
+                }
+                Ok(())
+            }
+            FamilyChange::DeletePublished(key) => {
+                if bits.ports.delete(&mut self.published, &key)? && self.is_reserved(&key) {
+                    self.reserved.release(&key);
+                }
+                Ok(())
+            }
+            FamilyChange::PutSource(key, source) => bits.sources.put(&mut self.sources, key, source).map(drop),
+            FamilyChange::DeleteSource(key) => bits.sources.delete(&mut self.sources, &key).map(drop),
+            FamilyChange::PutAllowed((source, len), value) => {
+                self.allowed.insert(&Key::new(u32::from(len), source), value, 0)
+            }
+            FamilyChange::DeleteAllowed((source, len)) => self.allowed.remove(&Key::new(u32::from(len), source)),
+        }
+    }
+}
