@@ -92,6 +92,10 @@ pub struct RunArgs {
     #[arg(short, long)]
     pub detach: bool,
 
+    /// Removes the container when it ends, as is done without it
+    #[arg(long)]
+    pub rm: bool,
+
     /// Name of the container [default: 12 random hexadecimal digits]
     #[arg(long)]
     pub name: Option<String>,

@@ -38,6 +38,10 @@ pub struct NetworkCreateArgs {
     /// Name of the network
     pub name: String,
 
+    /// Driver of the network; there is one
+    #[arg(short, long, value_name = "DRIVER", default_value = "bridge", value_parser = ["bridge"])]
+    pub driver: String,
+
     /// Subnet, one of each family [default: the first of Docker's pools that is free]
     #[arg(long, value_name = "CIDR")]
     pub subnet: Vec<IpNet>,

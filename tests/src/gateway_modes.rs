@@ -127,6 +127,10 @@ fn nat_reaches_routed_and_not_the_other_way_round(plane: Plane, family: Family) 
     let _servers = [80, 81].map(|port| Server::new(&inside.inside, family, port));
     assert_eq!(Doors::of(&cell.web, family, &inside.inside), Doors { unpublished: false, ..Doors::ALL });
     assert_eq!(Doors::of(&inside, family, &cell.web.inside), Doors::NONE);
+    // nat-to-routed: Docker masquerades with the address of the bridge that the packet leaves by.
+    cell.published.drain();
+    let seen = cell.published.sees_tcp(&inside.inside, at(cell.web.ip(family), 80));
+    assert_eq!(seen == inside.ip(family), plane.is_netpath(), "{seen}");
 }
 
 fn a_trusted_interface_reaches_containers_directly(plane: Plane, family: Family) {
