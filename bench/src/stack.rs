@@ -98,12 +98,18 @@ fn frame(insns: &[Insn]) -> u32 {
         if address == Some(R10) {
             lowest = lowest.min(i32::from(insn.off));
         }
-        let is_copy = insn.code == MOVE && insn.src == R10;
-        if let Some(next) = insns.get(at + 1).filter(|next| is_copy && next.code == ADD && next.dst == insn.dst) {
-            lowest = lowest.min(next.imm);
+        if insn.code == MOVE && insn.src == R10 {
+            // The offset is added to the copy before anything else is done with it.
+            let changed = insns[at + 1..].iter().find(|next| next.dst == insn.dst && is_write(next.code));
+            lowest = lowest.min(changed.filter(|next| next.code == ADD).map_or(0, |next| next.imm));
         }
     }
     lowest.unsigned_abs().next_multiple_of(ROUND)
+}
+
+/// Whether an instruction changes its destination register: loads and arithmetic do.
+fn is_write(code: u8) -> bool {
+    matches!(code & 0x07, 0x00 | 0x01 | 0x04 | 0x07)
 }
 
 #[cfg(test)]
@@ -128,6 +134,8 @@ mod tests {
         ];
         assert_eq!(depth(&[store(-8), EXIT]), 16);
         assert_eq!(depth(&[store(-8), address[0], address[1], EXIT]), 48);
+        let between = store(-8);
+        assert_eq!(depth(&[address[0], between, address[1], EXIT]), 48);
         assert_eq!(depth(&[EXIT]), 0);
     }
 

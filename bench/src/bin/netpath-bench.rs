@@ -121,13 +121,22 @@ fn write(run: &Run, json: Option<PathBuf>, out: Option<PathBuf>) -> Result<()> {
 }
 
 fn check(runs: &std::path::Path) -> Result<ExitCode> {
-    let after = programs::measure(5)?;
-    println!("{}", table::programs(&after));
+    let mut after = programs::measure(5)?;
     let Some((path, run)) = comparison::newest_run(runs)? else {
+        println!("{}", table::programs(&after));
         eprintln!("nothing to compare with: no run in {}", runs.display());
         return Ok(ExitCode::SUCCESS);
     };
-    let worse = comparison::worse(&run.programs, &after);
+    let mut worse = comparison::worse(&run.programs, &after);
+    // Once more, lest it was the machine.
+    for _ in 0..2 {
+        if worse.is_empty() {
+            break;
+        }
+        after = comparison::lower(after, &programs::measure(5)?);
+        worse = comparison::worse(&run.programs, &after);
+    }
+    println!("{}", table::programs(&after));
     worse.iter().for_each(|line| println!("worse: {line}"));
     println!("compared with {} ({}): {}", run.date, path.display(), if worse.is_empty() { "ok" } else { "FAILED" });
     Ok(if worse.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
