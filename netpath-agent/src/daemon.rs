@@ -95,7 +95,15 @@ impl Daemon {
                 () = &mut shutdown => return Ok(None),
                 command = commands.recv() => match command {
                     Some(Command::Down(reply)) => return Ok(Some(reply)),
-                    Some(command) => self.handle(command).await,
+                    Some(command) => {
+                        // What was done to the host before is what the command counts on.
+                        let burst = std::iter::from_fn(|| notices.pending()).collect::<Vec<_>>();
+                        if self.agent.notice(burst).await || look_at.is_some() {
+                            look_at = None;
+                            self.agent.look().await;
+                        }
+                        self.handle(command).await;
+                    }
                     None => bail!("the API server has ended"),
                 },
                 notice = notices.next() => {

@@ -34,7 +34,9 @@ impl Agent {
                     bridges
                         .extend(self.host.bridges.iter().find(|(_, b)| b.ifindex == ifindex).map(|(index, _)| *index));
                 }
-                Notice::Address(_) | Notice::Route | Notice::Lost => look = true,
+                // Those of a veth say nothing, and every new one has some.
+                Notice::Address(ifindex) => look |= self.endpoint_of(ifindex).is_none(),
+                Notice::Route | Notice::Lost => look = true,
             }
         }
         for index in bridges {
@@ -130,7 +132,7 @@ impl Agent {
 
     /// Removes the endpoint whose veth is gone, and its container with the last one; `false` if `ifindex` is
     /// nobody's veth.
-    async fn forget_link(&mut self, ifindex: u32) -> bool {
+    pub(crate) async fn forget_link(&mut self, ifindex: u32) -> bool {
         let Some(index) = self.endpoint_of(ifindex) else { return false };
         let endpoint = &self.state.endpoints[&index];
         let name = endpoint.container.clone();

@@ -25,7 +25,7 @@ use crate::networks;
 use crate::options::Options;
 use crate::reconcile::Image;
 use crate::recovery;
-use crate::state::{self, MAX_NETWORKS, Network, State, Store};
+use crate::state::{self, Endpoint, MAX_NETWORKS, Network, State, Store};
 use crate::subnets;
 
 /// The default network's pair of counters.
@@ -307,14 +307,14 @@ async fn attach(agent: &mut Agent, links: &[Link]) -> Result<()> {
     for index in agent.host.bridges.keys().copied().collect::<Vec<_>>() {
         agent.guard(index)?;
     }
-    for endpoint in agent.state.endpoints.values() {
-        let bridge = agent.bridge_of(endpoint.network)?;
-        agent.datapath.attach_container(endpoint.ifindex, &endpoint.ifname)?;
-        let master = links.iter().find(|link| link.ifindex == endpoint.ifindex).and_then(|link| link.master);
-        if master != Some(bridge) {
-            agent.netlink.enslave(endpoint.ifindex, bridge).await?;
+    for endpoint in agent.state.endpoints.values().cloned().collect::<Vec<_>>() {
+        if let Err(error) = attach_endpoint(agent, &endpoint, links).await {
+            // The kernel takes a namespace's interfaces away some time after the namespace.
+            if agent.netlink.link(&endpoint.ifname).await?.is_some() {
+                return Err(error);
+            }
+            agent.forget_link(endpoint.ifindex).await;
         }
-        agent.netlink.set_up(endpoint.ifindex).await?;
     }
     agent.datapath.retire_earlier()?;
     let hooks = agent.datapath.attach_hooks();
@@ -323,6 +323,17 @@ async fn attach(agent: &mut Agent, links: &[Link]) -> Result<()> {
         agent.warn("announce the bridge", agent.announce_bridge(*index));
     }
     Ok(())
+}
+
+/// Attaches the programs to the host's end of a container's veth, and puts it into its bridge.
+async fn attach_endpoint(agent: &mut Agent, endpoint: &Endpoint, links: &[Link]) -> Result<()> {
+    let bridge = agent.bridge_of(endpoint.network)?;
+    agent.datapath.attach_container(endpoint.ifindex, &endpoint.ifname)?;
+    let master = links.iter().find(|link| link.ifindex == endpoint.ifindex).and_then(|link| link.master);
+    if master != Some(bridge) {
+        agent.netlink.enslave(endpoint.ifindex, bridge).await?;
+    }
+    agent.netlink.set_up(endpoint.ifindex).await
 }
 
 fn set_ip_forward(options: &Options) -> Result<()> {
