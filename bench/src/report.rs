@@ -57,15 +57,32 @@ fn plots(run: &Run, body: &mut String) -> Result<()> {
         ("new-connections", "flows", "masqueraded flows", "New connections by flows in the table"),
     ];
     for (name, of, below, title) in over {
-        let items = run.series(name, of);
-        let names = crate::table::contestants(items.iter().copied());
-        let lines: Vec<Line> = names.iter().map(|name| line(&items, name)).filter(|l| l.points.len() > 1).collect();
-        if !lines.is_empty() {
-            writeln!(body, "<figure>{}</figure>", drawn(plot::lines(title, below, "thousand per second", &lines))?)?;
+        if let Some(svg) = over_counts(run, name, of, below, title)? {
+            writeln!(body, "<figure>{svg}</figure>")?;
         }
     }
     body.push_str("</div>\n");
     Ok(())
+}
+
+/// New connections by published ports, as an SVG of its own; `None` if the run has none.
+///
+/// # Errors
+///
+/// If the plot cannot be drawn.
+pub fn ports_svg(run: &Run) -> Result<Option<String>> {
+    over_counts(run, "new-connections", "ports", "published ports", "New connections by published ports")
+}
+
+fn over_counts(run: &Run, name: &str, of: &str, below: &str, title: &str) -> Result<Option<String>> {
+    let items = run.series(name, of);
+    let names = crate::table::contestants(items.iter().copied());
+    let lines: Vec<Line> = names.iter().map(|name| line(&items, name)).filter(|l| l.points.len() > 1).collect();
+    if lines.is_empty() {
+        return Ok(None);
+    }
+    let svg = plot::lines(title, below, "thousand per second", &lines);
+    svg.map(Some).map_err(|error| anyhow!("draw a plot: {error}"))
 }
 
 fn bar(item: &Item, outcome: &Outcome) -> Option<Bar> {

@@ -112,6 +112,7 @@ fn write(run: &Run, json: Option<PathBuf>, out: Option<PathBuf>) -> Result<()> {
         fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
         files.push((dir.join("run.json"), text));
         files.push((dir.join("report.html"), report::html(run)?));
+        files.extend(report::ports_svg(run)?.map(|svg| (dir.join("ports.svg"), svg)));
     }
     for (path, text) in files {
         fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
