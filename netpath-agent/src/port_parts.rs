@@ -1,13 +1,14 @@
 //! Parts of port bindings: closing some ports of a range, opening some to a few sources only. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use anyhow::Result;
 use ipnet::IpNet;
 
 use crate::binding::PortBinding;
-use crate::port_spec;
+use crate::port_spec::{self, Proto};
 use crate::refusal::Refusal;
 
 /// Puts the allow-lists that `texts` name on `bindings`, cutting ranges where only some ports have one.
@@ -53,7 +54,7 @@ fn split(
     binding: &PortBinding,
     ports: &RangeInclusive<u16>,
 ) -> Option<(Option<PortBinding>, PortBinding, Option<PortBinding>)> {
-    let own = if binding.is_direct() { binding.container_ports() } else { binding.host_ports() };
+    let own = own_ports(binding);
     let (first, last) = (*ports.start().max(own.start()), *ports.end().min(own.end()));
     if first > last {
         return None;
@@ -66,27 +67,54 @@ fn split(
     ))
 }
 
+/// The ports by which people name a binding.
+fn own_ports(binding: &PortBinding) -> RangeInclusive<u16> {
+    if binding.is_direct() { binding.container_ports() } else { binding.host_ports() }
+}
+
+/// Sets of ports by host address, or none for all of them, and protocol.
+#[derive(Default)]
+struct PortSets(BTreeMap<(Option<IpAddr>, Proto), Vec<bool>>);
+
+impl PortSets {
+    fn insert(&mut self, addr: Option<IpAddr>, proto: Proto, ports: RangeInclusive<u16>) {
+        let set = self.0.entry((addr, proto)).or_insert_with(|| vec![false; 1 << 16]);
+        set[usize::from(*ports.start())..=usize::from(*ports.end())].fill(true);
+    }
+
+    fn has(&self, addr: Option<IpAddr>, proto: Proto, port: u16) -> bool {
+        self.0.get(&(addr, proto)).is_some_and(|set| set[usize::from(port)])
+    }
+}
+
 /// What `texts` leave of `ports`. Of a range that falls apart the first part keeps the counter, the others
 /// have 0: theirs is still to give.
 ///
 /// # Errors
 /// A [`Refusal`] if a text is malformed, or names no binding.
 pub fn without(ports: &[PortBinding], texts: &[String], name: &str) -> Result<Vec<PortBinding>, Refusal> {
-    let mut left = ports.to_vec();
+    let (mut published, mut closed) = (PortSets::default(), PortSets::default());
+    for binding in ports {
+        for addr in [None, Some(binding.host_addr)] {
+            published.insert(addr, binding.proto, own_ports(binding));
+        }
+    }
     for text in texts {
         let wanted = port_spec::parse_published(text).map_err(Refusal::invalid)?;
-        let parts = |binding: &PortBinding| {
-            let addr_fits = wanted.addr.is_none_or(|addr| addr == binding.host_addr);
-            split(binding, &wanted.ports).filter(|_| addr_fits && wanted.proto == binding.proto)
-        };
-        if !ports.iter().any(|binding| parts(binding).is_some()) {
+        if !wanted.ports.clone().any(|port| published.has(wanted.addr, wanted.proto, port)) {
             return Err(Refusal::NotFound(format!("container `{name}` does not publish host port {text}")));
         }
-        let keep = |binding: PortBinding| match parts(&binding) {
-            Some((below, _, above)) => below.into_iter().chain(above).collect(),
-            None => vec![binding],
-        };
-        left = left.into_iter().flat_map(keep).collect();
+        closed.insert(wanted.addr, wanted.proto, wanted.ports);
+    }
+    let is_closed = |binding: &PortBinding, port| {
+        [None, Some(binding.host_addr)].iter().any(|addr| closed.has(*addr, binding.proto, port))
+    };
+    let mut left = Vec::with_capacity(ports.len());
+    for binding in ports {
+        let first = *own_ports(binding).start();
+        let open: Vec<u16> = own_ports(binding).filter(|port| !is_closed(binding, *port)).collect();
+        let runs = open.chunk_by(|a, b| a.checked_add(1) == Some(*b));
+        left.extend(runs.map(|run| binding.part(run[0] - first, run.len() as u16)));
     }
     let mut seen = BTreeSet::new();
     for binding in left.iter_mut().filter(|binding| binding.counter != 0) {

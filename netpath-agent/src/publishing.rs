@@ -1,5 +1,6 @@
 //! Publishing ports of containers and unpublishing them: all of it or nothing.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::Result;
@@ -144,6 +145,6 @@ pub(crate) fn show(port: &PortBinding, endpoints: &[(u32, &Endpoint)]) -> api::P
 
 /// The counters of `ports` that `others` have not.
 fn counters_beside(ports: &[PortBinding], others: &[PortBinding]) -> Vec<u32> {
-    let is_new = |port: &&PortBinding| others.iter().all(|other| other.counter != port.counter);
-    ports.iter().filter(is_new).map(|port| port.counter).collect()
+    let known: BTreeSet<u32> = others.iter().map(|other| other.counter).collect();
+    ports.iter().map(|port| port.counter).filter(|counter| !known.contains(counter)).collect()
 }
