@@ -116,7 +116,9 @@ pub fn of_new(
 ) -> Result<(Option<Subnet>, Option<Subnet>)> {
     let in_use = in_use(interfaces, bridge, state);
     let space = Space { in_use: &in_use, pools };
-    let v4 = Some(of_family(IpFamily::V4, request, space)?);
+    let link = interfaces.links.iter().find(|link| link.ifname == bridge);
+    let has = |family| present(link, family, None, interfaces);
+    let v4 = Some(of_family(IpFamily::V4, request, has(IpFamily::V4)?, space)?);
     let wants6 = request.ipv6 || request.subnets.iter().any(|subnet| subnet.addr().is_ipv6());
     if !wants6 {
         let stray = request.gateways.iter().copied().find(|addr| addr.is_ipv6());
@@ -124,11 +126,12 @@ pub fn of_new(
         return Ok((v4, None));
     }
     host::require_ipv6().context("cannot enable IPv6 on the network")?;
-    Ok((v4, Some(of_family(IpFamily::V6, request, space)?)))
+    Ok((v4, Some(of_family(IpFamily::V6, request, has(IpFamily::V6)?, space)?)))
 }
 
-fn of_family(family: IpFamily, request: &NetworkCreate, space: Space<'_>) -> Result<Subnet> {
-    let asked = Asked {
+/// `has` is the address of a bridge that is there already: it says the subnet where nothing else does.
+fn of_family(family: IpFamily, request: &NetworkCreate, has: Option<IpNet>, space: Space<'_>) -> Result<Subnet> {
+    let mut asked = Asked {
         bridge: None,
         subnet: only(&request.subnets, |net| family.has(net.addr()), family, "subnet")?,
         ip_range: only(&request.ip_ranges, |net| family.has(net.addr()), family, "IP range")?,
@@ -141,6 +144,7 @@ fn of_family(family: IpFamily, request: &NetworkCreate, space: Space<'_>) -> Res
         if let Some(range) = asked.ip_range {
             bail!("no matching subnet for range {range}");
         }
+        asked.bridge = has;
     }
     let mut subnet = choose(family, asked, None, space, "--subnet")?;
     // What was asked for as gateway is the bridge's own address, as with Docker.
@@ -383,6 +387,16 @@ mod tests {
         let used = in_use(&interfaces(), "netpath0", &State::new(String::new()));
         assert!(used.iter().all(|used| !used.by.contains("netpath0")));
         assert_eq!(used.len(), 3);
+    }
+
+    #[test]
+    fn a_bridge_that_is_there_brings_its_subnet() {
+        let state = State::new(String::new());
+        let of = |request: &NetworkCreate| of_new(request, "netpath0", &interfaces(), &state, &[]).unwrap().0.unwrap();
+        let subnet = of(&NetworkCreate::default());
+        assert_eq!((subnet.subnet.to_string().as_str(), subnet.bridge), ("10.9.0.0/16", "10.9.0.1".parse().ok()));
+        let subnets = vec!["10.50.0.0/24".parse().unwrap()];
+        assert_eq!(of(&NetworkCreate { subnets, ..NetworkCreate::default() }).subnet.to_string(), "10.50.0.0/24");
     }
 
     #[test]

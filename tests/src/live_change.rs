@@ -27,6 +27,7 @@ on_netpath! {
 on_netpath_once! {
     a_new_container_is_announced_to_the_others,
     a_container_has_the_addresses_it_asks_for,
+    a_network_on_a_bridge_that_is_there_has_its_subnet,
 }
 
 on_netpath! {
@@ -97,6 +98,22 @@ fn a_container_has_the_addresses_it_asks_for(plane: Plane) {
         assert!(inside.addresses().contains(&asked), "{asked} is not among {:?}", inside.addresses());
         assert!(pings(&world.host, asked), "{family:?}");
     }
+}
+
+fn a_network_on_a_bridge_that_is_there_has_its_subnet(plane: Plane) {
+    let world = World::new(plane);
+    world.host.ip("link add lan0 type bridge");
+    world.host.ip("addr add 10.60.0.1/24 dev lan0");
+    world.host.ip("link set lan0 up");
+    let before = world.host.ip("-4 -o addr show dev lan0");
+    world.netpath_ok(&["network", "create", "--bridge", "lan0", "lan"]);
+    let app = world.namespace("app");
+    world.netpath_ok(&["attach", "app", "--net", "lan", "--netns", &app.path().display().to_string()]);
+    assert!(app.addresses().contains(&"10.60.0.2".parse().unwrap()), "{:?}", app.addresses());
+    assert!(pings(&app, "10.60.0.1".parse().unwrap()));
+    world.netpath_ok(&["detach", "app"]);
+    world.netpath_ok(&["network", "rm", "lan"]);
+    assert_eq!(world.host.ip("-4 -o addr show dev lan0"), before, "somebody else's bridge is left as it was");
 }
 
 fn icc_can_be_switched_while_running(plane: Plane) {
