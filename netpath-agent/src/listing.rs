@@ -20,11 +20,12 @@ impl Agent {
     /// # Errors
     /// If a map cannot be read.
     pub fn rules(&self) -> Result<Vec<Rule>> {
-        let drops = self.drops()?;
+        let counted = self.datapath.drops()?;
         let mut rules = Vec::new();
         for (index, network) in &self.state.networks {
-            rules.extend(self.network_rules(*index, network)?);
+            rules.extend(self.network_rules(*index, network, &counted)?);
         }
+        let drops = self.show_drops(counted);
         let endpoints = self.state.endpoints_by_container();
         for (name, container) in &self.state.containers {
             let endpoints = endpoints.get(name.as_str()).map_or(&[][..], Vec::as_slice);
@@ -57,7 +58,7 @@ impl Agent {
             max_flows: self.datapath.config().max_flows,
             max_ports: self.options.max_ports,
             programs: self.datapath.programs()?.into_iter().map(program).collect(),
-            drops: self.drops()?,
+            drops: self.show_drops(self.datapath.drops()?),
             maps: self.datapath.maps()?.into_iter().map(map).collect(),
         })
     }
@@ -79,7 +80,7 @@ impl Agent {
         }
     }
 
-    fn network_rules(&self, index: u32, network: &Network) -> Result<Vec<Rule>> {
+    fn network_rules(&self, index: u32, network: &Network, drops: &[(DropKey, Counter)]) -> Result<Vec<Rule>> {
         let bridge = &network.bridge;
         let mut rules = Vec::new();
         let rule = |kind: &str, matches, action: &str, counter| {
@@ -89,7 +90,7 @@ impl Agent {
         for (subnet, mode) in modes.into_iter().filter_map(|(subnet, mode)| Some((subnet.as_ref()?.subnet, mode))) {
             let outside = format!("in !{bridge} dst {subnet}");
             if network.internal {
-                let dropped = self.dropped_in(index, Reason::Internal)?;
+                let dropped = self.dropped_in(index, Reason::Internal, drops);
                 rules.push(rule("internal", format!("src {subnet} out !{bridge}"), "drop", Some(dropped)));
                 rules.push(rule("direct", outside, "drop", None));
                 continue;
@@ -108,7 +109,7 @@ impl Agent {
         let (action, counter) = if network.icc {
             ("accept", self.datapath.counter(network.counter + 1)?)
         } else {
-            ("drop", self.dropped_in(index, Reason::Icc)?)
+            ("drop", self.dropped_in(index, Reason::Icc, drops))
         };
         rules.push(rule("icc", format!("in {bridge} out {bridge}"), action, Some(counter)));
         for ifname in network.trusted.iter().chain(&self.options.trusted) {
@@ -118,14 +119,13 @@ impl Agent {
     }
 
     /// What the containers of network `index` sent and was dropped for `reason`.
-    fn dropped_in(&self, index: u32, reason: Reason) -> Result<Counter> {
+    fn dropped_in(&self, index: u32, reason: Reason, drops: &[(DropKey, Counter)]) -> Counter {
         let is_here = |ifindex: u32| self.state.endpoints.values().any(|e| e.ifindex == ifindex && e.network == index);
-        let drops = self.datapath.drops()?;
         let counted = drops.iter().filter(|(key, _)| key.reason == reason as u32 && is_here(key.ifindex));
-        Ok(counted.fold(Counter::default(), |sum, (_, counter)| Counter {
+        counted.fold(Counter::default(), |sum, (_, counter)| Counter {
             packets: sum.packets + counter.packets,
             bytes: sum.bytes + counter.bytes,
-        }))
+        })
     }
 
     fn container_rules(&self, name: &str, container: &Container, endpoints: &[(u32, &Endpoint)]) -> Result<Vec<Rule>> {
@@ -173,10 +173,9 @@ impl Agent {
     }
 
     /// All drops, by container and reason; the name is empty where they belong to no container.
-    fn drops(&self) -> Result<Vec<api::Drop>> {
+    fn show_drops(&self, mut drops: Vec<(DropKey, Counter)>) -> Vec<api::Drop> {
         let names: HashMap<u32, &str> =
             self.state.endpoints.values().map(|endpoint| (endpoint.ifindex, endpoint.container.as_str())).collect();
-        let mut drops: Vec<_> = self.datapath.drops()?;
         drops.sort_by_key(|(key, _)| (key.ifindex, key.reason));
         let show = |(key, counter): (DropKey, Counter)| api::Drop {
             name: names.get(&key.ifindex).copied().unwrap_or_default().to_owned(),
@@ -184,7 +183,7 @@ impl Agent {
             packets: counter.packets,
             bytes: counter.bytes,
         };
-        Ok(drops.into_iter().map(show).collect())
+        drops.into_iter().map(show).collect()
     }
 
     fn ifname(&self, ifindex: u32) -> String {

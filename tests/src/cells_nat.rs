@@ -10,23 +10,7 @@ use netpath_tests::reach::{Server, answers, pings};
 use netpath_tests::sockets::{accept, ask, at, local};
 use netpath_tests::{Container, Family, Namespace, NetworkOptions, Options, Plane, World};
 
-cells! { ipv4 V4:
-    a_remote_client_is_seen_with_its_own_address,
-    the_host_reaches_its_own_address,
-    the_host_reaches_its_loopback_address,
-    a_neighbour_reaches_the_hosts_address,
-    a_container_reaches_itself_through_the_hosts_address,
-    a_container_of_another_network_reaches_the_hosts_address,
-    a_container_reaches_its_bridges_address,
-    a_remote_client_does_not_reach_the_containers_address,
-    a_container_of_another_network_does_not_reach_the_containers_address,
-    a_port_on_loopback_is_the_hosts_alone,
-    the_host_reaches_the_containers_address,
-    containers_leave_under_the_address_of_the_interface_they_leave_by,
-    without_icc_a_published_port_is_reachable_from_the_same_network,
-}
-
-cells! { ipv6 V6:
+cells_of_both_families! {
     a_remote_client_is_seen_with_its_own_address,
     the_host_reaches_its_own_address,
     the_host_reaches_its_loopback_address,

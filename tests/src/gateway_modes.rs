@@ -5,16 +5,7 @@ use netpath_tests::reach::{Doors, Server};
 use netpath_tests::sockets::{accept, at};
 use netpath_tests::{Container, Family, GatewayMode, NetworkOptions, Options, Plane, World};
 
-cells! { ipv4 V4:
-    nat_opens_host_ports_only,
-    nat_unprotected_opens_everything_and_host_ports,
-    routed_opens_published_ports_and_pings_and_translates_nothing,
-    isolated_networks_have_no_gateway,
-    nat_reaches_routed_and_not_the_other_way_round,
-    a_trusted_interface_reaches_containers_directly,
-}
-
-cells! { ipv6 V6:
+cells_of_both_families! {
     nat_opens_host_ports_only,
     nat_unprotected_opens_everything_and_host_ports,
     routed_opens_published_ports_and_pings_and_translates_nothing,

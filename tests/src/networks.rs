@@ -4,20 +4,7 @@ use netpath_tests::reach::{Doors, KNOCK, Server, answers, pings};
 use netpath_tests::sockets::{accept, at};
 use netpath_tests::{Family, NetworkOptions, Options, Plane, Request, World};
 
-cells! { ipv4 V4:
-    containers_of_one_network_reach_each_other,
-    containers_of_two_networks_do_not_reach_each_other,
-    every_network_reaches_the_outside,
-    an_internal_network_reaches_itself_and_its_bridge_alone,
-    an_internal_network_publishes_nothing,
-    an_internal_network_without_icc_keeps_containers_apart,
-    a_container_on_two_networks_reaches_both_until_it_leaves,
-    a_link_opens_the_exposed_port_where_icc_is_off,
-    a_link_lets_no_connection_come_back,
-    networks_do_not_share_icc,
-}
-
-cells! { ipv6 V6:
+cells_of_both_families! {
     containers_of_one_network_reach_each_other,
     containers_of_two_networks_do_not_reach_each_other,
     every_network_reaches_the_outside,

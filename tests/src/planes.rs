@@ -66,10 +66,9 @@ macro_rules! on_netpath {
     };
 }
 
-/// For behaviour of one address family on every plane, Docker's with and without its user-land proxy. An attribute
-/// behind a name goes to its tests on netpath.
+/// For behaviour of one address family on every plane, Docker's with and without its user-land proxy.
 macro_rules! cells {
-    ($module:ident $family:ident: $($test:ident $(#[$on_netpath:meta])?,)+) => {
+    ($module:ident $family:ident: $($test:ident,)+) => {
         mod $module {
             $(mod $test {
                 use netpath_tests::{Family, Plane};
@@ -87,18 +86,24 @@ macro_rules! cells {
                 }
 
                 #[test]
-                $(#[$on_netpath])?
                 fn netpath() {
                     run_for(Family::$family, super::super::$test, Plane::Netpath { shortcuts: true });
                 }
 
                 #[test]
-                $(#[$on_netpath])?
                 fn netpath_without_shortcuts() {
                     run_for(Family::$family, super::super::$test, Plane::Netpath { shortcuts: false });
                 }
             })+
         }
+    };
+}
+
+/// The same for both families.
+macro_rules! cells_of_both_families {
+    ($($test:ident,)+) => {
+        cells! { ipv4 V4: $($test,)+ }
+        cells! { ipv6 V6: $($test,)+ }
     };
 }
 
