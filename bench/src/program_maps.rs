@@ -51,7 +51,7 @@ fn changes() -> Result<Vec<Change>> {
     network.prefix6 = Addr6([0xfd, 0, 0, 0x17, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     network.mask6 = Addr6([255, 255, 255, 255, 255, 255, 255, 255, 0, 0, 0, 0, 0, 0, 0, 0]);
     network.mac = BRIDGE_MAC;
-    let external = External { addr4: v4(V4.host)?, addr6: v6(V6.host)? };
+    let external = External { addr4: v4(V4.host)?, addr6: v6(V6.host)?, ..External::default() };
     let mut changes = vec![
         Change::PutNetwork(1, network),
         Change::V4(FamilyChange::PutPrefix((network.prefix4, 16), 1)),

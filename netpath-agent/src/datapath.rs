@@ -16,6 +16,7 @@ mod pins;
 mod port_bits;
 mod sizes;
 mod tables;
+mod xdp;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -217,8 +218,10 @@ impl Datapath {
     /// If the kernel does not tell.
     pub fn programs(&self) -> Result<Vec<ProgramInfo>> {
         let hooks: &[&str] = if self.hooks_error.is_none() { &hooks::HOOKS } else { &[] };
+        let xdp: &[&str] = if self.has_xdp() { &[xdp::XDP] } else { &[] };
         PROGRAMS
             .iter()
+            .chain(xdp)
             .chain(hooks)
             .map(|name| {
                 let Some(program) = self.ebpf.program(name) else { bail!("no program `{name}` in the eBPF object") };

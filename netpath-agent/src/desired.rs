@@ -44,6 +44,7 @@ pub struct BridgeFacts {
 pub struct ExternalFacts {
     pub ifindex: u32,
     pub ifname: String,
+    pub mac: [u8; 6],
     pub mtu: u32,
     /// The address that masquerade uses comes first.
     pub addrs: Vec<Ipv4Addr>,
@@ -71,7 +72,7 @@ fn host_image(host: &HostFacts) -> Image {
     let external = |facts: &ExternalFacts| {
         let addr4 = facts.addrs.first().copied().unwrap_or(Ipv4Addr::UNSPECIFIED).into();
         let addr6 = facts.addrs6.first().copied().unwrap_or(Ipv6Addr::UNSPECIFIED).into();
-        (facts.ifindex, External { addr4, addr6 })
+        (facts.ifindex, External { addr4, addr6, mac: facts.mac, _pad: [0; 2] })
     };
     Image {
         externals: host.externals.iter().map(external).collect(),
@@ -345,6 +346,7 @@ mod tests {
         let external = |(i, addr): (usize, &Ipv4Addr)| ExternalFacts {
             ifindex: 10 + i as u32,
             ifname: format!("eth{i}"),
+            mac: [0; 6],
             mtu: 1500,
             addrs: vec![*addr],
             addrs6: vec![],

@@ -33,6 +33,7 @@ impl Interfaces {
         let facts = |link: &Link| ExternalFacts {
             ifindex: link.ifindex,
             ifname: link.ifname.clone(),
+            mac: link.mac,
             mtu: link.mtu,
             addrs: self.addrs_of(link.ifindex, v4),
             addrs6: self.addrs_of(link.ifindex, v6),

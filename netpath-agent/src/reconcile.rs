@@ -483,7 +483,7 @@ mod tests {
                 endpoints: endpoints.into_iter().map(|(k, v)| (k, endpoint(v))).collect(),
                 externals: externals
                     .into_iter()
-                    .map(|(k, v)| (k, External { addr4: Addr4(v), addr6: Default::default() }))
+                    .map(|(k, v)| (k, External { addr4: Addr4(v), ..External::default() }))
                     .collect(),
                 links: links
                     .into_iter()

@@ -191,8 +191,14 @@ mod tests {
     }
 
     fn host() -> HostFacts {
-        let external =
-            ExternalFacts { ifindex: 3, ifname: "eth0".to_owned(), mtu: 1500, addrs: vec![ETH0], addrs6: vec![] };
+        let external = ExternalFacts {
+            ifindex: 3,
+            ifname: "eth0".to_owned(),
+            mac: [0; 6],
+            mtu: 1500,
+            addrs: vec![ETH0],
+            addrs6: vec![],
+        };
         HostFacts {
             bridges: BTreeMap::from([(1, BridgeFacts { ifindex: 2, mac: [2; 6], mtu: 1500 })]),
             externals: vec![external],

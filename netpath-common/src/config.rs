@@ -4,7 +4,7 @@ use crate::{External, map_type};
 
 /// Marks the layout of all pinned maps. Changes whenever a shared type or the meaning of a field does;
 /// an agent refuses pins of another layout.
-pub const LAYOUT: u64 = 0x6e65_7470_6174_6803;
+pub const LAYOUT: u64 = 0x6e65_7470_6174_6804;
 
 /// Settings of the data plane. The one element of the array `CONFIG`, written by the agent, read by
 /// eBPF.
@@ -65,7 +65,7 @@ pub struct PortRange {
     pub last: u16,
 }
 
-map_type!(Config = 88, Timeouts = 24, PortRange = 4);
+map_type!(Config = 96, Timeouts = 24, PortRange = 4);
 
 impl Config {
     /// 0, which the verifier does not know: a number that it knows is any number again once this is or'ed to

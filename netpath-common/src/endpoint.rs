@@ -22,7 +22,15 @@ pub struct Endpoint {
     pub addr6: Addr6,
     /// Hardware address of the container's end.
     pub mac: [u8; 6],
-    _pad: [u8; 2],
+    /// Bits of [`endpoint_flag`].
+    pub flags: u16,
+}
+
+/// Bits of [`Endpoint::flags`].
+pub mod endpoint_flag {
+    /// The container's end takes frames that XDP redirects: it has a NAPI context, as a veth has while its
+    /// generic receive offload is on (Linux 5.13, commit d3256efd8e8b). Without one they would vanish.
+    pub const XDP: u16 = 1;
 }
 
 /// A bridge network. Value of the array `NETWORKS`, written by the agent, read by eBPF.
@@ -83,7 +91,7 @@ impl Endpoint {
         addr4: Addr4([0; 4]),
         addr6: Addr6([0; 16]),
         mac: [0; 6],
-        _pad: [0; 2],
+        flags: 0,
     };
 }
 

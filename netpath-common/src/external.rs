@@ -11,6 +11,9 @@ pub struct External {
     pub addr4: Addr4,
     /// As `addr4`.
     pub addr6: Addr6,
+    /// Hardware address. XDP leaves frames to others alone, which a promiscuous interface sees too.
+    pub mac: [u8; 6],
+    pub _pad: [u8; 2],
 }
 
 /// An interface from which the containers of a network may be reached by their own addresses. Key of the
@@ -23,7 +26,7 @@ pub struct TrustedKey {
     pub network: u32,
 }
 
-map_type!(External = 20, TrustedKey = 8);
+map_type!(External = 28, TrustedKey = 8);
 
 impl TrustedKey {
     #[inline(always)]

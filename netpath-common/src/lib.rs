@@ -27,7 +27,7 @@ pub use clock::seconds;
 pub use config::{Config, LAYOUT, PortRange, Timeouts, config_flag};
 pub use conntrack::{CtState, Flow, Inside, Mapping, MappingKey, TcpFlags, flow_flag, seen};
 pub use counter::{Counter, DropKey};
-pub use endpoint::{Endpoint, Network, network_flag};
+pub use endpoint::{Endpoint, Network, endpoint_flag, network_flag};
 pub use event::{Event, EventKind};
 pub use external::{External, TrustedKey};
 pub use fragment::{FragmentKey, Ports};

@@ -26,6 +26,8 @@ pub struct Decision<F: Family> {
     /// Addresses and ports that the packet shall have.
     pub tuple: Tuple<F::Addr>,
     pub out: Out<F::Addr>,
+    /// Index into `ENDPOINTS` of the container that it goes into from outside; 0: none.
+    pub endpoint: u32,
     /// Indexes into `COUNTERS` of an endpoint and of a port binding; 0: none.
     pub counters: [u32; 2],
 }
@@ -34,6 +36,6 @@ impl<F: Family> Decision<F> {
     /// Untouched, to the kernel.
     #[inline(always)]
     pub const fn pass(tuple: Tuple<F::Addr>) -> Self {
-        Self { tuple, out: Out::Kernel, counters: [0; 2] }
+        Self { tuple, out: Out::Kernel, endpoint: 0, counters: [0; 2] }
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     env::Env,
     family::Family,
     named_flow,
-    packet::Packet,
+    packet::{Kind, Packet},
     published::{self, Way},
     snat,
 };
@@ -29,36 +29,119 @@ pub fn from_external<F: Family, E: Env<F>>(
     ifindex: u32,
 ) -> Result<Decision<F>, Reason> {
     let tuple = &packet.tuple;
+    check_loopback::<F>(tuple)?;
+    let way = published::find::<F, E>(env, &tuple.dst_addr, tuple.dst_port, tuple.proto);
+    if way.is_none() {
+        if packet.has_ports()
+            && conntrack::may_be_reply(config, packet)
+            && let Some(replied) = conntrack::lookup_reply::<F, E>(env, config, packet, tuple)?
+        {
+            // From whom the container has addressed.
+            let to = Receiver { index: replied.endpoint, port: replied.inside.port, counter: 0 };
+            return into_container::<F, E>(env, config, packet, to);
+        }
+        if !env.in_any_network(&tuple.dst_addr) {
+            return Ok(Decision::pass(*tuple));
+        }
+        cold_path();
+    }
+    check_source::<F, E>(env, tuple)?;
+    let to = match way {
+        Some(way) => match to_published::<F, E>(env, config, packet, way)? {
+            Some(to) => to,
+            None => return Ok(Decision::pass(*tuple)),
+        },
+        None => {
+            let index = direct::visit::<F, E>(env, config, packet, ifindex, Reason::DirectAccess)?;
+            Receiver { index, port: tuple.dst_port, counter: 0 }
+        }
+    };
+    into_container::<F, E>(env, config, packet, to)
+}
+
+/// Decides on a packet that arrives at the external interface `ifindex` before the kernel has made anything of it.
+/// None: not before it has. All of TCP is left for then, when the kernel has merged its segments, but for what is
+/// refused now. What asks twice leaves no other trace than who sends twice.
+///
+/// # Errors
+///
+/// The reason to drop it: that of [`from_external`].
+#[inline(always)]
+pub fn from_external_early<F: Family, E: Env<F>>(
+    env: &E,
+    config: &Config,
+    packet: &Packet<F>,
+    ifindex: u32,
+) -> Result<Option<Decision<F>>, Reason> {
+    let tuple = &packet.tuple;
+    if packet.kind == Kind::Udp {
+        return from_external::<F, E>(env, config, packet, ifindex).map(Some);
+    }
+    check_loopback::<F>(tuple)?;
+    let is_tcp = packet.kind == Kind::Tcp;
+    let opens = is_tcp && packet.tcp.flags.is_opening();
+    if env.in_any_network(&tuple.dst_addr) {
+        if opens || !may_have_visitors::<F, E>(env, &tuple.dst_addr) {
+            from_external::<F, E>(env, config, packet, ifindex)?;
+        }
+    } else if (opens || !is_tcp)
+        && let Some(way) = published::find::<F, E>(env, &tuple.dst_addr, tuple.dst_port, tuple.proto)
+    {
+        check_source::<F, E>(env, tuple)?;
+        way.admits::<F, E>(env, packet)?;
+    }
+    Ok(None)
+}
+
+/// Whether somebody may reach the container with this address by it.
+#[inline(always)]
+fn may_have_visitors<F: Family, E: Env<F>>(env: &E, addr: &F::Addr) -> bool {
+    let endpoint = env.endpoint_index(addr).and_then(|index| env.endpoint(index));
+    let network = endpoint.and_then(|endpoint| env.network(endpoint.network));
+    network.is_some_and(|network| network.flags & (F::UNPROTECTED | F::ROUTED | network_flag::TRUSTED) != 0)
+}
+
+#[inline(always)]
+fn check_loopback<F: Family>(tuple: &Tuple<F::Addr>) -> Result<(), Reason> {
     if F::is_loopback(&tuple.dst_addr) || F::is_loopback(&tuple.src_addr) {
         return Err(Reason::LoopbackAddress);
     }
-    if let Some(way) = published::find::<F, E>(env, &tuple.dst_addr, tuple.dst_port, tuple.proto) {
-        return to_published::<F, E>(env, config, packet, way);
-    }
-    if packet.has_ports()
-        && conntrack::may_be_reply(config, packet)
-        && let Some(replied) = conntrack::lookup_reply::<F, E>(env, config, packet, tuple)?
-    {
-        return into_container::<F, E>(env, config, packet, replied.endpoint, replied.inside.port, 0);
-    }
-    if env.in_any_network(&tuple.dst_addr) {
-        cold_path();
-        if env.in_any_network(&tuple.src_addr) {
-            return Err(Reason::MartianSource);
-        }
-        let index = direct::visit::<F, E>(env, config, packet, ifindex, Reason::DirectAccess)?;
-        return into_container::<F, E>(env, config, packet, index, tuple.dst_port, 0);
-    }
-    Ok(Decision::pass(*tuple))
+    Ok(())
 }
 
+/// Refuses what the kernel would call a martian: nobody outside has these, and a container would trust them.
+#[inline(always)]
+fn check_source<F: Family, E: Env<F>>(env: &E, tuple: &Tuple<F::Addr>) -> Result<(), Reason> {
+    let src_addr = &tuple.src_addr;
+    if env.in_any_network(src_addr)
+        || F::is_group(src_addr)
+        || F::is_link_local(src_addr)
+        || *src_addr == F::Addr::UNSPECIFIED
+        || *src_addr == tuple.dst_addr
+    {
+        cold_path();
+        return Err(Reason::MartianSource);
+    }
+    Ok(())
+}
+
+/// Who gets a packet from outside.
+struct Receiver {
+    /// Index of the endpoint.
+    index: u32,
+    port: u16,
+    /// Of the port binding; 0: none.
+    counter: u32,
+}
+
+/// None: the host does.
 #[inline(always)]
 fn to_published<F: Family, E: Env<F>>(
     env: &E,
     config: &Config,
     packet: &Packet<F>,
     way: Way<'_>,
-) -> Result<Decision<F>, Reason> {
+) -> Result<Option<Receiver>, Reason> {
     let tuple = &packet.tuple;
     let Way { target, port } = way;
     let endpoint = way.endpoint::<F, E>(env)?;
@@ -66,7 +149,7 @@ fn to_published<F: Family, E: Env<F>>(
         return Err(Reason::DirectAccess);
     }
     if !way.admits::<F, E>(env, packet)? {
-        return Ok(Decision::pass(*tuple));
+        return Ok(None);
     }
     let network = env.network(endpoint.network).ok_or(Reason::EndpointGone)?;
     let addr = F::endpoint_addr(endpoint);
@@ -83,7 +166,7 @@ fn to_published<F: Family, E: Env<F>>(
             named_flow::end::<F, E>(env, packet, &orig);
         }
     }
-    into_container::<F, E>(env, config, packet, target.endpoint, port, target.counter)
+    Ok(Some(Receiver { index: target.endpoint, port, counter: target.counter }))
 }
 
 #[inline(always)]
@@ -91,32 +174,20 @@ fn into_container<F: Family, E: Env<F>>(
     env: &E,
     config: &Config,
     packet: &Packet<F>,
-    index: u32,
-    port: u16,
-    binding_counter: u32,
+    to: Receiver,
 ) -> Result<Decision<F>, Reason> {
     let tuple = &packet.tuple;
-    let endpoint = env.endpoint(index).ok_or(Reason::EndpointGone)?;
+    let endpoint = env.endpoint(to.index).ok_or(Reason::EndpointGone)?;
     let network = env.network(endpoint.network).ok_or(Reason::EndpointGone)?;
-    // What the kernel would call a martian: nobody outside has these, and a container would trust them.
-    let src_addr = &tuple.src_addr;
-    if env.in_any_network(src_addr)
-        || F::is_group(src_addr)
-        || F::is_link_local(src_addr)
-        || *src_addr == F::Addr::UNSPECIFIED
-        || *src_addr == tuple.dst_addr
-    {
-        cold_path();
-        return Err(Reason::MartianSource);
-    }
     // The kernel answers what a router must: time exceeded, fragmentation needed.
     let fits = packet.l3.ttl > 1 && packet.segment_len <= network.mtu;
     let out =
         if fits && config.flags & config_flag::SHORTCUTS != 0 { Out::Container(endpoint.ifindex) } else { Out::Kernel };
     Ok(Decision {
-        tuple: Tuple::new(tuple.src_addr, tuple.src_port, F::endpoint_addr(endpoint), port, tuple.proto),
+        tuple: Tuple::new(tuple.src_addr, tuple.src_port, F::endpoint_addr(endpoint), to.port, tuple.proto),
         out,
-        counters: [endpoint.counter, binding_counter],
+        endpoint: to.index,
+        counters: [endpoint.counter, to.counter],
     })
 }
 

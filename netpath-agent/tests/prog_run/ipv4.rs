@@ -16,6 +16,8 @@ mod icmp_error;
 mod translation;
 #[path = "verdict.rs"]
 mod verdict;
+#[path = "xdp.rs"]
+mod xdp;
 
 pub(crate) const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1));
 pub(crate) const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 2));

@@ -16,6 +16,8 @@ mod icmp_error;
 mod translation;
 #[path = "verdict.rs"]
 mod verdict;
+#[path = "xdp.rs"]
+mod xdp;
 
 pub(crate) const HOST: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
 pub(crate) const CLIENT: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2));

@@ -13,6 +13,7 @@
 //! | `adoption` | what an earlier agent has left, whole or half, is taken over or made anew |
 //! | `programs` | the kernel takes the programs, and they leave alone what is not theirs |
 //! | `verdict` | what is dropped is dropped and counted; broken and random frames do no harm |
+//! | `xdp` | what is decided before the kernel has a packet, and what is left to tc |
 
 #![expect(clippy::unwrap_used, reason = "a test panics when something is not as it should be")]
 

@@ -9,7 +9,7 @@ use netpath_agent::datapath::{self, Datapath, Sizes, TestRun};
 use netpath_agent::reconcile::{Change, FamilyChange};
 use netpath_common::{
     Addr4, Addr6, Address, Config, Endpoint, External, LAYOUT, Network, PortKey, PortRange, PortSource, PortTarget,
-    Reason, Timeouts, config_flag, network_flag,
+    Reason, Timeouts, config_flag, endpoint_flag, network_flag,
 };
 use netpath_ebpf::ipv6::link_local;
 use nix::sched::{CloneFlags, unshare};
@@ -83,7 +83,7 @@ impl Plane {
         network.prefix6 = Addr6([0xfd, 0, 0, 0x17, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         network.mask6 = Addr6([255, 255, 255, 255, 255, 255, 255, 255, 0, 0, 0, 0, 0, 0, 0, 0]);
         network.mac = BRIDGE_MAC;
-        let external = External { addr4: addr4(ipv4::HOST), addr6: addr6(ipv6::HOST) };
+        let external = External { addr4: addr4(ipv4::HOST), addr6: addr6(ipv6::HOST), ..External::default() };
         let mut changes = vec![
             Change::PutNetwork(1, network),
             Change::V4(FamilyChange::PutPrefix((network.prefix4, 16), 1)),
@@ -100,6 +100,8 @@ impl Plane {
             endpoint.addr4 = addr4(addr);
             endpoint.addr6 = addr6(addr_v6);
             endpoint.mac = mac;
+            // The first one takes frames from XDP, the second does not.
+            endpoint.flags = if index == 1 { endpoint_flag::XDP } else { 0 };
             changes.extend([
                 Change::PutEndpoint(index, endpoint),
                 Change::V4(FamilyChange::PutAddress(endpoint.addr4, index)),
@@ -112,16 +114,22 @@ impl Plane {
 
     /// Publishes port `port` of the first container at `host_port`, in both families.
     pub(crate) fn publish(&mut self, proto: u8, host_port: u16, port: u16) {
-        let v4 = published(addr4(ipv4::HOST), addr4(ipv4::C1), PortKey::new, (proto, host_port, port));
-        let v6 = published(addr6(ipv6::HOST), addr6(ipv6::C1), PortKey::new, (proto, host_port, port));
+        self.publish_to(1, proto, host_port, port);
+    }
+
+    /// The same with container number `index`.
+    pub(crate) fn publish_to(&mut self, index: u32, proto: u8, host_port: u16, port: u16) {
+        let (c4, c6) = if index == 1 { (ipv4::C1, ipv6::C1) } else { (ipv4::C2, ipv6::C2) };
+        let v4 = published(addr4(ipv4::HOST), (index, addr4(c4)), PortKey::new, (proto, host_port, port));
+        let v6 = published(addr6(ipv6::HOST), (index, addr6(c6)), PortKey::new, (proto, host_port, port));
         self.datapath.apply(&v4.map(Change::V4)).unwrap();
         self.datapath.apply(&v6.map(Change::V6)).unwrap();
     }
 
     /// Publishes the 256 ports from `port` of the first container at `host_port` and up.
     pub(crate) fn publish_block(&mut self, proto: u8, host_port: u16, port: u16) {
-        let v4 = published(addr4(ipv4::HOST), addr4(ipv4::C1), PortKey::block, (proto, host_port, port));
-        let v6 = published(addr6(ipv6::HOST), addr6(ipv6::C1), PortKey::block, (proto, host_port, port));
+        let v4 = published(addr4(ipv4::HOST), (1, addr4(ipv4::C1)), PortKey::block, (proto, host_port, port));
+        let v6 = published(addr6(ipv6::HOST), (1, addr6(ipv6::C1)), PortKey::block, (proto, host_port, port));
         self.datapath.apply(&v4.map(Change::V4)).unwrap();
         self.datapath.apply(&v6.map(Change::V6)).unwrap();
     }
@@ -172,12 +180,12 @@ fn of_family(program: &str, frame: &[u8]) -> String {
 /// The entries of a published port, or of a block of them: `key` says which.
 fn published<A: Address>(
     host: A,
-    container: A,
+    (index, container): (u32, A),
     key: fn(A, u16, u8) -> PortKey<A>,
     (proto, host_port, port): (u8, u16, u16),
 ) -> [FamilyChange<A>; 2] {
     [
-        FamilyChange::PutPublished(key(host, host_port, proto), PortTarget::new(1, 1, port, 0, 10)),
+        FamilyChange::PutPublished(key(host, host_port, proto), PortTarget::new(index, index, port, 0, 10)),
         FamilyChange::PutSource(key(container, port, proto), PortSource::new(host, host_port, 0, 10)),
     ]
 }

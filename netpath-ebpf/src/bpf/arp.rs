@@ -9,7 +9,7 @@ use netpath_ebpf::{
 };
 use network_types::eth::EthHdr;
 
-use super::{kernel::Kernel, skb::Skb};
+use super::{frame::Frame, kernel::Kernel};
 
 /// An ARP packet for Ethernet and IPv4 (RFC 826).
 #[derive(Clone, Copy)]
@@ -33,7 +33,7 @@ struct ArpPacket {
 /// [`Reason::SpoofedSource`], [`Reason::SpoofedMac`].
 #[inline(always)]
 pub(super) fn check(ctx: &TcContext, arrival: &Arrival) -> Result<(), Reason> {
-    let packet: ArpPacket = Skb(ctx).get(EthHdr::LEN).ok_or(Reason::Malformed)?;
+    let packet: ArpPacket = Frame(ctx).get(EthHdr::LEN).ok_or(Reason::Malformed)?;
     if packet.mac != arrival.src_mac {
         return Err(Reason::SpoofedMac);
     }

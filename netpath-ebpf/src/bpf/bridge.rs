@@ -10,7 +10,7 @@ use netpath_ebpf::{
     family::{Family, V4, V6},
 };
 
-use super::{entry, forward::PASS, kernel::Kernel, maps, skb};
+use super::{entry, forward::PASS, frame::Context as _, kernel::Kernel, maps, skb};
 
 /// tc egress of a bridge.
 #[classifier]
@@ -26,7 +26,7 @@ fn admit(ctx: &TcContext) -> Result<i32, Reason> {
     if from == 0 || network_of(from).is_some() || Env::<V4>::external(&env, from).is_some() {
         return Ok(PASS);
     }
-    let index = network_of(skb::ifindex(ctx)).ok_or(Reason::DirectAccess)?;
+    let index = network_of(ctx.ifindex()).ok_or(Reason::DirectAccess)?;
     let network = Env::<V4>::network(&env, index).ok_or(Reason::DirectAccess)?;
     let is_admitted = is_open(ctx, network) || Env::<V4>::is_trusted(&env, &TrustedKey::new(from, index));
     if is_admitted && !network.has(network_flag::INTERNAL) { Ok(PASS) } else { Err(Reason::DirectAccess) }
@@ -42,7 +42,7 @@ fn network_of(ifindex: u32) -> Option<u32> {
 /// Whether the network's containers are meant to be reached by their own addresses.
 #[inline(always)]
 fn is_open(ctx: &TcContext, network: &Network) -> bool {
-    let flags = match skb::ether_type(ctx) {
+    let flags = match ctx.ether_type() {
         V4::ETHER_TYPE => V4::ROUTED | V4::UNPROTECTED,
         V6::ETHER_TYPE => V6::ROUTED | V6::UNPROTECTED,
         _ => 0,

@@ -20,11 +20,12 @@ use super::{
     arp, event,
     family_maps::FamilyMaps,
     forward::{NextHop, PASS, carry_out, carry_out_error},
+    frame::{Context as _, Frame},
     hand::{Hand, Parked},
     kernel::Kernel,
     maps, nd,
     rewrite::StoreL3,
-    skb::{self, Skb},
+    skb,
 };
 
 const ARP: u16 = 0x0806;
@@ -56,7 +57,7 @@ pub(super) fn to_external6(ctx: TcContext) -> i32 {
 /// tc ingress of a container's host-side veth: what the container sends, but for IPv6.
 #[classifier]
 pub(super) fn from_container(ctx: TcContext) -> i32 {
-    let result = match skb::ether_type(&ctx) {
+    let result = match ctx.ether_type() {
         V4::ETHER_TYPE => leave_container::<V4>(&ctx, |_, _| Ok(())),
         ARP => arrival(&ctx).and_then(|arrival| arp::check(&ctx, &arrival)).map(|()| PASS),
         V6::ETHER_TYPE => Ok(PASS),
@@ -68,7 +69,7 @@ pub(super) fn from_container(ctx: TcContext) -> i32 {
 /// The same for IPv6. It leaves everything else to `from_container`.
 #[classifier]
 pub(super) fn from_container6(ctx: TcContext) -> i32 {
-    let result = match skb::ether_type(&ctx) {
+    let result = match ctx.ether_type() {
         V6::ETHER_TYPE => leave_container::<V6>(&ctx, nd::decide),
         _ => Ok(PASS),
     };
@@ -77,7 +78,7 @@ pub(super) fn from_container6(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn at_ingress<F: Path>(ctx: &TcContext) -> i32 {
-    let is_ours = skb::ether_type(ctx) == F::ETHER_TYPE && !skb::is_for_others(ctx);
+    let is_ours = ctx.ether_type() == F::ETHER_TYPE && !skb::is_for_others(ctx);
     verdict(ctx, if is_ours { arrive_external::<F>(ctx) } else { pass_by(ctx) })
 }
 
@@ -90,7 +91,7 @@ fn pass_by(ctx: &TcContext) -> Result<i32, Reason> {
 
 #[inline(always)]
 fn at_egress<F: Path>(ctx: &TcContext) -> i32 {
-    let is_ours = skb::ether_type(ctx) == F::ETHER_TYPE;
+    let is_ours = ctx.ether_type() == F::ETHER_TYPE;
     verdict(ctx, if is_ours { leave_external::<F>(ctx) } else { Ok(PASS) })
 }
 
@@ -124,7 +125,7 @@ impl<F: FamilyMaps + StoreL3 + NextHop> Path for F {}
 
 #[inline(always)]
 fn arrive_external<F: Path>(ctx: &TcContext) -> Result<i32, Reason> {
-    let hand = match skb::load::<F>(&Kernel { ctx }) {
+    let hand = match skb::load::<F>(ctx) {
         Ok(hand) => hand,
         // The stack knows best what to do with a broken packet for the host. One for a container it might
         // forward: it does not look behind IPv6's first header.
@@ -144,7 +145,7 @@ fn arrive_external<F: Path>(ctx: &TcContext) -> Result<i32, Reason> {
 #[inline(always)]
 fn is_inside<F: Path>(ctx: &TcContext, off: usize) -> bool {
     cold_path();
-    let addr = Skb(ctx).get::<F::Addr>(EthHdr::LEN + off);
+    let addr = Frame(ctx).get::<F::Addr>(EthHdr::LEN + off);
     addr.is_none_or(|addr| Env::<F>::in_any_network(&Kernel { ctx }, &addr))
 }
 
@@ -154,7 +155,7 @@ fn is_inside<F: Path>(ctx: &TcContext, off: usize) -> bool {
 fn decide_from_external<F: Path>(ctx: &TcContext, hand: &mut Hand<F>) -> Result<(), Reason> {
     let env = Kernel { ctx };
     let config = Env::<F>::config(&env).ok_or(Reason::EndpointGone)?;
-    let decision = external::from_external(&env, config, &hand.packet, skb::ifindex(ctx))?;
+    let decision = external::from_external(&env, config, &hand.packet, ctx.ifindex())?;
     hand.plan.set(&decision);
     Ok(())
 }
@@ -173,7 +174,7 @@ fn leave_external<F: Path>(ctx: &TcContext) -> Result<i32, Reason> {
     if is_hosts_own::<F>(ctx) {
         return Ok(PASS);
     }
-    let hand = match skb::load::<F>(&Kernel { ctx }) {
+    let hand = match skb::load::<F>(ctx) {
         Ok(hand) => hand,
         // The host may send what it likes.
         Err(reason) => return if is_inside::<F>(ctx, F::SRC_OFF) { Err(reason) } else { Ok(PASS) },
@@ -198,7 +199,7 @@ fn leave_external<F: Path>(ctx: &TcContext) -> Result<i32, Reason> {
 /// might quote a packet that is. Its lengths are not looked at: of a merged packet (BIG TCP) they are zero.
 #[inline(always)]
 fn is_hosts_own<F: Path>(ctx: &TcContext) -> bool {
-    let bytes = Skb(ctx);
+    let bytes = Frame(ctx);
     let protocol = bytes.get::<u8>(EthHdr::LEN + F::PROTO_OFF);
     if !matches!(protocol, Some(proto::TCP | proto::UDP)) {
         return false;
@@ -211,7 +212,7 @@ fn is_hosts_own<F: Path>(ctx: &TcContext) -> bool {
 fn decide_to_external<F: Path>(ctx: &TcContext, hand: &mut Hand<F>) -> Result<(), Reason> {
     let env = Kernel { ctx };
     let config = Env::<F>::config(&env).ok_or(Reason::EndpointGone)?;
-    let decision = external::to_external(&env, config, &hand.packet, skb::ifindex(ctx))?;
+    let decision = external::to_external(&env, config, &hand.packet, ctx.ifindex())?;
     hand.plan.set(&decision);
     Ok(())
 }
@@ -229,7 +230,7 @@ fn error_to_external<F: Path>(ctx: &TcContext, hand: &mut Hand<F>) -> bool {
 #[inline(never)]
 fn read_quoted<F: Path>(ctx: &TcContext, hand: &mut Hand<F>) -> bool {
     skb::linearize(ctx, skb::MAX_HEADERS);
-    let inner = Inner::parse(&Skb(ctx), &hand.packet);
+    let inner = Inner::parse(&Frame(ctx), &hand.packet);
     inner.is_ok_and(|inner| {
         hand.inner = inner;
         true
@@ -272,8 +273,8 @@ fn begin<F: Path>(ctx: &TcContext, packet: &Packet<F>, parked: &mut Parked<F>) -
 
 #[inline(always)]
 fn arrival(ctx: &TcContext) -> Result<Arrival, Reason> {
-    let eth: EthHdr = Skb(ctx).get(0).ok_or(Reason::Malformed)?;
-    Ok(Arrival { ifindex: skb::ifindex(ctx), src_mac: eth.src_addr, dst_mac: eth.dst_addr })
+    let eth: EthHdr = Frame(ctx).get(0).ok_or(Reason::Malformed)?;
+    Ok(Arrival { ifindex: ctx.ifindex(), src_mac: eth.src_addr, dst_mac: eth.dst_addr })
 }
 
 /// `signal` decides on packets that pass before anybody asks who may talk to whom, and on no others.
@@ -282,7 +283,7 @@ fn leave_container<F: Path>(
     ctx: &TcContext,
     signal: impl FnOnce(&TcContext, &mut Hand<F>) -> Result<(), Reason>,
 ) -> Result<i32, Reason> {
-    let hand = skb::load::<F>(&Kernel { ctx })?;
+    let hand = skb::load::<F>(ctx)?;
     hand.arrival = arrival(ctx)?;
     hand.plan.set_undecided();
     signal(ctx, hand)?;

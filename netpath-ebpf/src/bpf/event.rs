@@ -1,6 +1,5 @@
 //! Counting and telling.
 
-use aya_ebpf::programs::TcContext;
 use netpath_common::{Addr6, Address, Counter, DropKey, Event, EventKind, Reason, config_flag};
 use netpath_ebpf::{
     family::{Family, V4, V6},
@@ -10,8 +9,8 @@ use network_types::eth::EthHdr;
 
 use super::{
     family_maps::FamilyMaps,
+    frame::{Context, Frame},
     maps,
-    skb::{self, Skb},
 };
 
 /// An address in the width of an [`Event`].
@@ -57,9 +56,9 @@ pub(super) fn count(index: u32, len: u32) {
 
 /// Counts a drop and tells who watches.
 #[inline(never)]
-pub(super) fn drop(ctx: &TcContext, reason: Reason) {
-    let len = ctx.len().saturating_sub(EthHdr::LEN as u32);
-    let key = DropKey { ifindex: skb::ifindex(ctx), reason: reason as u32 };
+pub(super) fn drop<C: Context>(ctx: &C, reason: Reason) {
+    let len = ctx.frame_len().saturating_sub(EthHdr::LEN as u32);
+    let key = DropKey { ifindex: ctx.ifindex(), reason: reason as u32 };
     if let Some(counter) = maps::DROPS.get_ptr_mut(key) {
         add(counter, u64::from(len));
     } else {
@@ -73,11 +72,11 @@ pub(super) fn drop(ctx: &TcContext, reason: Reason) {
 }
 
 #[inline(always)]
-fn tell(ctx: &TcContext, reason: Reason, len: u32) {
+fn tell<C: Context>(ctx: &C, reason: Reason, len: u32) {
     let mut event = Event {
         kind: EventKind::Drop as u32,
         reason: reason as u32,
-        ifindex: skb::ifindex(ctx),
+        ifindex: ctx.ifindex(),
         len,
         src_addr: Addr6([0; 16]),
         dst_addr: Addr6([0; 16]),
@@ -87,18 +86,18 @@ fn tell(ctx: &TcContext, reason: Reason, len: u32) {
         proto: 0,
         family: 0,
     };
-    match skb::ether_type(ctx) {
-        V4::ETHER_TYPE => describe::<V4>(ctx, &mut event),
-        V6::ETHER_TYPE => describe::<V6>(ctx, &mut event),
+    match ctx.ether_type() {
+        V4::ETHER_TYPE => describe::<V4, C>(ctx, &mut event),
+        V6::ETHER_TYPE => describe::<V6, C>(ctx, &mut event),
         _ => {}
     }
     emit(&event);
 }
 
 #[inline(always)]
-fn describe<F: FamilyMaps>(ctx: &TcContext, event: &mut Event) {
+fn describe<F: FamilyMaps, C: Context>(ctx: &C, event: &mut Event) {
     let Some(hand) = F::hand() else { return };
-    if let Ok(packet) = Packet::<F>::parse(&Skb(ctx), EthHdr::LEN) {
+    if let Ok(packet) = Packet::<F>::parse(&Frame(ctx), EthHdr::LEN) {
         // Not on the stack, and dropped is dropped: nobody has a use for the packet in hand any more.
         // SAFETY: this CPU's own element, and programs do not interrupt each other on one CPU.
         let hand = unsafe { &mut *hand };

@@ -33,7 +33,7 @@ impl<F: Family> Hand<F> {
         let Translation { src_addr, dst_addr, inner, out } = *translation;
         self.quoted = inner;
         let tuple = Tuple::new(src_addr, 0, dst_addr, 0, self.packet.tuple.proto);
-        self.plan.set(&Decision { tuple, out, counters: [0; 2] });
+        self.plan.set(&Decision { tuple, out, endpoint: 0, counters: [0; 2] });
         true
     }
 }
@@ -78,6 +78,7 @@ impl<F: Family> Parked<F> {
 pub(super) struct Plan<F: Family> {
     pub(super) tuple: Tuple<F::Addr>,
     pub(super) counters: [u32; 2],
+    pub(super) endpoint: u32,
     out: u32,
     /// Or the index of an endpoint.
     ifindex: u32,
@@ -97,6 +98,7 @@ impl<F: Family> Plan<F> {
     pub(super) fn set(&mut self, decision: &Decision<F>) {
         self.tuple = decision.tuple;
         self.counters = decision.counters;
+        self.endpoint = decision.endpoint;
         (self.out, self.ifindex) = match decision.out {
             Out::Kernel => (KERNEL, 0),
             Out::Container(ifindex) => (CONTAINER, ifindex),

@@ -11,9 +11,9 @@ use netpath_ebpf::{
 use network_types::eth::EthHdr;
 
 use super::{
+    frame::{Context as _, Frame},
     hand::Hand,
     rewrite::{StoreL3, address_delta},
-    skb::Skb,
 };
 
 /// Rewrites the ICMP error in hand as planned. Not inlined, for a stack of its own.
@@ -33,8 +33,7 @@ pub(super) fn rewrite_error<F: StoreL3>(ctx: &TcContext, hand: &Hand<F>, hops: u
     F::store_quoted(ctx, outer_check_off, packet.l3.l4_off + 8, &inner.l3, &new.src_addr, &new.dst_addr)?;
     if F::ICMP_HAS_PSEUDO_HEADER {
         let delta = address_delta::<F>(&packet.l3, &plan.tuple.src_addr, &plan.tuple.dst_addr);
-        ctx.l4_csum_replace(outer_check_off, 0, u64::from(delta.value()), u64::from(BPF_F_PSEUDO_HDR))
-            .map_err(|_| Reason::RewriteFailed)?;
+        ctx.adjust_check(outer_check_off, delta, u64::from(BPF_F_PSEUDO_HDR))?;
     }
     F::store_l3(ctx, EthHdr::LEN, &packet.l3, &plan.tuple.src_addr, &plan.tuple.dst_addr, hops)
 }
@@ -57,7 +56,7 @@ fn rewrite_quoted_check<F: Family>(
             proto::UDP => 6,
             _ => 2,
         };
-    let Some(check) = Skb(ctx).get::<u16>(bounded(check_off)) else { return Ok(()) };
+    let Some(check) = Frame(ctx).get::<u16>(bounded(check_off)) else { return Ok(()) };
     if check == 0 && inner.l3.proto == proto::UDP {
         return Ok(());
     }
@@ -76,5 +75,5 @@ fn replace_word(ctx: &TcContext, check_off: usize, off: usize, old: u16, new: u1
         return Ok(());
     }
     ctx.l4_csum_replace(check_off, u64::from(old), u64::from(new), 2).map_err(|_| Reason::RewriteFailed)?;
-    ctx.store(off, &new, 0).map_err(|_| Reason::RewriteFailed)
+    ctx.write(off, &new, 0)
 }

@@ -9,7 +9,6 @@ use aya_ebpf::{
     bindings::{BPF_F_CURRENT_NETNS, BPF_NOEXIST, bpf_fib_lookup},
     helpers,
     maps::lpm_trie,
-    programs::TcContext,
 };
 use netpath_common::{
     Address, AllowedSource, Config, Endpoint, Event, EventKind, External, Flow, FragmentKey, Inside, Link, LinkKey,
@@ -22,18 +21,18 @@ use netpath_ebpf::{
     packet::Packet,
 };
 
-use super::{event, family_maps::FamilyMaps, maps, skb};
+use super::{event, family_maps::FamilyMaps, frame::Context, maps};
 
 /// Set by the agent to 0 where the kernel lacks `bpf_ktime_get_coarse_ns` (before 5.11).
 #[unsafe(no_mangle)]
 static COARSE_CLOCK: u8 = 1;
 
 /// The running kernel, while it handles one packet.
-pub(super) struct Kernel<'a> {
-    pub(super) ctx: &'a TcContext,
+pub(super) struct Kernel<'a, C> {
+    pub(super) ctx: &'a C,
 }
 
-impl Kernel<'_> {
+impl<C: Context> Kernel<'_, C> {
     #[inline(always)]
     pub(super) fn fragment_ports<F: FamilyMaps>(&self, key: &FragmentKey<F::Addr>) -> Option<Ports> {
         // SAFETY: a torn value gives a fragment wrong ports, as a reused fragment ID would.
@@ -52,7 +51,7 @@ impl Kernel<'_> {
     fn socket<F: FamilyMaps>(&self, tuple: &Tuple<F::Addr>) -> u32 {
         const LISTEN: u32 = 10;
         let (mut params, len) = F::socket_tuple(tuple);
-        let (ctx, params, netns) = (self.ctx.skb.skb.cast(), &raw mut params, BPF_F_CURRENT_NETNS as u64);
+        let (ctx, params, netns) = (self.ctx.as_ptr(), &raw mut params, BPF_F_CURRENT_NETNS as u64);
         // SAFETY: context and tuple are valid for the calls; a socket found is released after its last use. To
         // the verifier the two helpers return different types, so nothing but the release is done with both.
         unsafe {
@@ -92,7 +91,7 @@ fn inserted(result: Result<(), i32>) -> Result<(), Refused> {
     result.map_err(|_| Refused)
 }
 
-impl<F: FamilyMaps> Env<F> for Kernel<'_> {
+impl<F: FamilyMaps, C: Context> Env<F> for Kernel<'_, C> {
     #[inline(always)]
     fn config(&self) -> Option<&Config> {
         maps::CONFIG.get(0)
@@ -292,7 +291,7 @@ impl<F: FamilyMaps> Env<F> for Kernel<'_> {
         let lookup = |params: &mut bpf_fib_lookup, flags| {
             let len = size_of::<bpf_fib_lookup>() as i32;
             // SAFETY: context and parameters are valid for the call.
-            unsafe { helpers::generated::bpf_fib_lookup(self.ctx.skb.skb.cast(), &raw mut *params, len, flags) }
+            unsafe { helpers::generated::bpf_fib_lookup(self.ctx.as_ptr(), &raw mut *params, len, flags) }
         };
         let mut result = lookup(params, SKIP_NEIGHBOUR);
         if result == INVALID {
@@ -329,8 +328,8 @@ impl<F: FamilyMaps> Env<F> for Kernel<'_> {
             event::emit(&Event {
                 kind: EventKind::NewFlow as u32,
                 reason: 0,
-                ifindex: skb::ifindex(self.ctx),
-                len: self.ctx.len(),
+                ifindex: self.ctx.ifindex(),
+                len: self.ctx.frame_len(),
                 src_addr: event::widen(&tuple.src_addr),
                 dst_addr: event::widen(&tuple.dst_addr),
                 src_port: tuple.src_port,

@@ -6,6 +6,7 @@ mod entry;
 mod event;
 mod family_maps;
 mod forward;
+mod frame;
 mod hand;
 mod host;
 mod icmp;
@@ -15,6 +16,7 @@ mod nd;
 mod rewrite;
 mod skb;
 mod sock_addr;
+mod xdp;
 
 use core::panic::PanicInfo;
 

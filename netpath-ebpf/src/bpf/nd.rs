@@ -7,11 +7,7 @@ use netpath_common::Reason;
 use netpath_ebpf::{decision::Decision, family::V6, nd};
 use network_types::eth::EthHdr;
 
-use super::{
-    hand::Hand,
-    kernel::Kernel,
-    skb::{self, Skb},
-};
+use super::{frame::Frame, hand::Hand, kernel::Kernel, skb};
 
 /// Decides on signalling that passes, and on nothing else.
 ///
@@ -32,7 +28,7 @@ pub(super) fn decide(ctx: &TcContext, hand: &mut Hand<V6>) -> Result<(), Reason>
 fn decide_signal(ctx: &TcContext, hand: &mut Hand<V6>) -> Result<(), Reason> {
     let Hand { packet, arrival, .. } = &*hand;
     skb::linearize(ctx, packet.l3.l4_off + nd::MAX_LEN);
-    if nd::passes(&Kernel { ctx }, &Skb(ctx), EthHdr::LEN, packet, arrival)? {
+    if nd::passes(&Kernel { ctx }, &Frame(ctx), EthHdr::LEN, packet, arrival)? {
         hand.plan.set(&Decision::pass(packet.tuple));
     }
     Ok(())

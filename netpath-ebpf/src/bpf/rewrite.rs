@@ -12,10 +12,7 @@
 
 use core::hint::cold_path;
 
-use aya_ebpf::{
-    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM},
-    programs::TcContext,
-};
+use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM};
 use netpath_common::{Addr4, Addr6, Address, Reason, Tuple, proto};
 use netpath_ebpf::{
     checksum::Delta,
@@ -24,11 +21,13 @@ use netpath_ebpf::{
 };
 use network_types::eth::EthHdr;
 
+use super::frame::Context;
+
 /// How a family's network header is written.
 pub(super) trait StoreL3: Family {
     /// Writes addresses and hop count into the network header at `l3_off`, as `l3` describes it.
-    fn store_l3(
-        ctx: &TcContext,
+    fn store_l3<C: Context>(
+        ctx: &C,
         l3_off: usize,
         l3: &L3<Self::Addr>,
         src_addr: &Self::Addr,
@@ -38,8 +37,8 @@ pub(super) trait StoreL3: Family {
 
     /// Writes addresses into the header at `l3_off` of a packet that an ICMP error quotes. The error's own
     /// checksum, at `check_off`, covers it.
-    fn store_quoted(
-        ctx: &TcContext,
+    fn store_quoted<C: Context>(
+        ctx: &C,
         check_off: usize,
         l3_off: usize,
         l3: &L3<Self::Addr>,
@@ -48,8 +47,8 @@ pub(super) trait StoreL3: Family {
     ) -> Result<(), Reason>;
 
     /// Writes addresses, hop count and the ports that follow the packet's own header.
-    fn store_l3_and_ports(
-        ctx: &TcContext,
+    fn store_l3_and_ports<C: Context>(
+        ctx: &C,
         packet: &Packet<Self>,
         tuple: &Tuple<Self::Addr>,
         hops: u8,
@@ -57,6 +56,7 @@ pub(super) trait StoreL3: Family {
 }
 
 /// All of an IPv6 header behind the flow label.
+#[derive(Clone, Copy)]
 #[repr(C)]
 struct Ipv6Tail {
     payload_length: u16,
@@ -74,8 +74,8 @@ impl Ipv6Tail {
 
 /// Writes addresses and hop count into a header that extension headers may follow.
 #[inline(always)]
-fn store_v6(
-    ctx: &TcContext,
+fn store_v6<C: Context>(
+    ctx: &C,
     l3_off: usize,
     l3: &L3<Addr6>,
     src_addr: &Addr6,
@@ -87,14 +87,14 @@ fn store_v6(
     }
     cold_path();
     let flags = u64::from(BPF_F_RECOMPUTE_CSUM);
-    store(ctx, l3_off + Ipv6Tail::HOP_LIMIT_OFF, &hops, flags)?;
-    store(ctx, l3_off + Ipv6Tail::ADDRS_OFF, &[*src_addr, *dst_addr], flags)
+    ctx.write(l3_off + Ipv6Tail::HOP_LIMIT_OFF, &hops, flags)?;
+    ctx.write(l3_off + Ipv6Tail::ADDRS_OFF, &[*src_addr, *dst_addr], flags)
 }
 
 /// The same where the transport header follows at once: the packet's protocol is the next header then.
 #[inline(always)]
-fn store_plain_v6(
-    ctx: &TcContext,
+fn store_plain_v6<C: Context>(
+    ctx: &C,
     l3_off: usize,
     l3: &L3<Addr6>,
     src_addr: &Addr6,
@@ -108,18 +108,13 @@ fn store_plain_v6(
         src_addr: *src_addr,
         dst_addr: *dst_addr,
     };
-    store(ctx, l3_off + Ipv6Tail::OFF, &tail, u64::from(BPF_F_RECOMPUTE_CSUM))
-}
-
-#[inline(always)]
-fn store<T>(ctx: &TcContext, off: usize, value: &T, flags: u64) -> Result<(), Reason> {
-    ctx.store(off, value, flags).map_err(|_| Reason::RewriteFailed)
+    ctx.write(l3_off + Ipv6Tail::OFF, &tail, u64::from(BPF_F_RECOMPUTE_CSUM))
 }
 
 impl StoreL3 for V6 {
     #[inline(always)]
-    fn store_l3(
-        ctx: &TcContext,
+    fn store_l3<C: Context>(
+        ctx: &C,
         l3_off: usize,
         l3: &L3<Addr6>,
         src_addr: &Addr6,
@@ -130,8 +125,8 @@ impl StoreL3 for V6 {
     }
 
     #[inline(always)]
-    fn store_quoted(
-        ctx: &TcContext,
+    fn store_quoted<C: Context>(
+        ctx: &C,
         check_off: usize,
         l3_off: usize,
         l3: &L3<Addr6>,
@@ -140,22 +135,28 @@ impl StoreL3 for V6 {
     ) -> Result<(), Reason> {
         // Both changes cancel in the packet's sum.
         let delta = address_delta::<V6>(l3, src_addr, dst_addr);
-        ctx.l4_csum_replace(check_off, 0, u64::from(delta.value()), 0).map_err(|_| Reason::RewriteFailed)?;
-        store(ctx, l3_off + Ipv6Tail::ADDRS_OFF, &[*src_addr, *dst_addr], 0)
+        ctx.adjust_check(check_off, delta, 0)?;
+        ctx.write(l3_off + Ipv6Tail::ADDRS_OFF, &[*src_addr, *dst_addr], 0)
     }
 
     #[inline(always)]
-    fn store_l3_and_ports(ctx: &TcContext, packet: &Packet<V6>, tuple: &Tuple<Addr6>, hops: u8) -> Result<(), Reason> {
+    fn store_l3_and_ports<C: Context>(
+        ctx: &C,
+        packet: &Packet<V6>,
+        tuple: &Tuple<Addr6>,
+        hops: u8,
+    ) -> Result<(), Reason> {
         store_plain_v6(ctx, EthHdr::LEN, &packet.l3, &tuple.src_addr, &tuple.dst_addr, hops)?;
         // In a write of their own: their change cancels with that of the transport checksum.
         if packet.tuple.src_port == tuple.src_port && packet.tuple.dst_port == tuple.dst_port {
             return Ok(());
         }
-        store(ctx, EthHdr::LEN + V6::HEADER_LEN, &[tuple.src_port.to_be(), tuple.dst_port.to_be()], 0)
+        ctx.write(EthHdr::LEN + V6::HEADER_LEN, &[tuple.src_port.to_be(), tuple.dst_port.to_be()], 0)
     }
 }
 
 /// The second half of an IPv4 header.
+#[derive(Clone, Copy)]
 #[repr(C)]
 struct Ipv4Tail {
     ttl: u8,
@@ -166,6 +167,7 @@ struct Ipv4Tail {
 }
 
 /// The same and the ports behind it.
+#[derive(Clone, Copy)]
 #[repr(C)]
 struct Ipv4TailAndPorts {
     tail: Ipv4Tail,
@@ -186,8 +188,8 @@ impl Ipv4Tail {
 
 impl StoreL3 for V4 {
     #[inline(always)]
-    fn store_l3(
-        ctx: &TcContext,
+    fn store_l3<C: Context>(
+        ctx: &C,
         l3_off: usize,
         l3: &L3<Addr4>,
         src_addr: &Addr4,
@@ -195,12 +197,12 @@ impl StoreL3 for V4 {
         hops: u8,
     ) -> Result<(), Reason> {
         let tail = Ipv4Tail::new(l3, src_addr, dst_addr, hops);
-        store(ctx, l3_off + Ipv4Tail::OFF, &tail, 0)
+        ctx.write(l3_off + Ipv4Tail::OFF, &tail, 0)
     }
 
     #[inline(always)]
-    fn store_quoted(
-        ctx: &TcContext,
+    fn store_quoted<C: Context>(
+        ctx: &C,
         _check_off: usize,
         l3_off: usize,
         l3: &L3<Addr4>,
@@ -212,10 +214,15 @@ impl StoreL3 for V4 {
     }
 
     #[inline(always)]
-    fn store_l3_and_ports(ctx: &TcContext, packet: &Packet<V4>, tuple: &Tuple<Addr4>, hops: u8) -> Result<(), Reason> {
+    fn store_l3_and_ports<C: Context>(
+        ctx: &C,
+        packet: &Packet<V4>,
+        tuple: &Tuple<Addr4>,
+        hops: u8,
+    ) -> Result<(), Reason> {
         let tail = Ipv4Tail::new(&packet.l3, &tuple.src_addr, &tuple.dst_addr, hops);
         let both = Ipv4TailAndPorts { tail, ports: [tuple.src_port.to_be(), tuple.dst_port.to_be()] };
-        store(ctx, EthHdr::LEN + Ipv4Tail::OFF, &both, 0)
+        ctx.write(EthHdr::LEN + Ipv4Tail::OFF, &both, 0)
     }
 }
 
@@ -237,18 +244,15 @@ pub(super) fn address_delta<F: Family>(l3: &L3<F::Addr>, src_addr: &F::Addr, dst
 /// [`Reason::RewriteFailed`]; the packet is then in no state to go on.
 #[inline(always)]
 pub(super) fn rewrite<F: StoreL3>(
-    ctx: &TcContext,
+    ctx: &impl Context,
     packet: &Packet<F>,
     tuple: &Tuple<F::Addr>,
     hops: u8,
 ) -> Result<(), Reason> {
     let has_ports = packet.kind == Kind::Tcp || packet.kind == Kind::Udp;
     if has_ports && packet.l3.l4_off == EthHdr::LEN + F::HEADER_LEN {
-        // Nearly every packet: no options, so the ports follow the addresses.
-        if *tuple != packet.tuple {
-            adjust_check::<F>(ctx, packet, tuple, &L4Layout::of(packet))?;
-        }
-        return F::store_l3_and_ports(ctx, packet, tuple, hops);
+        // Nearly every packet.
+        return rewrite_plain(ctx, packet, tuple, hops);
     }
     if packet.kind == Kind::Sctp {
         // Its checksum does not cover the addresses, but the ports.
@@ -259,6 +263,24 @@ pub(super) fn rewrite<F: StoreL3>(
         rewrite_l4::<F>(ctx, packet, tuple)?;
     }
     F::store_l3(ctx, EthHdr::LEN, &packet.l3, &tuple.src_addr, &tuple.dst_addr, hops)
+}
+
+/// The same for a packet of TCP or UDP without options, whose ports follow the addresses.
+///
+/// # Errors
+///
+/// As in [`rewrite`].
+#[inline(always)]
+pub(super) fn rewrite_plain<F: StoreL3>(
+    ctx: &impl Context,
+    packet: &Packet<F>,
+    tuple: &Tuple<F::Addr>,
+    hops: u8,
+) -> Result<(), Reason> {
+    if *tuple != packet.tuple {
+        adjust_check::<F>(ctx, packet, tuple, &L4Layout::of(packet))?;
+    }
+    F::store_l3_and_ports(ctx, packet, tuple, hops)
 }
 
 /// Where the transport header keeps what is rewritten.
@@ -303,7 +325,7 @@ impl L4Layout {
 }
 
 #[inline(always)]
-fn rewrite_l4<F: Family>(ctx: &TcContext, packet: &Packet<F>, tuple: &Tuple<F::Addr>) -> Result<(), Reason> {
+fn rewrite_l4<F: Family>(ctx: &impl Context, packet: &Packet<F>, tuple: &Tuple<F::Addr>) -> Result<(), Reason> {
     let layout = L4Layout::of(packet);
     adjust_check::<F>(ctx, packet, tuple, &layout)?;
     store_port(ctx, layout.src_port_off, packet.tuple.src_port, tuple.src_port)?;
@@ -313,7 +335,7 @@ fn rewrite_l4<F: Family>(ctx: &TcContext, packet: &Packet<F>, tuple: &Tuple<F::A
 /// Adjusts the transport checksum to new addresses and ports.
 #[inline(always)]
 fn adjust_check<F: Family>(
-    ctx: &TcContext,
+    ctx: &impl Context,
     packet: &Packet<F>,
     tuple: &Tuple<F::Addr>,
     layout: &L4Layout,
@@ -321,20 +343,20 @@ fn adjust_check<F: Family>(
     if layout.has_pseudo_header {
         let delta = address_delta::<F>(&packet.l3, &tuple.src_addr, &tuple.dst_addr);
         let flags = layout.flags | u64::from(BPF_F_PSEUDO_HDR);
-        ctx.l4_csum_replace(layout.check_off, 0, u64::from(delta.value()), flags).map_err(|_| Reason::RewriteFailed)?;
+        ctx.adjust_check(layout.check_off, delta, flags)?;
     }
     let ports = Delta::of_word(packet.tuple.src_port.to_be(), tuple.src_port.to_be())
         .plus(Delta::of_word(packet.tuple.dst_port.to_be(), tuple.dst_port.to_be()));
     if packet.tuple.src_port == tuple.src_port && packet.tuple.dst_port == tuple.dst_port {
         return Ok(());
     }
-    ctx.l4_csum_replace(layout.check_off, 0, u64::from(ports.value()), layout.flags).map_err(|_| Reason::RewriteFailed)
+    ctx.adjust_check(layout.check_off, ports, layout.flags)
 }
 
 #[inline(always)]
-fn store_port(ctx: &TcContext, off: usize, old: u16, new: u16) -> Result<(), Reason> {
+fn store_port(ctx: &impl Context, off: usize, old: u16, new: u16) -> Result<(), Reason> {
     if old == new {
         return Ok(());
     }
-    store(ctx, off, &new.to_be(), 0)
+    ctx.write(off, &new.to_be(), 0)
 }

@@ -1,43 +1,62 @@
-//! Packet bytes of an skb, read in place.
+//! An skb: what the programs of tc are given.
 
 use core::hint::cold_path;
 
 use aya_ebpf::programs::TcContext;
 use netpath_common::Reason;
 use netpath_ebpf::{
-    env::Env,
+    checksum::Delta,
     family::Family,
-    packet::{Bytes, Kind, Packet, bounded},
+    packet::{Kind, Packet, bounded},
 };
 use network_types::eth::EthHdr;
 
-use super::{family_maps::FamilyMaps, hand::Hand, kernel::Kernel};
+use super::{
+    family_maps::FamilyMaps,
+    frame::{Context, Frame},
+    hand::Hand,
+    kernel::Kernel,
+};
 
 /// Headers up to the checksum inside an ICMP error, with as many extension headers as are walked through in
 /// both packets.
 pub(super) const MAX_HEADERS: usize = EthHdr::LEN + 40 + 256 + 8 + 40 + 256 + 20;
 
-/// The linear part of an skb.
-pub(super) struct Skb<'a>(pub(super) &'a TcContext);
-
-impl Bytes for Skb<'_> {
+impl Context for TcContext {
     #[inline(always)]
-    fn get<T: Copy>(&self, off: usize) -> Option<T> {
-        let start = self.0.data() + off;
-        if start + size_of::<T>() > self.0.data_end() {
-            return None;
-        }
-        // SAFETY: inside the packet by the check above; `T` is plain data by the trait's contract. The
-        // verifier allows unaligned packet loads where the CPU does and refuses the program elsewhere.
-        Some(unsafe { *(start as *const T) })
+    fn in_place(&self) -> (usize, usize) {
+        (self.data(), self.data_end())
     }
-}
 
-/// The interface the packet is seen on.
-#[inline(always)]
-pub(super) fn ifindex(ctx: &TcContext) -> u32 {
-    // SAFETY: the context is valid for the whole program.
-    unsafe { (*ctx.skb.skb).ifindex }
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: the context is valid for the whole program.
+        unsafe { (*self.skb.skb).ifindex }
+    }
+
+    #[inline(always)]
+    fn frame_len(&self) -> u32 {
+        self.len()
+    }
+
+    /// An 802.1Q tag makes it another one than IP's, but for VLAN 0: that is a priority only, and the kernel takes
+    /// the frame as untagged.
+    #[inline(always)]
+    fn ether_type(&self) -> u16 {
+        // SAFETY: as in `ifindex`.
+        let is_tagged = unsafe { (*self.skb.skb).vlan_present } != 0 && vlan_id(self) != 0;
+        if is_tagged { 0x8100 } else { inner_type(self) }
+    }
+
+    #[inline(always)]
+    fn write<T: Copy>(&self, off: usize, value: &T, flags: u64) -> Result<(), Reason> {
+        self.store(off, value, flags).map_err(|_| Reason::RewriteFailed)
+    }
+
+    #[inline(always)]
+    fn adjust_check(&self, off: usize, delta: Delta, flags: u64) -> Result<(), Reason> {
+        self.l4_csum_replace(off, 0, u64::from(delta.value()), flags).map_err(|_| Reason::RewriteFailed)
+    }
 }
 
 /// The interface by which the packet came to this host; 0: it is the host's own.
@@ -45,15 +64,6 @@ pub(super) fn ifindex(ctx: &TcContext) -> u32 {
 pub(super) fn ingress_ifindex(ctx: &TcContext) -> u32 {
     // SAFETY: as in `ifindex`.
     unsafe { (*ctx.skb.skb).ingress_ifindex }
-}
-
-/// EtherType, host byte order. An 802.1Q tag makes it another one than IP's, but for VLAN 0: that is a
-/// priority only, and the kernel takes the frame as untagged.
-#[inline(always)]
-pub(super) fn ether_type(ctx: &TcContext) -> u16 {
-    // SAFETY: as in `ifindex`.
-    let is_tagged = unsafe { (*ctx.skb.skb).vlan_present } != 0 && vlan_id(ctx) != 0;
-    if is_tagged { 0x8100 } else { inner_type(ctx) }
 }
 
 /// EtherType behind the first tag, host byte order.
@@ -104,17 +114,14 @@ pub(super) fn linearize(ctx: &TcContext, len: usize) {
 ///
 /// [`Reason::Malformed`].
 #[inline(always)]
-pub(super) fn load<F: FamilyMaps>(env: &Kernel<'_>) -> Result<&'static mut Hand<F>, Reason>
-where
-    for<'a> Kernel<'a>: Env<F>,
-{
+pub(super) fn load<F: FamilyMaps>(ctx: &TcContext) -> Result<&'static mut Hand<F>, Reason> {
     let hand = F::hand().ok_or(Reason::Malformed)?;
     // SAFETY: this CPU's own element, and programs do not interrupt each other on one CPU.
     let hand = unsafe { &mut *hand };
-    read(env.ctx, &mut hand.packet)?;
+    read(ctx, &mut hand.packet)?;
     if hand.packet.kind == Kind::LaterFragment {
         cold_path();
-        let ports = ports_of_first(env.ctx, &hand.packet);
+        let ports = ports_of_first(ctx, &hand.packet);
         hand.packet.set_ports((ports >> 16) as u16, ports as u16);
     }
     Ok(hand)
@@ -129,11 +136,11 @@ fn read<F: Family>(ctx: &TcContext, slot: &mut Packet<F>) -> Result<(), Reason> 
         cold_path();
         linearize(ctx, min_headers);
     }
-    if !F::is_plain(&Skb(ctx), EthHdr::LEN) {
+    if !F::is_plain(&Frame(ctx), EthHdr::LEN) {
         cold_path();
         linearize(ctx, MAX_HEADERS);
     }
-    *slot = Packet::<F>::parse(&Skb(ctx), EthHdr::LEN)?;
+    *slot = Packet::<F>::parse(&Frame(ctx), EthHdr::LEN)?;
     if slot.l3.len as usize > ctx.len() as usize - EthHdr::LEN {
         return Err(Reason::Malformed);
     }

@@ -5,6 +5,8 @@ pub(crate) use netpath_ebpf::family::V4 as Family;
 
 use crate::world::{self, Place};
 
+#[path = "early.rs"]
+mod early;
 #[path = "hairpin.rs"]
 mod hairpin;
 #[path = "icmp_error.rs"]

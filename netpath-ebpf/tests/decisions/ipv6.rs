@@ -8,6 +8,8 @@ use netpath_ebpf::ipv6::link_local;
 
 use crate::world::{self, Place};
 
+#[path = "early.rs"]
+mod early;
 #[path = "hairpin.rs"]
 mod hairpin;
 #[path = "icmp_error.rs"]

@@ -14,6 +14,7 @@
 //! | `sctp` | SCTP keeps its ports |
 //! | `icmp_error` | errors reach the one who sent the packet, translated |
 //! | `nd` | what a container says by neighbour discovery |
+//! | `early` | what is decided before the kernel has a packet is what is decided after |
 //! | `invariants` | whatever packets come in whatever order: nothing leaks, nothing is mixed up |
 
 #![expect(clippy::unwrap_used, reason = "a test panics when something is not as it should be")]

@@ -195,6 +195,11 @@ impl<F: Place> World<F> {
         external::from_external(self, &self.config, &Packet::parse(frame, 14)?, UPLINK)
     }
 
+    /// The same before the kernel has a packet. None: left for later.
+    pub(crate) fn arrive_early(&self, frame: &Frame) -> Result<Option<Decision<F>>, Reason> {
+        external::from_external_early(self, &self.config, &Packet::parse(frame, 14)?, UPLINK)
+    }
+
     /// A frame that the kernel sends out.
     pub(crate) fn leave(&self, frame: &Frame) -> Result<Decision<F>, Reason> {
         external::to_external(self, &self.config, &Packet::parse(frame, 14)?, UPLINK)
