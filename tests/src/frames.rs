@@ -1,8 +1,8 @@
-//! Ethernet frames byte by byte, with ARP and IPv4 in them, sent and seen through a packet socket: for what no other
-//! socket can say or hear.
+//! Ethernet frames byte by byte, with ARP, IPv4 and neighbour discovery in them, sent and seen through a packet socket:
+//! for what no other socket can say or hear.
 
 use std::io::{self, Read};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,8 @@ use crate::Namespace;
 use crate::icmp::checksum;
 
 const ARP: [u8; 2] = [0x08, 0x06];
+const IPV6: [u8; 2] = [0x86, 0xdd];
+const NEXT_HEADER_ICMPV6: u8 = 58;
 
 /// Sends and sees every frame of one interface.
 pub struct FrameSocket {
@@ -39,10 +41,11 @@ impl FrameSocket {
         assert_eq!(sent, frame.len());
     }
 
-    /// Whether an announcement is seen within `limit` that `mac` has `addr` (RFC 5227, 2.3).
+    /// Whether an announcement is seen within `limit` that `mac` has `addr`: an ARP announcement, or a neighbour
+    /// advertisement that nobody asked for.
     pub fn sees_announcement(&mut self, addr: IpAddr, mac: [u8; 6], limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
-        let (mut frame, addr) = ([0; 2048], octets(addr));
+        let mut frame = [0; 2048];
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -50,12 +53,45 @@ impl FrameSocket {
             }
             self.socket.set_read_timeout(Some(left)).expect("set a time limit");
             let Ok(length) = self.socket.read(&mut frame) else { return false };
-            let says = [&mac[..], &addr].concat();
-            if length >= 42 && frame[12..14] == ARP && frame[22..32] == says && frame[38..42] == addr {
+            let is_announcement = match addr {
+                IpAddr::V4(addr) => is_arp_announcement(&frame[..length], addr, mac),
+                IpAddr::V6(addr) => is_advertisement(&frame[..length], addr, mac),
+            };
+            if is_announcement {
                 return true;
             }
         }
     }
+}
+
+/// RFC 5227, 2.3: sender and target are the address that is announced.
+fn is_arp_announcement(frame: &[u8], addr: Ipv4Addr, mac: [u8; 6]) -> bool {
+    let says = [&mac[..], &addr.octets()].concat();
+    frame.len() >= 42 && frame[12..14] == ARP && frame[22..32] == says && frame[38..42] == addr.octets()
+}
+
+/// RFC 4861, 7.2.6 and 7.1.2: from the address that is announced to all nodes, and such that those who know the address
+/// under another hardware address forget that one.
+fn is_advertisement(frame: &[u8], addr: Ipv6Addr, mac: [u8; 6]) -> bool {
+    /// The header's 40 bytes and an advertisement with one option.
+    const LEN: usize = 14 + 40 + 32;
+    const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+    const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+    /// Of the flags router, solicited and override.
+    const OVERRIDE: u8 = 0b001 << 5;
+    const TARGET_LINK_LAYER_ADDRESS: [u8; 2] = [2, 1];
+    if frame.len() != LEN || frame[12..14] != IPV6 || frame[20] != NEXT_HEADER_ICMPV6 {
+        return false;
+    }
+    let (ethernet, header, message) = (&frame[..14], &frame[14..54], &frame[54..]);
+    let option = [&TARGET_LINK_LAYER_ADDRESS[..], &mac].concat();
+    let pseudo_header = [&header[8..40], &[0, 0, 0, 32, 0, 0, 0, NEXT_HEADER_ICMPV6]].concat();
+    ethernet[..12] == [&[0x33, 0x33, 0, 0, 0, 1], &mac[..]].concat()
+        && (header[0] >> 4, &header[4..6], header[7]) == (6, &[0, 32], 255)
+        && header[8..40] == [addr.octets(), ALL_NODES.octets()].concat()
+        && (message[0], message[1], message[4]) == (NEIGHBOUR_ADVERTISEMENT, 0, OVERRIDE)
+        && message[8..] == [&addr.octets()[..], &option].concat()
+        && checksum(&[&pseudo_header, message].concat()) == 0
 }
 
 fn bind(socket: &Socket, ifindex: u32) -> io::Result<()> {

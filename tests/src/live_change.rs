@@ -78,11 +78,14 @@ fn connections_from_outside_end_with_their_port(plane: Plane) {
 }
 
 fn a_new_container_is_announced_to_the_others(plane: Plane) {
-    let world = World::new(plane);
+    let world = World::with(plane, Options { ipv6: true, ..Options::default() });
     let first = world.container("first", &[]);
-    let mut wire = FrameSocket::new(&first.inside, "eth0");
+    let mut wires = Family::BOTH.map(|family| (family, FrameSocket::new(&first.inside, "eth0")));
     let second = world.container("second", &[]);
-    assert!(wire.sees_announcement(second.address, second.inside.mac("eth0"), PATIENCE));
+    let mac = second.inside.mac("eth0");
+    for (family, wire) in &mut wires {
+        assert!(wire.sees_announcement(second.ip(*family), mac, PATIENCE), "{family:?}");
+    }
 }
 
 fn a_container_has_the_addresses_it_asks_for(plane: Plane) {
