@@ -3,11 +3,12 @@
 //!
 //! Where netpath differs on purpose the expectation names the difference of `docs/differences.md`.
 
-use std::net::IpAddr;
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
 use netpath_tests::icmp;
 use netpath_tests::reach::{Server, answers, pings};
-use netpath_tests::sockets::{accept, ask, at, local};
+use netpath_tests::sockets::{PATIENCE, accept, ask, at, local};
 use netpath_tests::{Container, Family, Namespace, NetworkOptions, Options, Plane, World};
 
 cells_of_both_families! {
@@ -29,6 +30,10 @@ cells_of_both_families! {
 cells! { ipv6_to_ipv4 V6:
     the_host_reaches_an_ipv4_container_at_its_ipv6_loopback_address,
     a_remote_ipv6_client_reaches_an_ipv4_container_through_a_proxy_only,
+}
+
+cells! { link_local V6:
+    the_hosts_link_local_address_is_reached_through_a_proxy_only,
 }
 
 const PORTS: [&str; 2] = ["8080:80", "8080:80/udp"];
@@ -249,5 +254,27 @@ fn a_remote_ipv6_client_reaches_an_ipv4_container_through_a_proxy_only(plane: Pl
     match plane {
         Plane::Iptables { proxy: true } => assert_eq!(server.sees(&world.client, to), world.gateway(Family::V4)),
         _ => assert!(!answers(&world.client, to)),
+    }
+}
+
+/// fe80-proxy: with netpath, as without the proxy, it is the host's own closed port, from the link and from the host.
+fn the_hosts_link_local_address_is_reached_through_a_proxy_only(plane: Plane, family: Family) {
+    let cell = Cell::new(plane, family);
+    let World { client, host, .. } = &cell.world;
+    for (from, by) in [(client, "eth0"), (host, "up0")] {
+        let address = SocketAddrV6::new(host.link_local("up0"), 8080, 0, from.ifindex(by));
+        let to = SocketAddr::from(address);
+        if plane == (Plane::Iptables { proxy: true }) {
+            assert_eq!(cell.server.sees_tcp(from, to), cell.gateway());
+            continue;
+        }
+        let refused = from.try_connect(0, to, PATIENCE);
+        assert_eq!(refused.map_err(|error| error.kind()).unwrap_err(), ErrorKind::ConnectionRefused, "{to}");
+        cell.server.is_not_reached(from, to);
+    }
+    if plane.is_netpath() {
+        let dropped =
+            ["direct-access", "martian-source", "loopback-address", "leak"].map(|reason| cell.world.drops(reason));
+        assert_eq!(dropped, [0; 4], "nothing was dropped: the host's kernel has answered");
     }
 }

@@ -1,7 +1,7 @@
 //! Network namespaces: made, entered by a thread or by a program, and removed.
 
 use std::fs::File;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -92,6 +92,19 @@ impl Namespace {
         let bytes = text.map(|text| text.split(':').filter_map(|byte| u8::from_str_radix(byte, 16).ok()).collect());
         let bytes: Vec<u8> = bytes.unwrap_or_default();
         bytes.try_into().unwrap_or_else(|_| panic!("{ifname} has no hardware address: {shown}"))
+    }
+
+    /// The number of the interface `ifname` inside.
+    pub fn ifindex(&self, ifname: &str) -> u32 {
+        let found = self.within(|| nix::net::if_::if_nametoindex(ifname));
+        found.unwrap_or_else(|e| panic!("look for {ifname} in {}: {e}", self.path.display()))
+    }
+
+    /// The IPv6 address of the interface `ifname` inside that is good on its link only.
+    pub fn link_local(&self, ifname: &str) -> Ipv6Addr {
+        let listed = self.ip(&format!("-6 -o addr show dev {ifname} scope link"));
+        let address = listed.split_whitespace().nth(3).and_then(|word| word.split('/').next()?.parse().ok());
+        address.unwrap_or_else(|| panic!("{ifname} has no link-local address: {listed}"))
     }
 
     /// The addresses that are good beyond one link.
