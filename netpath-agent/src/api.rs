@@ -6,7 +6,7 @@
 //! | `GET /v1/info` | - | [`Info`] |
 //! | `PATCH /v1/info` | [`InfoPatch`] | [`Info`] |
 //! | `GET /v1/networks` | - | `[`[`Network`]`]` |
-//! | `POST /v1/networks` | [`NetworkCreate`] | [`Network`] |
+//! | `POST /v1/networks` | [`NetworkCreate`] | [`NetworkCreated`] |
 //! | `GET /v1/networks/NAME` | - | [`Network`] |
 //! | `PATCH /v1/networks/NAME` | [`NetworkPatch`] | [`Network`] |
 //! | `DELETE /v1/networks/NAME` | - | [`Network`] as it was |
@@ -41,6 +41,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::ipam::Skipped;
 use crate::names::hosts::ExtraHost;
 use crate::names::resolv_conf::Dns;
 use crate::port_spec::Proto;
@@ -146,6 +147,16 @@ pub struct NetworkCreate {
     pub bridge: Option<String>,
     /// Where a port without an address is published. Default: at every address.
     pub binding_addr: Option<IpAddr>,
+}
+
+/// A network that has just been created.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkCreated {
+    #[serde(flatten)]
+    pub network: Network,
+    /// Pools that its subnets could not come from, because of something on the host: a route, an address, a name
+    /// server.
+    pub skipped: Vec<Skipped>,
 }
 
 /// Live changes to a network; what is absent stays.

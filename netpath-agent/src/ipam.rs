@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use anyhow::{Context, ensure};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Something on the host that a subnet must not overlap.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,10 +34,13 @@ pub enum Use {
     NameServer,
 }
 
-/// A default pool that could not be taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Pools in a row that could not be taken, all for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skipped {
-    pub pool: IpNet,
+    pub first: IpNet,
+    /// The first, where it is one.
+    pub last: IpNet,
+    /// What they overlap, as in [`InUse::by`].
     pub by: String,
 }
 
@@ -155,11 +158,12 @@ pub fn default_pools6(host_id: [u8; 5]) -> impl Iterator<Item = IpNet> {
 /// # Errors
 /// Every pool overlaps something; the error says what.
 pub fn pick_pool(pools: impl Iterator<Item = IpNet>, in_use: &[InUse]) -> Result<Picked, IpamError> {
-    let mut skipped = Vec::new();
+    let mut skipped: Vec<Skipped> = Vec::new();
     for pool in pools {
-        match overlap(pool, in_use) {
-            None => return Ok(Picked { pool, skipped }),
-            Some(by) => skipped.push(Skipped { pool, by: by.to_owned() }),
+        let Some(by) = overlap(pool, in_use) else { return Ok(Picked { pool, skipped }) };
+        match skipped.last_mut().filter(|skipped| skipped.by == by) {
+            Some(skipped) => skipped.last = pool,
+            None => skipped.push(Skipped { first: pool, last: pool, by: by.to_owned() }),
         }
     }
     Err(IpamError::NoFreePool(skipped))
@@ -311,7 +315,8 @@ fn list(skipped: &[Skipped]) -> String {
 
 impl fmt::Display for Skipped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} overlaps {}", self.pool, self.by)
+        let Self { first, last, by } = self;
+        if first == last { write!(f, "{first}: overlaps {by}") } else { write!(f, "{first} to {last}: overlap {by}") }
     }
 }
 
@@ -378,8 +383,8 @@ mod tests {
             (&["172.17.0.0/16"], "172.18.0.0/16", 1),
             (&["172.17.5.3/32"], "172.18.0.0/16", 1),
             (&["172.17.5.3/24", "172.18.1.0/24"], "172.19.0.0/16", 2),
-            (&["172.16.0.0/12"], "192.168.0.0/20", 15),
-            (&["172.0.0.0/8", "192.168.1.0/24"], "192.168.16.0/20", 16),
+            (&["172.16.0.0/12"], "192.168.0.0/20", 1),
+            (&["172.0.0.0/8", "192.168.1.0/24"], "192.168.16.0/20", 2),
             (&["172.18.0.0/16"], "172.17.0.0/16", 0),
         ];
         for (used, expected, skipped) in rows {
@@ -387,18 +392,22 @@ mod tests {
             assert_eq!((picked.pool, picked.skipped.len()), (net(expected), *skipped), "{used:?}");
         }
         let picked = pick_pool(default_pools(), &in_use(&["172.17.0.0/16"])).unwrap();
-        assert_eq!(picked.skipped[0].to_string(), "172.17.0.0/16 overlaps route 172.17.0.0/16");
+        assert_eq!(picked.skipped[0].to_string(), "172.17.0.0/16: overlaps route 172.17.0.0/16");
+        let picked = pick_pool(default_pools(), &in_use(&["172.16.0.0/12"])).unwrap();
+        assert_eq!(picked.skipped[0].to_string(), "172.17.0.0/16 to 172.31.0.0/16: overlap route 172.16.0.0/12");
     }
 
     #[test]
     fn without_a_free_pool_the_error_names_what_is_in_the_way() {
         let text = pick_pool(default_pools(), &in_use(&["172.16.0.0/12", "192.168.0.0/16"])).unwrap_err().to_string();
-        assert!(text.contains("172.17.0.0/16 overlaps route 172.16.0.0/12"), "{text}");
-        assert!(text.contains("192.168.240.0/20 overlaps route 192.168.0.0/16"), "{text}");
+        assert!(text.contains("172.17.0.0/16 to 172.31.0.0/16: overlap route 172.16.0.0/12"), "{text}");
+        assert!(text.contains("192.168.0.0/20 to 192.168.240.0/20: overlap route 192.168.0.0/16"), "{text}");
         assert!(text.contains("choose a subnet with `--bip` or `--subnet`"), "{text}");
-        let pool: AddressPool = "base=10.0.0.0/8,size=24".parse().unwrap();
-        let text = pick_pool(pool.subnets(), &in_use(&["10.0.0.0/8"])).unwrap_err().to_string();
-        assert!(text.contains("10.0.30.0/24 overlaps") && text.contains("and 65505 more"), "{text}");
+        let pool: AddressPool = "base=10.0.0.0/16,size=24".parse().unwrap();
+        let routes: Vec<_> = pool.subnets().map(|subnet| subnet.to_string()).collect();
+        let routes: Vec<_> = routes.iter().map(String::as_str).collect();
+        let text = pick_pool(pool.subnets(), &in_use(&routes)).unwrap_err().to_string();
+        assert!(text.contains("10.0.30.0/24: overlaps") && text.contains("and 225 more"), "{text}");
     }
 
     #[test]

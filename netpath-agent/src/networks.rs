@@ -14,7 +14,7 @@ use crate::ipam::Allocator;
 use crate::network_mode::DEFAULT_NETWORK;
 use crate::refusal::Refusal;
 use crate::state::{MAX_NETWORKS, Network, State};
-use crate::subnets;
+use crate::subnets::{self, Subnets};
 
 impl Agent {
     pub fn networks(&self) -> Vec<api::Network> {
@@ -32,7 +32,7 @@ impl Agent {
     ///
     /// # Errors
     /// A [`Refusal`] if the request cannot be served; nothing has changed then, nor after any other error.
-    pub async fn create_network(&mut self, request: NetworkCreate) -> Result<api::Network> {
+    pub async fn create_network(&mut self, request: NetworkCreate) -> Result<api::NetworkCreated> {
         self.check_new(&request)?;
         let interfaces = read_interfaces(&self.netlink).await?;
         let bridge = match &request.bridge {
@@ -40,7 +40,8 @@ impl Agent {
             None => format!("br-{}", hex(&host::random::<6>()?)),
         };
         let pools = &self.options.address_pools;
-        let (v4, v6) = subnets::of_new(&request, &bridge, &interfaces, &self.state, pools).map_err(Refusal::invalid)?;
+        let subnets = subnets::of_new(&request, &bridge, &interfaces, &self.state, pools);
+        let Subnets { v4, v6, skipped } = subnets.map_err(Refusal::invalid)?;
         let Some(counter) = self.counters.take_pair() else {
             return Err(Refusal::Taken("no counter is free for another network".to_owned()).into());
         };
@@ -66,7 +67,7 @@ impl Agent {
             return Err(error.context(format!("create network `{name}`")));
         }
         tracing::info!("created network `{name}`");
-        self.network(&name)
+        Ok(api::NetworkCreated { network: self.network(&name)?, skipped })
     }
 
     /// Removes a network that no container is connected to.

@@ -37,7 +37,7 @@ pub enum Command {
     PatchInfo(api::InfoPatch, Reply<api::Info>),
     Networks(Reply<Vec<api::Network>>),
     Network(String, Reply<api::Network>),
-    CreateNetwork(Box<api::NetworkCreate>, Reply<api::Network>),
+    CreateNetwork(Box<api::NetworkCreate>, Reply<api::NetworkCreated>),
     PatchNetwork(String, api::NetworkPatch, Reply<api::Network>),
     DeleteNetwork(String, Reply<api::Network>),
     Connect(String, api::Connect, Reply<api::Container>),

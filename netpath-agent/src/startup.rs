@@ -26,7 +26,7 @@ use crate::options::Options;
 use crate::reconcile::Image;
 use crate::recovery;
 use crate::state::{self, Endpoint, MAX_NETWORKS, Network, State, Store};
-use crate::subnets;
+use crate::subnets::{self, Subnets};
 
 /// The default network's pair of counters.
 const DEFAULT_NETWORK_COUNTER: u32 = 1;
@@ -150,7 +150,7 @@ fn plan(mut state: State, options: &Options, interfaces: &Interfaces) -> Result<
 /// The default network as the options have it.
 fn default_network(options: &Options, interfaces: &Interfaces, state: &State) -> Result<Network> {
     let known = state.networks.get(&DEFAULT_NETWORK_INDEX);
-    let (v4, v6) = subnets::of_default(options, interfaces, known, state)?;
+    let Subnets { v4, v6, skipped: _ } = subnets::of_default(options, interfaces, known, state)?;
     let created = known.is_some_and(|network| network.created && network.bridge == options.bridge);
     Ok(Network {
         name: DEFAULT_NETWORK.to_owned(),

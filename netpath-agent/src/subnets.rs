@@ -10,7 +10,7 @@ use crate::api::{GatewayMode, NetworkCreate, Subnet};
 use crate::bridge;
 use crate::externals::Interfaces;
 use crate::host;
-use crate::ipam::{self, AddressPool, Allocator, InUse, Picked, Use};
+use crate::ipam::{self, AddressPool, Allocator, InUse, Picked, Skipped, Use};
 use crate::netlink::Link;
 use crate::options::Options;
 use crate::state::{self, State};
@@ -45,6 +45,16 @@ struct Asked {
     gateway: Option<IpAddr>,
 }
 
+/// The subnets of a network.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Subnets {
+    pub v4: Option<Subnet>,
+    pub v6: Option<Subnet>,
+    /// Pools before the ones they come from that something on the host was in the way of. A pool that another network
+    /// has is nothing to speak of.
+    pub skipped: Vec<Skipped>,
+}
+
 /// Where subnets may lie.
 #[derive(Clone, Copy)]
 struct Space<'a> {
@@ -67,7 +77,7 @@ pub fn of_default(
     interfaces: &Interfaces,
     known: Option<&state::Network>,
     state: &State,
-) -> Result<(Option<Subnet>, Option<Subnet>)> {
+) -> Result<Subnets> {
     let known = known.filter(|network| network.bridge == options.bridge);
     let link = interfaces.links.iter().find(|link| link.ifname == options.bridge);
     let is_ours = known.is_some_and(|network| network.created)
@@ -87,9 +97,10 @@ pub fn of_default(
     );
     let had = known.and_then(|network| network.v4);
     let space = Space { in_use: &in_use, pools: &options.address_pools };
-    let v4 = choose(IpFamily::V4, asked, had, space, "--bip")?;
+    let mut skipped = Vec::new();
+    let v4 = Some(choose(IpFamily::V4, asked, had, space, "--bip", &mut skipped)?);
     if !options.ipv6 {
-        return Ok((Some(v4), None));
+        return Ok(Subnets { v4, v6: None, skipped });
     }
     host::require_ipv6().context("use --ipv6")?;
     let asked = Asked {
@@ -100,7 +111,8 @@ pub fn of_default(
         gateway: options.default_gateway_v6.map(IpAddr::V6),
     };
     let had = known.and_then(|network| network.v6);
-    Ok((Some(v4), Some(choose(IpFamily::V6, asked, had, space, "--bip6")?)))
+    let v6 = Some(choose(IpFamily::V6, asked, had, space, "--bip6", &mut skipped)?);
+    Ok(Subnets { v4, v6, skipped })
 }
 
 /// The subnets of a new network.
@@ -113,24 +125,32 @@ pub fn of_new(
     interfaces: &Interfaces,
     state: &State,
     pools: &[AddressPool],
-) -> Result<(Option<Subnet>, Option<Subnet>)> {
+) -> Result<Subnets> {
     let in_use = in_use(interfaces, bridge, state);
     let space = Space { in_use: &in_use, pools };
     let link = interfaces.links.iter().find(|link| link.ifname == bridge);
     let has = |family| present(link, family, None, interfaces);
-    let v4 = Some(of_family(IpFamily::V4, request, has(IpFamily::V4)?, space)?);
+    let mut skipped = Vec::new();
+    let v4 = Some(of_family(IpFamily::V4, request, has(IpFamily::V4)?, space, &mut skipped)?);
     let wants6 = request.ipv6 || request.subnets.iter().any(|subnet| subnet.addr().is_ipv6());
     if !wants6 {
         let stray = request.gateways.iter().copied().find(|addr| addr.is_ipv6());
         ensure!(stray.is_none(), "no matching subnet for gateway {}", stray.unwrap_or(IpAddr::from([0; 16])));
-        return Ok((v4, None));
+        return Ok(Subnets { v4, v6: None, skipped });
     }
     host::require_ipv6().context("cannot enable IPv6 on the network")?;
-    Ok((v4, Some(of_family(IpFamily::V6, request, has(IpFamily::V6)?, space)?)))
+    let v6 = Some(of_family(IpFamily::V6, request, has(IpFamily::V6)?, space, &mut skipped)?);
+    Ok(Subnets { v4, v6, skipped })
 }
 
 /// `has` is the address of a bridge that is there already: it says the subnet where nothing else does.
-fn of_family(family: IpFamily, request: &NetworkCreate, has: Option<IpNet>, space: Space<'_>) -> Result<Subnet> {
+fn of_family(
+    family: IpFamily,
+    request: &NetworkCreate,
+    has: Option<IpNet>,
+    space: Space<'_>,
+    skipped: &mut Vec<Skipped>,
+) -> Result<Subnet> {
     let mut asked = Asked {
         bridge: None,
         subnet: only(&request.subnets, |net| family.has(net.addr()), family, "subnet")?,
@@ -146,7 +166,7 @@ fn of_family(family: IpFamily, request: &NetworkCreate, has: Option<IpNet>, spac
         }
         asked.bridge = has;
     }
-    let mut subnet = choose(family, asked, None, space, "--subnet")?;
+    let mut subnet = choose(family, asked, None, space, "--subnet", skipped)?;
     // What was asked for as gateway is the bridge's own address, as with Docker.
     let mode = if family == IpFamily::V4 { request.gateway_mode_ipv4 } else { request.gateway_mode_ipv6 };
     if let Some(gateway) = asked.gateway {
@@ -198,7 +218,14 @@ fn present(
 }
 
 /// The subnet: asked for, had before, or the first pool that is free.
-fn choose(family: IpFamily, asked: Asked, had: Option<Subnet>, space: Space<'_>, option: &str) -> Result<Subnet> {
+fn choose(
+    family: IpFamily,
+    asked: Asked,
+    had: Option<Subnet>,
+    space: Space<'_>,
+    option: &str,
+    skipped: &mut Vec<Skipped>,
+) -> Result<Subnet> {
     let asked_for = asked.bridge.or(asked.subnet);
     let had = had.filter(|had| asked_for.is_none() && ipam::check_overlap(had.subnet, space.in_use).is_ok());
     let subnet = match (asked_for, had) {
@@ -209,7 +236,7 @@ fn choose(family: IpFamily, asked: Asked, had: Option<Subnet>, space: Space<'_>,
             net.trunc()
         }
         (None, Some(had)) => had.subnet,
-        (None, None) => pick(family, space)?,
+        (None, None) => pick(family, space, skipped)?,
     };
     let allocator = Allocator::new(subnet, asked.ip_range)?;
     let bridge = match (asked.bridge, had.and_then(|had| had.bridge)) {
@@ -230,7 +257,7 @@ fn choose(family: IpFamily, asked: Asked, had: Option<Subnet>, space: Space<'_>,
 
 /// The first pool that is free. Where every pool has a route through some gateway, as with a router that has all private
 /// networks behind it, such routes do not count.
-fn pick(family: IpFamily, space: Space<'_>) -> Result<IpNet> {
+fn pick(family: IpFamily, space: Space<'_>, skipped: &mut Vec<Skipped>) -> Result<IpNet> {
     let nameserver =
         |addr: IpAddr| InUse { subnet: addr.into(), kind: Use::NameServer, by: format!("nameserver {addr}") };
     let nameservers: Vec<_> = host::nameservers().into_iter().map(nameserver).collect();
@@ -243,8 +270,10 @@ fn pick(family: IpFamily, space: Space<'_>) -> Result<IpNet> {
         picked => picked,
     };
     let picked = picked.context("choose a subnet for the bridge")?;
-    for skipped in &picked.skipped {
-        tracing::info!("subnet {} is skipped: it overlaps {}", skipped.pool, skipped.by);
+    let is_network = |by: &str| space.in_use.iter().any(|used| used.kind == Use::Network && used.by == by);
+    for reason in picked.skipped.into_iter().filter(|reason| !is_network(&reason.by)) {
+        tracing::info!("skipped {reason}");
+        skipped.push(reason);
     }
     Ok(picked.pool)
 }
@@ -315,8 +344,8 @@ mod tests {
         ] {
             let mut interfaces = interfaces();
             interfaces.routes.extend(routes.iter().map(|text| via(text)));
-            let (v4, _) = of_new(&NetworkCreate::default(), "br-x", &interfaces, &state, &[]).unwrap();
-            assert_eq!(v4.unwrap().subnet.to_string(), expected);
+            let new = of_new(&NetworkCreate::default(), "br-x", &interfaces, &state, &[]).unwrap();
+            assert_eq!(new.v4.unwrap().subnet.to_string(), expected);
         }
     }
 
@@ -341,15 +370,16 @@ mod tests {
         let mut state = State::new(String::new());
         state.networks.insert(1, samples::network("bridge"));
         let new = |request: &NetworkCreate| of_new(request, "br-x", &interfaces(), &state, &[]);
-        let (v4, v6) = new(&NetworkCreate::default()).unwrap();
-        assert_eq!((v4.unwrap().subnet.to_string().as_str(), v6), ("172.18.0.0/16", None));
+        let next = new(&NetworkCreate::default()).unwrap();
+        assert_eq!((next.v4.unwrap().subnet.to_string().as_str(), next.v6), ("172.18.0.0/16", None));
+        assert_eq!(next.skipped, [], "that another network has the first is nothing to speak of");
         let subnets = vec!["10.50.0.0/24".parse().unwrap()];
         let gateways = vec!["10.50.0.9".parse().unwrap()];
         let asked = NetworkCreate { subnets, gateways, internal: true, ..NetworkCreate::default() };
-        let v4 = new(&asked).unwrap().0.unwrap();
+        let v4 = new(&asked).unwrap().v4.unwrap();
         assert_eq!((v4.bridge.unwrap().to_string().as_str(), v4.gateway), ("10.50.0.9", None));
         let isolated = NetworkCreate { gateway_mode_ipv4: GatewayMode::Isolated, ..asked };
-        assert_eq!(new(&isolated).unwrap().0.unwrap().bridge, None);
+        assert_eq!(new(&isolated).unwrap().v4.unwrap().bridge, None);
     }
 
     #[test]
@@ -392,7 +422,7 @@ mod tests {
     #[test]
     fn a_bridge_that_is_there_brings_its_subnet() {
         let state = State::new(String::new());
-        let of = |request: &NetworkCreate| of_new(request, "netpath0", &interfaces(), &state, &[]).unwrap().0.unwrap();
+        let of = |request: &NetworkCreate| of_new(request, "netpath0", &interfaces(), &state, &[]).unwrap().v4.unwrap();
         let subnet = of(&NetworkCreate::default());
         assert_eq!((subnet.subnet.to_string().as_str(), subnet.bridge), ("10.9.0.0/16", "10.9.0.1".parse().ok()));
         let subnets = vec!["10.50.0.0/24".parse().unwrap()];
@@ -405,9 +435,11 @@ mod tests {
         state.networks.insert(1, samples::network("bridge"));
         let pools = ["base=10.1.0.0/16,size=20", "base=10.5.0.0/24,size=24"].map(|text| text.parse().unwrap());
         let request = NetworkCreate { ipv6: true, ..NetworkCreate::default() };
-        let (v4, v6) = of_new(&request, "br-x", &interfaces(), &state, &pools).unwrap();
+        let Subnets { v4, v6, skipped } = of_new(&request, "br-x", &interfaces(), &state, &pools).unwrap();
         assert_eq!(v4.unwrap().subnet.to_string(), "10.1.16.0/20", "the host has an address in the first");
         assert!(v6.unwrap().subnet.to_string().starts_with("fd"));
+        let skipped: Vec<_> = skipped.iter().map(ToString::to_string).collect();
+        assert_eq!(skipped, ["10.1.0.0/20: overlaps route 10.1.2.0/24 dev eth0"]);
     }
 
     fn default(bip: Option<&str>, known: Option<&state::Network>) -> Result<Subnet> {
@@ -418,7 +450,7 @@ mod tests {
         interfaces.links.retain(|link| link.ifname != "netpath0");
         interfaces.addresses.retain(|address| address.ifindex != 2);
         interfaces.routes.retain(|route| route.ifindex != Some(2));
-        of_default(&options, &interfaces, known, &State::new(String::new())).map(|(v4, _)| v4.unwrap())
+        of_default(&options, &interfaces, known, &State::new(String::new())).map(|subnets| subnets.v4.unwrap())
     }
 
     fn interfaces() -> Interfaces {

@@ -167,17 +167,27 @@ fn issue_12565_containers_get_the_mtu_of_the_way_out(plane: Plane) {
 fn issue_418_networks_get_their_subnets_from_pools_of_ones_own(plane: Plane) {
     let world = World::with(plane, Options::agent("--default-address-pool base=10.213.0.0/16,size=24"));
     world.host.ip("route add 10.213.1.0/24 dev up0");
-    world.netpath_ok(&["network", "create", "back"]);
+    let created = world.netpath(&["network", "create", "back"]);
+    let reason = "skipped 10.213.1.0/24: overlaps route 10.213.1.0/24 dev up0";
+    let (said, noted) = (program::text(&created.stdout), program::text(&created.stderr));
+    assert_eq!((said, noted), ("back\n".to_owned(), format!("note: {reason}\n")));
     let inspected: Value = serde_json::from_str(&world.netpath_ok(&["network", "inspect", "back"])).unwrap();
     let network = &inspected[0];
     assert_eq!(network["v4"]["subnet"], "10.213.2.0/24", "{network}");
     let log = world.instance().log_text();
-    assert!(log.contains("subnet 10.213.1.0/24 is skipped: it overlaps route 10.213.1.0/24 dev up0"), "{log}");
+    assert!(log.contains(reason), "{log}");
     let app = world.namespace("app");
     world.netpath_ok(&["attach", "app", "--net", "back", "--netns", &app.path().display().to_string()]);
     let mut listed = app.addresses();
     listed.retain(|address| address.is_ipv4() && !address.is_loopback());
     assert_eq!(listed, ["10.213.2.2".parse::<IpAddr>().unwrap()]);
+    world.netpath_ok(&["down"]);
+    drop(world.take_agent());
+    world.host.ip("route add 10.213.0.0/24 dev up0");
+    world.start_agent();
+    let log = world.instance().log_text();
+    assert!(log.contains("skipped 10.213.0.0/24: overlaps route 10.213.0.0/24 dev up0"), "{log}");
+    assert!(log.contains("networks 10.213.2.0/24"), "{log}");
 }
 
 /// https://github.com/moby/moby/issues/11185: a process for each port, and minutes to start them.

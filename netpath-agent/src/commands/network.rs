@@ -6,15 +6,18 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 
 use super::format::{or_dash, table};
-use crate::api::{Connect, Container, GatewayMode, Network, NetworkCreate, NetworkPatch, Subnet};
+use crate::api::{Connect, Container, GatewayMode, Network, NetworkCreate, NetworkCreated, NetworkPatch, Subnet};
 use crate::cli_network::{NetworkCommand, NetworkCreateArgs};
 use crate::client::{Client, encode};
 
 pub(super) async fn run(client: &Client, command: NetworkCommand) -> Result<ExitCode> {
     match command {
         NetworkCommand::Create(args) => {
-            let network: Network = client.post("/v1/networks", &request(*args)?).await?;
-            super::print(&format!("{}\n", network.name))?;
+            let created: NetworkCreated = client.post("/v1/networks", &request(*args)?).await?;
+            for skipped in &created.skipped {
+                eprintln!("note: skipped {skipped}");
+            }
+            super::print(&format!("{}\n", created.network.name))?;
         }
         NetworkCommand::Rm(args) => return remove(client, &args.names).await,
         NetworkCommand::Ls(args) => {
