@@ -87,7 +87,7 @@ const PINNED: &[&str] = &[
 ];
 
 /// Names of the programs, in the order in which they are listed.
-pub const PROGRAMS: [&str; 9] = [
+pub const PROGRAMS: [&str; 11] = [
     "from_external",
     "from_external6",
     "to_external",
@@ -96,6 +96,8 @@ pub const PROGRAMS: [&str; 9] = [
     "from_container6",
     "inside_from_container",
     "inside_from_container6",
+    "begin_flow",
+    "begin_flow6",
     "to_bridge",
 ];
 

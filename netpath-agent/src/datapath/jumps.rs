@@ -15,7 +15,16 @@ use aya::maps::ProgramArray;
 use super::program;
 
 /// By their places in the table.
-const JUMPED_TO: [&str; 2] = ["inside_from_container", "inside_from_container6"];
+const JUMPED_TO: [&str; 8] = [
+    "inside_from_container",
+    "inside_from_container6",
+    "from_container",
+    "from_container6",
+    "to_external",
+    "to_external6",
+    "begin_flow",
+    "begin_flow6",
+];
 
 const PREFIX: &str = "JUMPS-";
 

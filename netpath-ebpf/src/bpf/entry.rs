@@ -107,6 +107,18 @@ pub(super) fn inside_from_container6(ctx: TcContext) -> i32 {
     verdict(&ctx, stay_inside::<V6>(&ctx))
 }
 
+/// Where programs jump to that need a flow made.
+#[classifier]
+pub(super) fn begin_flow(ctx: TcContext) -> i32 {
+    verdict(&ctx, begin::<V4>(&ctx))
+}
+
+/// The same for IPv6.
+#[classifier]
+pub(super) fn begin_flow6(ctx: TcContext) -> i32 {
+    verdict(&ctx, begin::<V6>(&ctx))
+}
+
 #[inline(always)]
 pub(super) fn verdict(ctx: &TcContext, result: Result<i32, Reason>) -> i32 {
     match result {
@@ -191,7 +203,7 @@ fn leave_external<F: Path>(ctx: &TcContext) -> Result<i32, Reason> {
             return carry_out_error(ctx, hand);
         }
     }
-    decide(ctx, hand, decide_to_external)?;
+    decide(ctx, hand, maps::jump::TO_EXTERNAL, decide_to_external)?;
     carry_out(ctx, hand)
 }
 
@@ -237,12 +249,14 @@ fn read_quoted<F: Path>(ctx: &TcContext, hand: &mut Hand<F>) -> bool {
     })
 }
 
-/// Decides, and once more if that takes a flow that is to be made first.
+/// Decides, and once more if that takes a flow that is to be made first: `begin_flow` makes it and jumps back to `this`
+/// program's beginning. Three programs make flows; the verifier walks through that for none of them.
 #[inline(always)]
 fn decide<F: Path>(
     ctx: &TcContext,
     hand: &mut Hand<F>,
-    once: impl Fn(&TcContext, &mut Hand<F>) -> Result<(), Reason>,
+    this: u32,
+    once: impl FnOnce(&TcContext, &mut Hand<F>) -> Result<(), Reason>,
 ) -> Result<(), Reason> {
     let result = once(ctx, hand);
     if result.is_ok() {
@@ -252,18 +266,36 @@ fn decide<F: Path>(
     let Some(parked) = F::parked() else { return result };
     // SAFETY: this CPU's own element, and programs do not interrupt each other on one CPU.
     let parked = unsafe { &mut *parked };
-    if !parked.is_there() {
-        return result;
+    if parked.is_there() {
+        parked.asker = this;
+        jump::<F>(ctx, maps::jump::BEGIN_FLOW);
     }
-    begin(ctx, &hand.packet, parked)?;
-    let result = once(ctx, hand);
-    parked.clear();
     result
 }
 
-/// Makes the flow that is parked. Not inlined, for a stack of its own.
+/// Goes on in another program; returns if that fails. The kernel allows 33 jumps, should a flow vanish over and over
+/// before it is found.
+#[inline(always)]
+fn jump<F: Path>(ctx: &TcContext, place: u32) {
+    // The agent has filled the table before it attaches anything.
+    // SAFETY: the context is valid, and the program jumped to is of the same type.
+    let _ = unsafe { maps::JUMPS.tail_call(ctx, place + F::JUMP) };
+}
+
+/// Makes the flow that is parked for the packet in hand.
+#[inline(always)]
+fn begin<F: Path>(ctx: &TcContext) -> Result<i32, Reason> {
+    let (Some(hand), Some(parked)) = (F::hand(), F::parked()) else { return Err(Reason::Malformed) };
+    // SAFETY: this CPU's own elements, and programs do not interrupt each other on one CPU.
+    let (hand, parked) = unsafe { (&*hand, &mut *parked) };
+    create(ctx, &hand.packet, parked)?;
+    jump::<F>(ctx, parked.asker);
+    Err(Reason::FlowTableFull)
+}
+
+/// Not inlined, for a stack of its own.
 #[inline(never)]
-fn begin<F: Path>(ctx: &TcContext, packet: &Packet<F>, parked: &mut Parked<F>) -> Result<(), Reason> {
+fn create<F: Path>(ctx: &TcContext, packet: &Packet<F>, parked: &mut Parked<F>) -> Result<(), Reason> {
     let env = Kernel { ctx };
     let config = Env::<F>::config(&env).ok_or(Reason::EndpointGone)?;
     let request = parked.take(packet);
@@ -290,12 +322,10 @@ fn leave_container<F: Path>(
     if !hand.plan.is_undecided() {
         return Ok(PASS);
     }
-    decide(ctx, hand, decide_from_container)?;
+    decide(ctx, hand, maps::jump::FROM_CONTAINER, decide_from_container)?;
     if hand.plan.is_undecided() {
         cold_path();
-        // The agent has filled the table before it attaches anything.
-        // SAFETY: the context is valid, and the program jumped to is of the same type.
-        let _ = unsafe { maps::JUMPS.tail_call(ctx, F::INSIDE) };
+        jump::<F>(ctx, maps::jump::INSIDE);
         return Err(Reason::Isolated);
     }
     carry_out(ctx, hand)
@@ -323,7 +353,7 @@ fn stay_inside<F: Path>(ctx: &TcContext) -> Result<i32, Reason> {
     if hand.packet.kind == Kind::IcmpError {
         return if error_inside(ctx, hand)? { carry_out_error(ctx, hand) } else { Ok(PASS) };
     }
-    decide(ctx, hand, decide_inside)?;
+    decide(ctx, hand, maps::jump::INSIDE, decide_inside)?;
     carry_out(ctx, hand)
 }
 

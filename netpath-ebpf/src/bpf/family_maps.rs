@@ -19,8 +19,8 @@ use super::{
 
 /// The maps of one family, and what its addresses look like to helpers.
 pub(super) trait FamilyMaps: Family {
-    /// Place of the family's `inside_from_container` in `JUMPS`.
-    const INSIDE: u32;
+    /// What the family adds to a place in `JUMPS`: see [`maps::jump`].
+    const JUMP: u32;
 
     fn addresses() -> &'static HashMap<Self::Addr, u32>;
     /// Whether the address lies in the subnet of any network.
@@ -106,7 +106,7 @@ macro_rules! family_maps {
 }
 
 impl FamilyMaps for V4 {
-    const INSIDE: u32 = 0;
+    const JUMP: u32 = 0;
 
     family_maps!(
         ADDRESSES_V4,
@@ -166,7 +166,7 @@ fn in_prefixes6(addr: &Addr6) -> bool {
 }
 
 impl FamilyMaps for V6 {
-    const INSIDE: u32 = 1;
+    const JUMP: u32 = 1;
 
     family_maps!(
         ADDRESSES_V6,

@@ -44,6 +44,8 @@ pub(super) struct Parked<F: Family> {
     /// Generation 0: nothing is parked.
     owner: Owner,
     now_s: u32,
+    /// The place in `JUMPS` of the program that decides once more.
+    pub(super) asker: u32,
 }
 
 impl<F: Family> Parked<F> {

@@ -17,9 +17,17 @@ use netpath_ebpf::family::{V4, V6};
 
 use super::hand::{Hand, Parked};
 
-/// Programs that others jump to, by family. Written by the agent before anything is attached.
+/// Programs that are jumped to, by [`jump`]. Written by the agent before anything is attached.
 #[map]
-pub(super) static JUMPS: ProgramArray = ProgramArray::with_max_entries(2, 0);
+pub(super) static JUMPS: ProgramArray = ProgramArray::with_max_entries(8, 0);
+
+/// Places in `JUMPS`: that of IPv4's program, and behind it that of IPv6's.
+pub(super) mod jump {
+    pub(in super::super) const INSIDE: u32 = 0;
+    pub(in super::super) const FROM_CONTAINER: u32 = 2;
+    pub(in super::super) const TO_EXTERNAL: u32 = 4;
+    pub(in super::super) const BEGIN_FLOW: u32 = 6;
+}
 
 /// Settings: one element. Written by the agent.
 #[map]
