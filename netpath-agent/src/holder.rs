@@ -1,6 +1,6 @@
 //! Who on the host holds a port: what `bind` would collide with, and which process that is.
 //!
-//! Reads `/proc` of the calling thread's network namespace; changes nothing.
+//! Asks the kernel about the calling thread's network namespace, by `sock_diag` or `/proc`; changes nothing.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, sockopt};
 
 use crate::port_spec::Proto;
+use crate::sock_diag::{self, Listener};
 
 /// The socket that has a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,23 +48,16 @@ pub fn find(proto: Proto, addr: IpAddr, port: u16) -> Result<Option<Holder>> {
 impl Sockets {
     /// Reads the sockets that a `bind` may collide with: listening ones of TCP, unconnected ones of UDP.
     pub fn read(proto: Proto) -> Result<Self> {
-        let names: &[&str] = match proto {
-            Proto::Tcp => &["tcp", "tcp6"],
-            Proto::Udp => &["udp", "udp6"],
-            // A directory, with both families in one file.
-            Proto::Sctp => &["sctp/eps"],
+        let listed = match proto {
+            Proto::Tcp => listening().or_else(|error| {
+                tracing::debug!("{error:#}; reading /proc instead");
+                in_proc(proto)
+            }),
+            Proto::Udp | Proto::Sctp => in_proc(proto),
         };
         let mut by_port = BTreeMap::<_, Vec<_>>::new();
-        for name in names {
-            let path = format!("/proc/thread-self/net/{name}");
-            let text = match fs::read_to_string(&path) {
-                // A kernel without the protocol or without IPv6 has no such file, and no such socket.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                text => text.with_context(|| format!("read {path}"))?,
-            };
-            for socket in text.lines().skip(1).flat_map(|line| parse_line(proto, line)) {
-                by_port.entry(socket.port).or_default().push(socket);
-            }
+        for socket in listed? {
+            by_port.entry(socket.port).or_default().push(socket);
         }
         Ok(Self { proto, by_port })
     }
@@ -93,6 +87,33 @@ impl Sockets {
             (bound, addr) => bound == addr || bound.is_unspecified() || addr.is_unspecified(),
         }
     }
+}
+
+/// The TCP sockets that listen.
+fn listening() -> Result<Vec<Socket>> {
+    let listeners = sock_diag::tcp_listeners()?;
+    Ok(listeners.into_iter().map(|Listener { addr, port, inode }| Socket { addr, port, inode }).collect())
+}
+
+/// The same as /proc shows it, and the unconnected ones of UDP.
+fn in_proc(proto: Proto) -> Result<Vec<Socket>> {
+    let names: &[&str] = match proto {
+        Proto::Tcp => &["tcp", "tcp6"],
+        Proto::Udp => &["udp", "udp6"],
+        // A directory, with both families in one file.
+        Proto::Sctp => &["sctp/eps"],
+    };
+    let mut sockets = Vec::new();
+    for name in names {
+        let path = format!("/proc/thread-self/net/{name}");
+        let text = match fs::read_to_string(&path) {
+            // A kernel without the protocol or without IPv6 has no such file, and no such socket.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            text => text.with_context(|| format!("read {path}"))?,
+        };
+        sockets.extend(text.lines().skip(1).flat_map(|line| parse_line(proto, line)));
+    }
+    Ok(sockets)
 }
 
 /// One line of the protocol's file: a socket for each address that it is bound to, none if it is in no `bind`'s way.
@@ -272,6 +293,23 @@ mod tests {
     fn a_free_port_has_no_holder() {
         let port = TcpListener::bind((LO, 0)).unwrap().local_addr().unwrap().port();
         assert!(find(Proto::Tcp, ANY, port).unwrap().is_none());
+    }
+
+    #[test]
+    fn sock_diag_lists_what_proc_lists() {
+        let (v4, v6) = (TcpListener::bind((LO, 0)).unwrap(), bind_v6(Proto::Tcp, false));
+        let port = v4.local_addr().unwrap().port();
+        let _connection = TcpStream::connect((LO, port)).unwrap();
+        let own: Vec<u16> = [port].into_iter().chain(v6.iter().map(|(port, _)| *port)).collect();
+        // Other tests come and go meanwhile.
+        let of_own = |sockets: Vec<Socket>| {
+            let mut sockets: Vec<_> = sockets.into_iter().filter(|socket| own.contains(&socket.port)).collect();
+            sockets.sort_by_key(|socket| socket.port);
+            sockets
+        };
+        let listed = of_own(listening().unwrap());
+        assert_eq!(listed.len(), own.len());
+        assert_eq!(listed, of_own(in_proc(Proto::Tcp).unwrap()));
     }
 
     #[test]
