@@ -13,6 +13,7 @@ use crate::datapath::Datapath;
 use crate::desired::{self, Addrs, BridgeFacts, HostFacts, container_image, desired};
 use crate::exits::Exits;
 use crate::externals::{self, Interfaces};
+use crate::held_ports::HeldPorts;
 use crate::host;
 use crate::ipam::Allocator;
 use crate::netlink::Netlink;
@@ -37,6 +38,8 @@ pub struct Agent {
     /// What the maps hold.
     pub(crate) image: Image,
     pub(crate) exits: Exits,
+    /// Instead of the programs on the root cgroup, where those are missing.
+    pub(crate) held_ports: HeldPorts,
     /// The host port given out automatically last.
     pub(crate) last_automatic_port: u16,
     /// What was tried last did not come to its end: maps or programs may be behind what the host is like.
@@ -99,13 +102,16 @@ impl Agent {
     /// they were.
     ///
     /// # Errors
-    /// A [`Refusal`] if the port table has no room; if disk or map cannot be written.
+    /// A [`Refusal`] if the port table has no room, or a port cannot be held; if disk or map cannot be written.
     pub(crate) fn change(&mut self, container: &str, change: impl FnOnce(&mut State)) -> Result<()> {
         let old = self.state.clone();
         let before = self.part(container);
         change(&mut self.state);
         let after = self.part(container);
-        let done = self.check_room(&before, &after).and_then(|()| self.store.save(&self.state));
+        let done = self.check_room(&before, &after).and_then(|()| {
+            self.held_ports.hold(self.state.containers.get(container).into_iter().flat_map(|c| &c.ports))
+        });
+        let done = done.and_then(|()| self.store.save(&self.state));
         let done = done.and_then(|()| self.apply(&diff(&after, &before)));
         if done.is_err() {
             self.state = old;
@@ -113,6 +119,7 @@ impl Agent {
             self.warn("restore the maps", restored);
             self.warn("restore the state", self.store.save(&self.state));
         }
+        self.release_ports();
         done
     }
 

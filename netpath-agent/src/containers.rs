@@ -134,6 +134,7 @@ impl Agent {
             tracing::info!("container `{name}` has ended");
             self.give_back(&container);
             self.state.containers.remove(&name);
+            self.release_ports();
             self.state.forget_dead_ptps();
             self.warn("remove a container's files", self.remove_files(&name, &container));
             self.warn("save the state", self.store.save(&self.state));
@@ -157,6 +158,7 @@ impl Agent {
         }
         errors.extend(self.discard_ptps(|ptp| ptp.has(name)).await);
         if self.state.containers.remove(name).is_some() {
+            self.release_ports();
             errors.extend(self.store.save(&self.state).err());
         }
         errors.extend(self.remove_files(name, &container).err());

@@ -52,6 +52,9 @@ impl Agent {
     pub async fn look(&mut self) {
         let refreshed = self.refresh().await;
         self.warn("follow the host's interfaces", refreshed);
+        for (name, error) in self.hold_free_ports() {
+            tracing::debug!("keep the ports of container `{name}` from other programs: {error:#}");
+        }
     }
 
     fn notice_bridge_gone(&self, ifindex: u32) {

@@ -38,6 +38,18 @@ pub fn raise_file_limit() -> Result<()> {
     Ok(())
 }
 
+/// Lets this process open `count` files, past its hard limit where it may raise that; how many it may open.
+///
+/// # Errors
+/// If the kernel does not tell the limit.
+pub fn raise_file_limit_to(count: u64) -> Result<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("ask for the limit of open files")?;
+    if soft >= count || setrlimit(Resource::RLIMIT_NOFILE, count, hard.max(count)).is_err() {
+        return Ok(soft);
+    }
+    Ok(count)
+}
+
 /// Identifies the time since the last boot.
 ///
 /// # Errors

@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 use anyhow::Result;
 use netpath_common::PortRange;
 
+use crate::held_ports;
 use crate::holder::Sockets;
 use crate::host;
 use crate::port_spec::Proto;
@@ -31,12 +32,15 @@ pub trait HostPorts {
 pub struct ProcPorts {
     sockets: HashMap<Proto, Sockets>,
     automatic: Option<PortRange>,
+    /// Ports are to be held by sockets, which more is in the way of than listening ones.
+    are_held: bool,
 }
 
 impl ProcPorts {
-    /// `automatic` is in place of the kernel's ephemeral range (`--automatic-ports`).
-    pub fn new(automatic: Option<PortRange>) -> Self {
-        Self { sockets: HashMap::new(), automatic }
+    /// `automatic` is in place of the kernel's ephemeral range (`--automatic-ports`). With `are_held` a port is free
+    /// only if a socket can be bound to it.
+    pub fn new(automatic: Option<PortRange>, are_held: bool) -> Self {
+        Self { sockets: HashMap::new(), automatic, are_held }
     }
 
     fn sockets(&mut self, proto: Proto) -> Result<&Sockets> {
@@ -49,7 +53,13 @@ impl ProcPorts {
 
 impl HostPorts for ProcPorts {
     fn in_use(&mut self, proto: Proto, addr: IpAddr, ports: RangeInclusive<u16>) -> Result<Option<u16>> {
-        Ok(self.sockets(proto)?.lowest(addr, ports))
+        let listed = self.sockets(proto)?.lowest(addr, ports.clone());
+        if !self.are_held {
+            return Ok(listed);
+        }
+        let (first, end) = (u32::from(*ports.start()), listed.map_or(u32::from(*ports.end()) + 1, u32::from));
+        let mut unlisted = (first..end).map(|port| port as u16);
+        Ok(unlisted.find(|port| held_ports::is_in_use(proto, addr, *port)).or(listed))
     }
 
     fn holder(&mut self, proto: Proto, addr: IpAddr, port: u16) -> Result<Option<String>> {

@@ -23,6 +23,7 @@ pub mod exposed;
 pub mod externals;
 pub mod flows;
 mod following;
+pub mod held_ports;
 pub mod holder;
 pub mod host;
 pub mod host_ports;

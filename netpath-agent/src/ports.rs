@@ -240,7 +240,7 @@ impl<'a, H: HostPorts> Resolver<'a, H> {
         Err(Refusal::Taken(format!(
             "failed to bind host port {}/{proto}: address already in use by {}",
             name(port),
-            holder.as_deref().unwrap_or("a process that has just ended")
+            holder.as_deref().unwrap_or("a connection, or a process that has just ended")
         ))
         .into())
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 
 use crate::agent::Agent;
 use crate::api::{self, GatewayMode};
@@ -60,6 +60,35 @@ impl Agent {
         self.container(name)
     }
 
+    /// Keeps published ports by sockets, where the kernel took no programs that do; `error` says why not.
+    pub(crate) fn do_without_hooks(&mut self, error: &Error) {
+        tracing::warn!("serve the host's own access to published ports: {error:#}");
+        if self.datapath.keeps_ports() {
+            tracing::warn!("the programs of an earlier agent go on keeping published ports for containers");
+            return;
+        }
+        tracing::warn!("published ports are kept for containers by a socket each, while this agent runs");
+        self.held_ports.begin();
+        for (name, error) in self.hold_free_ports() {
+            tracing::warn!("keep the ports of container `{name}` from other programs: {error:#}");
+        }
+    }
+
+    /// Holds what somebody else had when its time was, where it is free by now; why the rest is not held.
+    pub(crate) fn hold_free_ports(&mut self) -> Vec<(String, Error)> {
+        let Self { held_ports, state, .. } = self;
+        if !held_ports.is_wanted() {
+            return Vec::new();
+        }
+        let failed = state.bindings().filter_map(|(name, binding)| Some((name, held_ports.hold_free(binding).err()?)));
+        failed.map(|(name, error)| (name.to_owned(), error)).collect()
+    }
+
+    /// Lets go of the sockets of ports that are not published any more.
+    pub(crate) fn release_ports(&mut self) {
+        self.held_ports.keep_only(self.state.bindings().map(|(_, binding)| binding));
+    }
+
     /// The bindings for a container in `networks`, with counters still to give.
     ///
     /// # Errors
@@ -78,7 +107,7 @@ impl Agent {
             v4: self.gateway_of(networks, |network| network.v4.is_some().then_some(network.mode4)),
             v6: self.gateway_of(networks, |network| network.v6.is_some().then_some(network.mode6)),
         };
-        let host = ProcPorts::new(self.options.automatic_ports);
+        let host = ProcPorts::new(self.options.automatic_ports, self.held_ports.is_wanted());
         let mut resolver = Resolver::new(host, scope, self.state.bindings(), self.last_automatic_port);
         let bindings = resolver.resolve(request, name)?;
         self.last_automatic_port = resolver.last_automatic();

@@ -17,6 +17,7 @@ use crate::endpoints::name_in_alias;
 use crate::exits::Exits;
 use crate::externals::Interfaces;
 use crate::following::Attach;
+use crate::held_ports::HeldPorts;
 use crate::host;
 use crate::loading::Loaded;
 use crate::netlink::{Link, Netlink, Notices};
@@ -102,6 +103,7 @@ impl Start {
                     netlink: netlink.clone(),
                     image,
                     exits: Exits::default(),
+                    held_ports: HeldPorts::default(),
                     unsettled: false,
                     unfit: 0,
                 };
@@ -317,8 +319,9 @@ async fn attach(agent: &mut Agent, links: &[Link]) -> Result<()> {
         }
     }
     agent.datapath.retire_earlier()?;
-    let hooks = agent.datapath.attach_hooks();
-    agent.warn("serve the host's own access to published ports, and keep those ports for containers", hooks);
+    if let Err(error) = agent.datapath.attach_hooks() {
+        agent.do_without_hooks(&error);
+    }
     for index in agent.state.networks.keys() {
         agent.warn("announce the bridge", agent.announce_bridge(*index));
     }

@@ -25,6 +25,8 @@ pub struct Instance {
     pub state_dir: PathBuf,
     pub pin_dir: PathBuf,
     pub log: PathBuf,
+    /// Whether the agent sees the file system of cgroups.
+    pub cgroups: bool,
 }
 
 /// A running agent. Dropping it kills it, as SIGKILL does; the data plane stays.
@@ -45,12 +47,14 @@ impl Instance {
             state_dir: dir.join("state"),
             pin_dir: pin_dir.to_owned(),
             log: dir.join("agent.log"),
+            cgroups: true,
         }
     }
 
     /// `netpath agent` with this instance's paths, to be run in `host`.
     pub fn agent_command(&self, host: &Namespace) -> Command {
-        let mut command = self.command(host, ["agent"]);
+        let mut command = if self.cgroups { host.command(&self.binary) } else { self.without_cgroups(host) };
+        command.arg("--socket").arg(&self.socket).arg("agent");
         command.arg("--state-dir").arg(&self.state_dir).arg("--pin-dir").arg(&self.pin_dir);
         command
     }
@@ -59,6 +63,15 @@ impl Instance {
     pub fn command<'a>(&self, host: &Namespace, args: impl IntoIterator<Item = &'a str>) -> Command {
         let mut command = host.command(&self.binary);
         command.arg("--socket").arg(&self.socket).args(args);
+        command
+    }
+
+    /// The start of a command in a mount namespace of its own, where nothing of cgroups of version 2 is mounted and other
+    /// mounts come and go as they do outside.
+    fn without_cgroups(&self, host: &Namespace) -> Command {
+        let mut command = host.command("unshare");
+        command.args(["--mount", "--propagation", "slave", "sh", "-c"]);
+        command.arg("umount --all --lazy --types cgroup2 && exec \"$0\" \"$@\"").arg(&self.binary);
         command
     }
 

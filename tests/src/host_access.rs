@@ -323,7 +323,13 @@ fn hears_from(host: &Namespace, client: &UdpSocket, server: &UdpSocket, to: Sock
 }
 
 /// Binds, and for TCP listens.
-fn bind(namespace: &Namespace, kind: Type, to: SocketAddr, reuse: bool, v6_only: bool) -> io::Result<Socket> {
+pub(crate) fn bind(
+    namespace: &Namespace,
+    kind: Type,
+    to: SocketAddr,
+    reuse: bool,
+    v6_only: bool,
+) -> io::Result<Socket> {
     let socket = namespace.within(|| Socket::new(Domain::for_address(to), kind, None))?;
     socket.set_reuse_address(reuse)?;
     if to.is_ipv6() {
@@ -336,6 +342,6 @@ fn bind(namespace: &Namespace, kind: Type, to: SocketAddr, reuse: bool, v6_only:
     Ok(socket)
 }
 
-fn assert_in_use(result: io::Result<Socket>) {
+pub(crate) fn assert_in_use(result: io::Result<Socket>) {
     assert_eq!(result.map(drop).unwrap_err().raw_os_error(), Some(libc::EADDRINUSE));
 }

@@ -14,6 +14,9 @@ mod published_port;
 /// The host itself reaches published ports by all its names, and nobody can take them from under a container.
 mod host_access;
 
+/// Where no program keeps published ports for containers, sockets of the agent do.
+mod held_ports;
+
 /// Containers reach the outside under the host's address.
 mod masquerade;
 

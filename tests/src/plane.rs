@@ -40,13 +40,23 @@ pub struct Options {
     /// Packet sockets look for container addresses that get out. They cost every packet something.
     pub watch: bool,
     pub backend: Backend,
+    /// The agent sees the file system of cgroups, and so attaches the programs on the host's sockets.
+    pub cgroups: bool,
     /// More options for `netpath agent`.
     pub agent: Vec<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { icc: true, ipv6: false, second_wire: false, watch: true, backend: Backend::System, agent: Vec::new() }
+        Self {
+            icc: true,
+            ipv6: false,
+            second_wire: false,
+            watch: true,
+            backend: Backend::System,
+            cgroups: true,
+            agent: Vec::new(),
+        }
     }
 }
 

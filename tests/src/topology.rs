@@ -100,8 +100,11 @@ impl World {
         client.ip(&format!("addr add {}/64 dev eth0 nodad preferred_lft 0", Family::V6.second_client()));
         let stranger = options.second_wire.then(|| Namespace::new(&format!("{name}-stranger")));
         stranger.iter().for_each(|stranger| lay_wire(&host, stranger, 1));
-        let instance =
-            plane.is_netpath().then(|| Instance::new(&cleanup::directory(&name), &cleanup::pin_directory(&name)));
+        let instance = plane.is_netpath().then(|| {
+            let mut instance = Instance::new(&cleanup::directory(&name), &cleanup::pin_directory(&name));
+            instance.cgroups = options.cgroups;
+            instance
+        });
         let docker = match plane {
             Plane::Iptables { proxy } => Some(Docker::start(&host, proxy, options.backend)),
             Plane::Netpath { .. } => None,
@@ -322,6 +325,11 @@ impl World {
         }
         options.extend(self.options.agent.iter().chain(more).cloned());
         *self.agent.borrow_mut() = Some(self.instance().start(&self.host, &options));
+    }
+
+    /// The next agent finds no file system of cgroups.
+    pub fn hide_cgroups(&mut self) {
+        self.instance.as_mut().expect("a world with netpath").cgroups = false;
     }
 
     /// The process id of the running agent.

@@ -69,6 +69,11 @@ impl Datapath {
         Ok(())
     }
 
+    /// Whether programs refuse to bind published ports, this agent's or an earlier one's, by the pins.
+    pub fn keeps_ports(&self) -> bool {
+        ["host_bind4", "host_bind6"].iter().all(|name| self.links_dir.join(name).exists())
+    }
+
     /// A link cannot be given another program through aya here, so a new one takes the pin of the old one. For
     /// a moment both are attached: they share their maps, and what the first has done leaves the second nothing
     /// to do.
