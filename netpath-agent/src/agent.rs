@@ -21,6 +21,7 @@ use crate::options::Options;
 use crate::reconcile::{Change, Image, diff};
 use crate::refusal::Refusal;
 use crate::state::{Network, State, Store};
+use crate::xdp_externals::Outcome;
 
 /// Index of the default network.
 pub const DEFAULT_NETWORK_INDEX: u32 = 1;
@@ -46,6 +47,8 @@ pub struct Agent {
     pub(crate) unsettled: bool,
     /// Entries about published ports that found their table full.
     pub(crate) unfit: usize,
+    /// External interfaces and what XDP does there.
+    pub(crate) xdp: BTreeMap<u32, Outcome>,
 }
 
 /// A network's addresses.
@@ -67,6 +70,7 @@ impl Agent {
                 .map(Into::into)
                 .chain(facts.addrs6.iter().copied().map(Into::into))
                 .collect(),
+            xdp: self.show_xdp(facts.ifindex),
         };
         api::Info {
             shortcuts: self.datapath.config().flags & config_flag::SHORTCUTS != 0,

@@ -68,6 +68,19 @@ pub struct External {
     pub ifname: String,
     pub ifindex: u32,
     pub addresses: Vec<IpAddr>,
+    pub xdp: Xdp,
+}
+
+/// What XDP does on an external interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Xdp {
+    /// As the option has it: `off`, `native`, `force-native`, `generic` or `auto`.
+    pub asked: String,
+    /// What came of it: `off`, `native` or `generic`.
+    pub mode: String,
+    /// Why, where the option alone does not say it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
 }
 
 /// Live changes to the agent; what is absent stays.

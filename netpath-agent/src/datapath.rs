@@ -17,6 +17,7 @@ mod port_bits;
 mod sizes;
 mod tables;
 mod xdp;
+mod xdp_links;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -38,6 +39,9 @@ use pins::{Pinned, pinned, undo};
 pub use sizes::Sizes;
 pub use tables::FamilyMaps;
 use tables::Tables;
+pub use xdp_links::{XdpRefusal, program_name};
+
+use crate::xdp::Mode;
 
 /// The eBPF object.
 pub static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netpath-programs"));
@@ -148,6 +152,8 @@ pub struct Datapath {
     jumps_pin: PathBuf,
     /// Why the programs for the root cgroup are not in the kernel.
     hooks_error: Option<anyhow::Error>,
+    /// Why a program for XDP is not in the kernel.
+    xdp_errors: Vec<(Mode, String)>,
 }
 
 impl Datapath {
@@ -196,7 +202,7 @@ impl Datapath {
         jumps::fill(&mut ebpf)?;
         let tables =
             if adoption == Adoption::Fresh { Tables::create(&mut ebpf, config)? } else { Tables::adopt(&mut ebpf)? };
-        Ok(Self { ebpf, sizes, tables, links_dir, jumps_pin, hooks_error })
+        Ok(Self { ebpf, sizes, tables, links_dir, jumps_pin, hooks_error, xdp_errors: Vec::new() })
     }
 
     /// The sizes of the maps, which may be an earlier agent's.
@@ -220,10 +226,11 @@ impl Datapath {
     /// If the kernel does not tell.
     pub fn programs(&self) -> Result<Vec<ProgramInfo>> {
         let hooks: &[&str] = if self.hooks_error.is_none() { &hooks::HOOKS } else { &[] };
-        let xdp: &[&str] = if self.has_xdp() { &[xdp::XDP] } else { &[] };
+        let xdp = [Mode::Native, Mode::Generic].into_iter().filter(|mode| self.has_xdp(*mode)).map(xdp::name);
+        let xdp: Vec<_> = xdp.collect();
         PROGRAMS
             .iter()
-            .chain(xdp)
+            .chain(&xdp)
             .chain(hooks)
             .map(|name| {
                 let Some(program) = self.ebpf.program(name) else { bail!("no program `{name}` in the eBPF object") };

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netpath_common::{
-    Addr4, Addr6, Address, Endpoint, External, Link, LinkKey, Network, PortRange, TrustedKey, network_flag,
+    Addr4, Addr6, Address, Endpoint, External, Link, LinkKey, Network, PortRange, TrustedKey, endpoint_flag,
+    network_flag,
 };
 
 use crate::api::{GatewayMode, Subnet};
@@ -187,6 +188,7 @@ fn endpoint_image(index: u32, endpoint: &state::Endpoint) -> Image {
     entry.network = endpoint.network;
     entry.counter = endpoint.counter;
     entry.mac = endpoint.mac.0;
+    entry.flags = if endpoint.takes_xdp { endpoint_flag::XDP } else { 0 };
     let mut image = Image::default();
     if let Some(addr) = endpoint.addr {
         entry.addr4 = addr.into();
@@ -299,6 +301,15 @@ mod tests {
         let addrs: Vec<_> = image.v6.addresses.keys().map(|addr| addr.to_ip().to_string()).collect();
         assert_eq!(addrs, ["fd00::2", "fe80::42:acff:fe11:2"]);
         assert_eq!(image.v4.addresses.len(), 1);
+    }
+
+    #[test]
+    fn an_endpoint_that_takes_redirected_frames_says_so() {
+        let mut state = state(&[]);
+        let flags = |state: &State| desired(state, &host(&[ETH0])).endpoints[&1].flags;
+        assert_eq!(flags(&state), 0);
+        state.endpoints.get_mut(&1).unwrap().takes_xdp = true;
+        assert_eq!(flags(&state), endpoint_flag::XDP);
     }
 
     #[test]

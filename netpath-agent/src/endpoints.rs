@@ -17,6 +17,7 @@ use crate::netns::Netns;
 use crate::reconcile::diff;
 use crate::refusal::Refusal;
 use crate::state::{Container, Endpoint, Mac, State};
+use crate::xdp_externals::prepare_for_xdp;
 
 /// What is asked of a new endpoint; the rest is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,9 +63,23 @@ impl Agent {
         let mtu = self.mtu(&self.state.networks[&network]);
         let interface = self.free_interface(container);
         let container = container.to_owned();
+        let (ifindex, takes_xdp) = (0, false);
         Ok((
             index,
-            Endpoint { container, network, generation, counter, ifname, ifindex: 0, interface, addr, addr6, mac, mtu },
+            Endpoint {
+                container,
+                network,
+                generation,
+                counter,
+                ifname,
+                ifindex,
+                interface,
+                addr,
+                addr6,
+                mac,
+                mtu,
+                takes_xdp,
+            },
         ))
     }
 
@@ -95,6 +110,7 @@ impl Agent {
         endpoint.ifindex = link.ifindex;
         self.netlink.set_alias(link.ifindex, &alias(&self.options.bridge, &endpoint.container)).await?;
         netns.configure(&endpoint.interface, self.nets(endpoint)?).await?;
+        endpoint.takes_xdp = self.has_xdp() && prepare_for_xdp(netns, endpoint).await;
         let old = self.gateways(&endpoint.container);
         let name = endpoint.container.clone();
         let made = endpoint.clone();

@@ -182,6 +182,8 @@ mod tests {
                 loopback: ifindex == 1,
                 ethernet: true,
                 bridge: ifindex == 2,
+                kind: None,
+                xdp: None,
                 alias: None,
                 master,
             });

@@ -98,6 +98,7 @@ impl Agent {
         // No interface is external to the programs that has none of them; and what one lacks is no reason to leave
         // out the others.
         let attached = self.attach_externals(Attach::Missing);
+        self.follow_xdp(Attach::Missing, &interfaces.links).await;
         let settled = self.settle();
         self.detach_externals().and(settled).and(attached)?;
         self.unsettled = false;

@@ -2,6 +2,8 @@
 //! what it hands out are this file's own types.
 
 mod messages;
+pub mod netdev;
+mod raw;
 
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -27,6 +29,8 @@ use rtnetlink::{
 
 use messages::{address, notice, route};
 use tokio::time::timeout;
+
+use crate::xdp;
 
 /// How long the kernel may take to answer. It does so at once, unless it is busy with interfaces of others.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -67,6 +71,10 @@ pub struct Link {
     /// Its frames have an Ethernet header; those of tunnels have none.
     pub ethernet: bool,
     pub bridge: bool,
+    /// What software makes the interface, as `veth` or `vlan`; none does a network card.
+    pub kind: Option<String>,
+    /// The XDP program that is attached, whoever did it.
+    pub xdp: Option<xdp::Attached>,
     pub alias: Option<String>,
     /// Interface index of the bridge or bond it belongs to.
     pub master: Option<u32>,

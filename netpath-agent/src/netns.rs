@@ -17,6 +17,7 @@ use nix::sys::statfs::{FsType, fstatfs};
 use serde::{Deserialize, Serialize};
 
 use crate::api::Netns as NetnsName;
+use crate::ethtool::Ethtool;
 use crate::host;
 use crate::netlink::{Netlink, Veth};
 use crate::state::Container;
@@ -141,6 +142,17 @@ impl Netns {
         })
         .await
         .with_context(|| format!("configure {interface} in {}", self.path.display()))
+    }
+
+    /// Lets a veth inside take frames that XDP redirects.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn turn_gro_on(&self, interface: &str) -> Result<()> {
+        let name = interface.to_owned();
+        self.run(|| async move { Ethtool::open()?.turn_gro_on(&name) })
+            .await
+            .with_context(|| format!("configure {interface} in {}", self.path.display()))
     }
 
     /// Replaces the default routes.

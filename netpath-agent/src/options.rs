@@ -16,6 +16,7 @@ use serde::Deserialize;
 use crate::bridge;
 use crate::ipam::AddressPool;
 use crate::names::resolv_conf::{self, Dns};
+use crate::xdp::{XdpOption, XdpOptions};
 
 pub const DEFAULT_SOCKET: &str = "/run/netpath/netpath.sock";
 const STATE_ROOT: &str = "/var/lib/netpath";
@@ -99,6 +100,11 @@ pub struct AgentFlags {
     #[arg(long, value_name = "on|off")]
     pub shortcuts: Option<Switch>,
 
+    /// XDP on external interfaces, or on IFACE=MODE alone, repeatable: off, native, generic, force-native, auto (native
+    /// where it makes nothing slower) [default: off]
+    #[arg(long, value_name = "MODE")]
+    pub xdp: Vec<XdpOption>,
+
     /// Masqueraded flows at most [default: 131072]
     #[arg(long, value_name = "N")]
     pub max_flows: Option<u32>,
@@ -174,6 +180,7 @@ pub struct Options {
     /// Names of the external interfaces; empty: every one that qualifies.
     pub externals: Vec<String>,
     pub shortcuts: bool,
+    pub xdp: XdpOptions,
     pub max_flows: u32,
     pub max_ports: u32,
     pub max_endpoints: u32,
@@ -260,6 +267,7 @@ impl Options {
             masquerade: flags.ip_masq.unwrap_or(true),
             externals: flags.external,
             shortcuts: flags.shortcuts.unwrap_or(Switch::On) == Switch::On,
+            xdp: XdpOptions::new(flags.xdp),
             max_flows: flags.max_flows.unwrap_or(131_072),
             max_ports: flags.max_ports.unwrap_or(65_536),
             max_endpoints: flags.max_endpoints.unwrap_or(4_096),
@@ -333,6 +341,7 @@ impl AgentFlags {
             ip_masq: self.ip_masq.or(file.ip_masq),
             external: if self.external.is_empty() { file.external } else { self.external },
             shortcuts: self.shortcuts.or(file.shortcuts),
+            xdp: file.xdp.into_iter().chain(self.xdp).collect(),
             max_flows: self.max_flows.or(file.max_flows),
             max_ports: self.max_ports.or(file.max_ports),
             max_endpoints: self.max_endpoints.or(file.max_endpoints),
@@ -439,6 +448,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::xdp::Asked;
 
     #[derive(Parser)]
     struct Cli {
@@ -458,12 +468,14 @@ mod tests {
 
     #[test]
     fn a_flag_wins_over_the_file() {
-        let file =
-            "bridge = 'br-file'\nmtu = 1400\nicc = false\nexternal = ['eth1', 'eth2']\ntimeout = ['udp=9', 'icmp=8']";
-        let options = resolve(&["--bridge=br-flag", "--icc", "--external=eth9", "--timeout=udp=7"], file).unwrap();
+        let file = "bridge = 'br-file'\nmtu = 1400\nicc = false\nexternal = ['eth1', 'eth2']\ntimeout = ['udp=9', 'icmp=8']\n\
+             xdp = ['native', 'eth1=generic']";
+        let options =
+            resolve(&["--bridge=br-flag", "--icc", "--external=eth9", "--timeout=udp=7", "--xdp=auto"], file).unwrap();
         assert_eq!((options.bridge.as_str(), options.mtu, options.icc), ("br-flag", Some(1400), true));
         assert_eq!(options.externals, ["eth9"]);
         assert_eq!((options.timeouts.udp, options.timeouts.icmp, options.timeouts.tcp), (7, 8, 7440));
+        assert_eq!((options.xdp.of("eth9"), options.xdp.of("eth1")), (Asked::Auto, Asked::Generic));
     }
 
     #[test]
@@ -486,6 +498,7 @@ mod tests {
             ip-masq = false
             external = ["eth0"]
             shortcuts = "off"
+            xdp = ["auto", "eth0=native"]
             max-flows = 1
             max-ports = 2
             max-endpoints = 3
@@ -502,6 +515,7 @@ mod tests {
         assert_eq!(options.masquerade_ports, Some(PortRange { first: 1024, last: 2047 }));
         assert_eq!(options.automatic_ports, Some(PortRange { first: 49153, last: 65535 }));
         assert_eq!(options.bip.map(|b| b.addr()), Some(Ipv4Addr::new(10, 1, 0, 1)));
+        assert_eq!((options.xdp.of("eth0"), options.xdp.of("eth1")), (Asked::Native, Asked::Auto));
     }
 
     #[test]
@@ -525,7 +539,16 @@ mod tests {
         ] {
             assert!(resolve(&[args], "").is_err(), "{args}");
         }
-        for args in ["--timeout=udp", "--timeout=quic=3", "--timeout=udp=0", "--masquerade-ports=9-8", "--icc=maybe"] {
+        for args in [
+            "--xdp",
+            "--xdp=fast",
+            "--xdp=eth0=",
+            "--timeout=udp",
+            "--timeout=quic=3",
+            "--timeout=udp=0",
+            "--masquerade-ports=9-8",
+            "--icc=maybe",
+        ] {
             assert!(Cli::try_parse_from(["x", args]).is_err(), "{args}");
         }
     }

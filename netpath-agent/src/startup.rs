@@ -106,6 +106,7 @@ impl Start {
                     held_ports: HeldPorts::default(),
                     unsettled: false,
                     unfit: 0,
+                    xdp: BTreeMap::new(),
                 };
                 finish(agent).await
             }
@@ -124,9 +125,20 @@ impl Start {
 
 /// Names in the options that no interface has, yet or by mistake.
 fn warn_of_missing(options: &Options, links: &[Link]) {
-    for (option, names) in [("--external", &options.externals), ("--trusted", &options.trusted)] {
-        for name in names.iter().filter(|name| links.iter().all(|link| link.ifname != **name)) {
-            tracing::warn!("{option} {name}: there is no such interface; it is served as soon as there is one");
+    let named = |option, names: &[String]| names.iter().map(|name| (option, name.clone())).collect::<Vec<_>>();
+    let mut all = named("--external", &options.externals);
+    all.extend(named("--trusted", &options.trusted));
+    all.extend(options.xdp.ifnames().map(|name| ("--xdp", name.to_owned())));
+    for (option, name) in all.iter().filter(|(_, name)| links.iter().all(|link| link.ifname != *name)) {
+        tracing::warn!("{option} {name}: there is no such interface; it is served as soon as there is one");
+    }
+}
+
+/// Interfaces that are asked to have XDP, and are there but not external.
+fn warn_of_not_external(agent: &Agent, links: &[Link]) {
+    for name in agent.options.xdp.ifnames().filter(|name| links.iter().any(|link| link.ifname == *name)) {
+        if agent.host.externals.iter().all(|external| external.ifname != *name) {
+            tracing::warn!("--xdp {name}: {name} is no external interface; it is served as soon as it is one");
         }
     }
 }
@@ -207,6 +219,8 @@ async fn finish(mut agent: Agent) -> Result<Agent> {
     agent.host = facts(&interfaces, &agent.options, &agent.state, bridges);
     agent.store.save(&agent.state)?;
     agent.attach_externals(Attach::Anew)?;
+    warn_of_not_external(&agent, &interfaces.links);
+    agent.follow_xdp(Attach::Anew, &interfaces.links).await;
     agent.settle()?;
     attach(&mut agent, &interfaces.links).await?;
     agent.adopt_containers().await;

@@ -1,5 +1,7 @@
 //! What the agent knows that the kernel does not, kept on disk so that it survives the agent: one JSON
 //! file, replaced atomically. Touches nothing but the state directory.
+//!
+//! Long because everything that is kept stands in one place.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -129,6 +131,9 @@ pub struct Endpoint {
     pub addr6: Option<Ipv6Addr>,
     pub mac: Mac,
     pub mtu: u32,
+    /// The container's end takes frames that XDP redirects. Found out anew by every agent.
+    #[serde(skip)]
+    pub takes_xdp: bool,
 }
 
 /// A veth pair between two containers, without a bridge.
@@ -582,6 +587,7 @@ pub(crate) mod samples {
             addr6: None,
             mac: Mac([2, 0, 0, 0, 0, 1]),
             mtu: 1500,
+            takes_xdp: false,
         }
     }
 }

@@ -463,6 +463,8 @@ mod tests {
             loopback: false,
             ethernet: true,
             bridge: ifindex == 2,
+            kind: None,
+            xdp: None,
             alias: None,
             master: None,
         };

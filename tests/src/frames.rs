@@ -41,6 +41,18 @@ impl FrameSocket {
         assert_eq!(sent, frame.len());
     }
 
+    /// Whether any frame that has been seen by now is one of the `wanted`.
+    pub fn sees(&mut self, wanted: impl Fn(&[u8]) -> bool) -> bool {
+        self.socket.set_nonblocking(true).expect("wait for nothing");
+        let mut frame = [0; 2048];
+        let mut found = false;
+        while let Ok(length) = self.socket.read(&mut frame) {
+            found |= wanted(&frame[..length]);
+        }
+        self.socket.set_nonblocking(false).expect("wait again");
+        found
+    }
+
     /// Whether an announcement is seen within `limit` that `mac` has `addr`: an ARP announcement, or a neighbour
     /// advertisement that nobody asked for.
     pub fn sees_announcement(&mut self, addr: IpAddr, mac: [u8; 6], limit: Duration) -> bool {

@@ -11,6 +11,7 @@ pub mod cleanup;
 pub mod docker;
 pub mod docker_proxy;
 pub mod family;
+pub mod foreign_xdp;
 pub mod frames;
 pub mod icmp;
 pub mod iptables;

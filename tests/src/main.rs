@@ -44,6 +44,9 @@ mod protection;
 /// `netpath rules` and `netpath monitor`.
 mod seeing;
 
+/// `--xdp`: which interfaces get the program, when it goes, and what takes its road.
+mod xdp;
+
 /// ICMP errors and packet sizes: TTL, path MTU, fragments, offloads.
 mod packet_size;
 

@@ -11,7 +11,7 @@ use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{ProgramError, TcAttachType};
 use aya::sys::SyscallError;
 
-use super::{Datapath, PROGRAMS, program};
+use super::{Datapath, PROGRAMS, program, xdp};
 
 /// What an interface is to the data plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +84,7 @@ impl Datapath {
     ///
     /// If a pin cannot be removed.
     pub fn detach(&mut self, ifindex: u32) -> Result<()> {
-        for name in PROGRAMS {
+        for name in PROGRAMS.iter().chain([&xdp::XDP]) {
             let pin = self.pin(name, ifindex);
             match fs::remove_file(&pin) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -118,7 +118,7 @@ impl Datapath {
         Ok(attached)
     }
 
-    fn pin(&self, name: &str, ifindex: u32) -> PathBuf {
+    pub(super) fn pin(&self, name: &str, ifindex: u32) -> PathBuf {
         self.links_dir.join(format!("{name}-{ifindex}"))
     }
 
@@ -160,7 +160,7 @@ fn pinned_link(pin: &PathBuf) -> Result<Option<SchedClassifierLink>> {
     }
 }
 
-fn is_defunct(error: &ProgramError) -> bool {
+pub(super) fn is_defunct(error: &ProgramError) -> bool {
     matches!(error, ProgramError::SyscallError(SyscallError { io_error, .. })
         if io_error.raw_os_error() == Some(nix::errno::Errno::ENOLINK as i32))
 }

@@ -5,26 +5,37 @@ use aya::Ebpf;
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 
 use super::{Datapath, TestRun};
+use crate::xdp::Mode;
 
-/// Name of the program.
+/// Name of the program for drivers.
 pub(super) const XDP: &str = "xdp_from_external";
+/// The same for the kernel's stack: see there.
+const GENERIC: &str = "xdp_from_external_generic";
+
+/// Name of the program for a mode.
+pub(super) fn name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Native => XDP,
+        Mode::Generic => GENERIC,
+    }
+}
 
 impl Datapath {
-    /// Loads the program, if it is not loaded yet.
+    /// Loads the program for a mode, if it is not loaded yet.
     ///
     /// # Errors
     ///
     /// If the kernel refuses it.
-    pub fn load_xdp(&mut self) -> Result<()> {
-        if self.has_xdp() {
+    pub fn load_xdp(&mut self, mode: Mode) -> Result<()> {
+        if self.has_xdp(mode) {
             return Ok(());
         }
-        program(&mut self.ebpf)?.load().with_context(|| format!("load `{XDP}` into the kernel"))
+        program(&mut self.ebpf, mode)?.load().with_context(|| format!("load `{}` into the kernel", name(mode)))
     }
 
-    /// Whether the program is loaded.
-    pub fn has_xdp(&self) -> bool {
-        self.ebpf.program(XDP).is_some_and(|program| program.fd().is_ok())
+    /// Whether the program for a mode is loaded.
+    pub fn has_xdp(&self, mode: Mode) -> bool {
+        self.ebpf.program(name(mode)).is_some_and(|program| program.fd().is_ok())
     }
 
     /// As [`Self::test_run`] with the program for XDP. Verdict 1: dropped, 2: the kernel's and tc's turn, 4: redirected.
@@ -44,7 +55,8 @@ impl Datapath {
     }
 }
 
-fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
-    let program = ebpf.program_mut(XDP).with_context(|| format!("no program `{XDP}` in the eBPF object"))?;
-    program.try_into().with_context(|| format!("`{XDP}` is no XDP program"))
+pub(super) fn program(ebpf: &mut Ebpf, mode: Mode) -> Result<&mut Xdp> {
+    let name = name(mode);
+    let program = ebpf.program_mut(name).with_context(|| format!("no program `{name}` in the eBPF object"))?;
+    program.try_into().with_context(|| format!("`{name}` is no XDP program"))
 }

@@ -4,11 +4,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
+use rtnetlink::packet_route::link::{
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
+};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{Address, Link, Notice, Route};
+use crate::xdp::{self, Mode};
 
 pub(super) fn notice(message: &RouteNetlinkMessage) -> Option<Notice> {
     // A port that leaves its bridge is announced as an AF_BRIDGE "link deleted", though it lives on.
@@ -38,6 +41,8 @@ impl From<&LinkMessage> for Link {
             loopback: message.header.flags.contains(LinkFlags::Loopback),
             ethernet: message.header.link_layer_type == LinkLayerType::Ether,
             bridge: false,
+            kind: None,
+            xdp: None,
             alias: None,
             master: None,
         };
@@ -48,12 +53,31 @@ impl From<&LinkMessage> for Link {
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
                 LinkAttribute::Controller(master) => link.master = Some(*master).filter(|m| *m != 0),
-                LinkAttribute::LinkInfo(infos) => link.bridge = infos.contains(&LinkInfo::Kind(InfoKind::Bridge)),
+                LinkAttribute::LinkInfo(infos) => {
+                    let kind =
+                        infos.iter().find_map(|info| if let LinkInfo::Kind(kind) = info { Some(kind) } else { None });
+                    link.bridge = kind == Some(&InfoKind::Bridge);
+                    link.kind = kind.map(ToString::to_string);
+                }
+                LinkAttribute::Xdp(attributes) => link.xdp = attached_xdp(attributes),
                 _ => {}
             }
         }
         link
     }
+}
+
+fn attached_xdp(attributes: &[LinkXdp]) -> Option<xdp::Attached> {
+    let mode = attributes.iter().find_map(|attribute| match attribute {
+        LinkXdp::Attached(XdpAttached::Driver) => Some(Mode::Native),
+        LinkXdp::Attached(XdpAttached::SocketBuffer) => Some(Mode::Generic),
+        _ => None,
+    });
+    let program = |attribute: &LinkXdp| match attribute {
+        LinkXdp::ProgId(id) => Some(*id),
+        _ => None,
+    };
+    Some(xdp::Attached { mode, program: attributes.iter().find_map(program)? })
 }
 
 pub(super) fn address(message: &AddressMessage) -> Option<Address> {

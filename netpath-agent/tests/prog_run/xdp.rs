@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use netpath_agent::xdp::Mode;
 use netpath_common::{Reason, config_flag};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -18,7 +19,7 @@ const XDP_REDIRECT: i32 = 4;
 
 fn plane() -> Plane {
     let mut plane = Plane::new();
-    plane.datapath.load_xdp().unwrap();
+    plane.datapath.load_xdp(Mode::Native).unwrap();
     plane
 }
 

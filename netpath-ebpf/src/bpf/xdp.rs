@@ -87,16 +87,29 @@ impl Context for XdpContext {
 /// XDP of an external interface, both families.
 #[xdp(frags)]
 pub(super) fn xdp_from_external(ctx: XdpContext) -> u32 {
+    from_external(&ctx)
+}
+
+/// The same for generic mode, where packets are made one piece first. Before a program that takes several pieces the
+/// kernel puts a copy in the packet's place (Linux 6.9) that does not know how long its Ethernet header is: tc would
+/// see what passes without that header, and let it go.
+#[xdp]
+pub(super) fn xdp_from_external_generic(ctx: XdpContext) -> u32 {
+    from_external(&ctx)
+}
+
+#[inline(always)]
+fn from_external(ctx: &XdpContext) -> u32 {
     let result = match ctx.ether_type() {
-        V4::ETHER_TYPE => arrive::<V4>(&ctx),
-        V6::ETHER_TYPE => arrive::<V6>(&ctx),
+        V4::ETHER_TYPE => arrive::<V4>(ctx),
+        V6::ETHER_TYPE => arrive::<V6>(ctx),
         _ => Ok(PASS),
     };
     match result {
         Ok(verdict) => verdict,
         Err(reason) => {
             cold_path();
-            event::drop(&ctx, reason);
+            event::drop(ctx, reason);
             xdp_action::XDP_DROP
         }
     }

@@ -1,0 +1,171 @@
+//! Questions to parts of the kernel other than rtnetlink: one at a time, over a socket in the calling thread's network
+//! namespace, with messages made and read by hand. Every family asked here has four bytes of its own behind the header.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, connect, recv, send, setsockopt, socket,
+    sockopt,
+};
+use nix::sys::time::TimeVal;
+
+/// How long the kernel may take. It answers while it is asked.
+const PATIENCE: TimeVal = TimeVal::new(2, 0);
+/// A dump comes in messages of up to 32 KiB.
+const BUFFER_LEN: usize = 32 << 10;
+
+// linux/netlink.h.
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_DUMP: u16 = 0x300;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+/// `struct nlmsghdr`.
+const HEADER_LEN: usize = 16;
+/// `struct nlattr`.
+const ATTRIBUTE_LEN: usize = 4;
+
+pub(super) struct Raw {
+    socket: OwnedFd,
+}
+
+/// An answer: the family's own header and the attributes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) head: [u8; 4],
+    pub(super) attributes: Vec<u8>,
+}
+
+impl Raw {
+    /// # Errors
+    /// If there is no netlink socket to be had.
+    pub(super) fn open(protocol: SockProtocol) -> Result<Self> {
+        let socket = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)
+            .context("open a netlink socket")?;
+        setsockopt(&socket, sockopt::ReceiveTimeout, &PATIENCE).context("limit the wait for the kernel")?;
+        connect(socket.as_raw_fd(), &NetlinkAddr::new(0, 0)).context("connect to the kernel")?;
+        Ok(Self { socket })
+    }
+
+    /// Asks about the one thing that the attribute names.
+    ///
+    /// # Errors
+    /// The kernel's refusal as an [`Errno`], or if it does not answer.
+    pub(super) fn ask(&self, kind: u16, head: [u8; 4], attribute: (u16, &[u8])) -> Result<Answer> {
+        self.send(&request(kind, NLM_F_REQUEST, head, Some(attribute)))?;
+        match messages(&self.receive()?)?.into_iter().next() {
+            Some(Message::Answer(answer)) => Ok(answer),
+            _ => bail!("the kernel's answer is empty"),
+        }
+    }
+
+    /// Asks for everything of a kind.
+    ///
+    /// # Errors
+    /// As in [`Self::ask`].
+    pub(super) fn dump(&self, kind: u16, head: [u8; 4]) -> Result<Vec<Answer>> {
+        self.send(&request(kind, NLM_F_REQUEST | NLM_F_DUMP, head, None))?;
+        let mut answers = Vec::new();
+        loop {
+            for message in messages(&self.receive()?)? {
+                match message {
+                    Message::Answer(answer) => answers.push(answer),
+                    Message::Done => return Ok(answers),
+                }
+            }
+        }
+    }
+
+    fn send(&self, message: &[u8]) -> Result<()> {
+        send(self.socket.as_raw_fd(), message, MsgFlags::empty()).context("send a netlink message").map(drop)
+    }
+
+    fn receive(&self) -> Result<Vec<u8>> {
+        let mut buffer = vec![0; BUFFER_LEN];
+        let len =
+            recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()).context("receive the kernel's answer")?;
+        buffer.truncate(len);
+        Ok(buffer)
+    }
+}
+
+enum Message {
+    Answer(Answer),
+    Done,
+}
+
+fn request(kind: u16, flags: u16, head: [u8; 4], attribute: Option<(u16, &[u8])>) -> Vec<u8> {
+    let mut message = vec![0; HEADER_LEN];
+    message.extend(head);
+    if let Some((kind, value)) = attribute {
+        message.extend(((ATTRIBUTE_LEN + value.len()) as u16).to_ne_bytes());
+        message.extend(kind.to_ne_bytes());
+        message.extend(value);
+        message.resize(message.len().next_multiple_of(4), 0);
+    }
+    let len = message.len() as u32;
+    message[..4].copy_from_slice(&len.to_ne_bytes());
+    message[4..6].copy_from_slice(&kind.to_ne_bytes());
+    message[6..8].copy_from_slice(&flags.to_ne_bytes());
+    message
+}
+
+/// The messages in what was received at once.
+fn messages(mut bytes: &[u8]) -> Result<Vec<Message>> {
+    let mut messages = Vec::new();
+    while let Some((header, _)) = bytes.split_first_chunk::<HEADER_LEN>() {
+        let len = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
+        let body = bytes.get(HEADER_LEN..len).context("the kernel's answer is cut")?;
+        let head = body.split_first_chunk::<4>();
+        messages.push(match (u16::from_ne_bytes([header[4], header[5]]), head) {
+            (NLMSG_ERROR, Some((code, _))) => {
+                return Err(Errno::from_raw(i32::from_ne_bytes(*code).wrapping_neg()).into());
+            }
+            (NLMSG_DONE, _) => Message::Done,
+            (_, Some((head, attributes))) => Message::Answer(Answer { head: *head, attributes: attributes.to_vec() }),
+            (_, None) => bail!("the kernel's answer has no header"),
+        });
+        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(messages)
+}
+
+/// The value of the first attribute of this kind.
+pub(super) fn attribute(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
+    // The upper bits say that it is nested, or in network order.
+    const KIND: u16 = 0x3fff;
+    while let Some((header, _)) = attributes.split_first_chunk::<ATTRIBUTE_LEN>() {
+        let len = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+        let value = attributes.get(ATTRIBUTE_LEN..len)?;
+        if u16::from_ne_bytes([header[2], header[3]]) & KIND == kind {
+            return Some(value);
+        }
+        attributes = attributes.get(len.next_multiple_of(4)..)?;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_is_cut_is_no_panic() {
+        let whole = request(0x10, 0, [1, 1, 0, 0], Some((3, &5u64.to_ne_bytes())));
+        let read = |bytes: &[u8]| match messages(bytes).ok()?.pop()? {
+            Message::Answer(answer) => Some(answer),
+            Message::Done => None,
+        };
+        let answer = read(&whole).unwrap();
+        assert_eq!(answer.head, [1, 1, 0, 0]);
+        assert_eq!(attribute(&answer.attributes, 3), Some(&5u64.to_ne_bytes()[..]));
+        assert_eq!(attribute(&answer.attributes, 4), None);
+        for len in 0..whole.len() {
+            assert_eq!(read(&whole[..len]), None);
+        }
+        for len in 0..answer.attributes.len() {
+            assert_eq!(attribute(&answer.attributes[..len], 3), None);
+        }
+    }
+}
