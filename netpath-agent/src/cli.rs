@@ -74,6 +74,8 @@ pub enum Command {
     Stats(TableArgs),
     /// Shows drops and new flows as they happen
     Monitor(TableArgs),
+    /// Says what this kernel and host have and lack for netpath, and what to do; needs no agent and changes nothing
+    Doctor(TableArgs),
     /// Removes the network: containers' interfaces, programs, maps, the bridge and the state
     ///
     /// What runs in the containers goes on without a network, and the logs of detached containers stay in the state

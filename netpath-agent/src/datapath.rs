@@ -14,6 +14,7 @@ mod links;
 mod network_bits;
 mod pins;
 mod port_bits;
+pub mod probes;
 mod sizes;
 mod tables;
 mod xdp;

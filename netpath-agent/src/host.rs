@@ -17,7 +17,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use sha2::{Digest, Sha256};
 
 const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
-const BPF_FS: &str = "/sys/fs/bpf";
+pub(crate) const BPF_FS: &str = "/sys/fs/bpf";
 
 /// # Errors
 /// If the caller is not root.
@@ -235,7 +235,9 @@ pub fn require_bpf_fs(pin_dir: &Path) -> Result<()> {
     }
 }
 
-fn is_on_bpf_fs(path: &Path) -> Result<bool> {
+/// # Errors
+/// If the path cannot be looked up.
+pub(crate) fn is_on_bpf_fs(path: &Path) -> Result<bool> {
     let existing = path.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
     let stat = statfs(existing).with_context(|| format!("look up the file system of {}", existing.display()))?;
     Ok(stat.filesystem_type() == BPF_FS_MAGIC)

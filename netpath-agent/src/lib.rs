@@ -17,6 +17,7 @@ pub mod daemon;
 pub mod datapath;
 pub mod desired;
 pub mod desired_ports;
+pub mod doctor;
 pub mod endpoints;
 pub mod ethtool;
 pub mod exits;

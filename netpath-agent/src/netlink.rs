@@ -3,6 +3,7 @@
 
 mod messages;
 pub mod netdev;
+pub mod nftables;
 mod raw;
 
 use std::future::Future;

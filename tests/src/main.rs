@@ -47,6 +47,9 @@ mod seeing;
 /// `--xdp`: which interfaces get the program, when it goes, and what takes its road.
 mod xdp;
 
+/// `netpath doctor`: what a host has and lacks.
+mod doctor;
+
 /// ICMP errors and packet sizes: TTL, path MTU, fragments, offloads.
 mod packet_size;
 

@@ -1,0 +1,207 @@
+//! What the kernel has: its version, BPF, and the kinds of interfaces that networks are made of.
+
+use std::fs;
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::thread;
+
+use anyhow::{Context, Result};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::utsname::uname;
+
+use super::{Check, fail, ok, unknown, warn};
+use crate::datapath::probes;
+use crate::host;
+use crate::netlink::{Netlink, Veth};
+
+/// What the host has without programs on the root cgroup.
+const WITHOUT_HOOKS: &str = "the host reaches published ports by no loopback address, and each one takes a socket";
+/// The first kernel with tcx links.
+const OLDEST: (u32, u32) = (6, 6);
+
+pub(super) fn checks() -> Vec<Check> {
+    let mut checks = Vec::new();
+    match uname() {
+        Ok(name) => {
+            checks.push(release(&name.release().to_string_lossy()));
+            checks.push(preemption(&name.version().to_string_lossy()));
+        }
+        Err(error) => checks.push(unknown("kernel", &error.into())),
+    }
+    checks.extend([privileges(), type_information(), tcx(), hooks(), cookie(), compiler(), xdp()]);
+    checks
+}
+
+fn release(release: &str) -> Check {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= OLDEST => ok("kernel", format!("Linux {release}")),
+        _ => fail(
+            "kernel",
+            format!("Linux {release}"),
+            format!("netpath needs Linux {}.{} or newer", OLDEST.0, OLDEST.1),
+        ),
+    }
+}
+
+fn preemption(version: &str) -> Check {
+    match version.contains("PREEMPT_RT") {
+        true => {
+            fail("preemption", "PREEMPT_RT", "programs interrupt each other there; boot a kernel without PREEMPT_RT")
+        }
+        false => ok("preemption", "not PREEMPT_RT"),
+    }
+}
+
+/// The capabilities that the agent uses, with their numbers (linux/capability.h).
+const CAPABILITIES: [(u32, &str); 4] =
+    [(12, "CAP_NET_ADMIN"), (21, "CAP_SYS_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
+
+fn privileges() -> Check {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).unwrap_or(0);
+    let missing = CAPABILITIES.iter().filter(|(number, _)| effective & 1 << number == 0).map(|(_, name)| *name);
+    let missing: Vec<_> = missing.collect();
+    if !nix::unistd::geteuid().is_root() {
+        return fail("privileges", "not root", "the agent needs root, and so do some of these checks");
+    }
+    if missing.is_empty() {
+        return ok("privileges", "root");
+    }
+    fail("privileges", format!("root without {}", missing.join(", ")), "start the agent where root has them")
+}
+
+fn type_information() -> Check {
+    if Path::new("/sys/kernel/btf/vmlinux").exists() {
+        return ok("btf", "/sys/kernel/btf/vmlinux");
+    }
+    fail("btf", "no /sys/kernel/btf/vmlinux", "the kernel must be built with CONFIG_DEBUG_INFO_BTF")
+}
+
+fn tcx() -> Check {
+    match probes::tcx() {
+        Ok(true) => ok("tcx", "programs are attached by links"),
+        Ok(false) => fail("tcx", "no tcx links", "the kernel must be 6.6 or newer, with CONFIG_NET_XGRESS"),
+        Err(error) => unknown("tcx", &error),
+    }
+}
+
+fn hooks() -> Check {
+    const NAME: &str = "socket hooks";
+    let root = match host::cgroup_root() {
+        Ok(root) => root,
+        Err(error) => return warn(NAME, format!("{error:#}"), format!("{WITHOUT_HOOKS}; mount cgroup2")),
+    };
+    match probes::socket_hooks() {
+        Ok(probes::SocketHooks { programs: false, .. }) => warn(
+            NAME,
+            "no programs on socket addresses",
+            format!("{WITHOUT_HOOKS}; the kernel needs CONFIG_CGROUP_BPF"),
+        ),
+        Ok(probes::SocketHooks { errno: false, .. }) => {
+            warn(NAME, "programs cannot choose errors", "who binds a published port gets EPERM (Linux 5.18)")
+        }
+        Ok(_) => ok(NAME, format!("on {}", root.display())),
+        Err(error) => unknown(NAME, &error),
+    }
+}
+
+fn cookie() -> Check {
+    match host::netns_cookie() {
+        Ok(0) => warn("namespace cookies", "none", format!("{WITHOUT_HOOKS} (Linux 5.14)")),
+        Ok(_) => ok("namespace cookies", "there"),
+        Err(error) => unknown("namespace cookies", &error),
+    }
+}
+
+fn compiler() -> Check {
+    let path = "/proc/sys/net/core/bpf_jit_enable";
+    match fs::read_to_string(path).with_context(|| format!("read {path}")) {
+        Ok(text) if text.trim() == "0" => warn(
+            "bpf compiler",
+            "off",
+            "programs are interpreted, and many times slower: sysctl net.core.bpf_jit_enable=1",
+        ),
+        Ok(_) => ok("bpf compiler", "on"),
+        Err(error) => unknown("bpf compiler", &error),
+    }
+}
+
+fn xdp() -> Check {
+    match probes::xdp() {
+        Ok(true) => ok("xdp", "programs are taken; which interface gains by it is below"),
+        Ok(false) => {
+            warn("xdp", "no XDP programs", "--xdp does nothing; the kernel needs CONFIG_NET and CONFIG_BPF_SYSCALL")
+        }
+        Err(error) => unknown("xdp", &error),
+    }
+}
+
+/// Whether the kernel makes bridges and veth pairs.
+pub(super) async fn interface_kinds() -> Vec<Check> {
+    let tried = async {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        // The namespace goes with the thread.
+        thread::Builder::new().name("doctor".to_owned()).spawn(move || sender.send(try_kinds()))?;
+        receiver.await.context("the thread that tries it panicked")?
+    };
+    let kinds = [("bridge", "CONFIG_BRIDGE"), ("veth", "CONFIG_VETH")];
+    match tried.await {
+        Ok(made) => {
+            let check = |((kind, config), made): ((&str, &str), Result<()>)| match made {
+                Ok(()) => ok(kind, "can be made"),
+                Err(error) => fail(kind, format!("{error:#}"), format!("the kernel needs {config} (modprobe {kind})")),
+            };
+            kinds.into_iter().zip(made).map(check).collect()
+        }
+        Err(error) => kinds.iter().map(|(kind, _)| unknown(kind, &error)).collect(),
+    }
+}
+
+/// Tries to make a bridge and a veth pair where nobody sees them.
+fn try_kinds() -> Result<[Result<()>; 2]> {
+    unshare(CloneFlags::CLONE_NEWNET).context("make a network namespace to try things in")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
+    runtime.block_on(async {
+        let netlink = Netlink::connect()?;
+        let own = fs::File::open("/proc/thread-self/ns/net").context("open the namespace")?;
+        let veth = Veth {
+            ifname: "doctor1",
+            mtu: 1500,
+            mac: [2, 0, 0, 0, 0, 1],
+            group: 0,
+            peer_ifname: "doctor2",
+            peer_mac: [2, 0, 0, 0, 0, 2],
+            peer_netns: own.as_fd(),
+        };
+        Ok([netlink.create_bridge("doctor0", [2, 0, 0, 0, 0, 0], 0).await, netlink.create_veth(&veth).await])
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Status;
+
+    #[test]
+    fn a_kernel_before_6_6_fails() {
+        for (text, want) in [
+            ("6.18.44-fc-v595", Status::Ok),
+            ("6.6.0", Status::Ok),
+            ("7.0-rc1", Status::Ok),
+            ("10.2", Status::Ok),
+            ("6.5.99", Status::Fail),
+            ("5.15.0-91-generic", Status::Fail),
+            ("", Status::Fail),
+        ] {
+            assert_eq!(release(text).status, want, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_realtime_kernel_fails() {
+        assert_eq!(preemption("#1 SMP PREEMPT_RT Debian 6.12").status, Status::Fail);
+        assert_eq!(preemption("#1 SMP PREEMPT_DYNAMIC Debian 6.12").status, Status::Ok);
+    }
+}
