@@ -15,7 +15,7 @@ use crate::host;
 use crate::netlink::{Netlink, Veth};
 
 /// What the host has without programs on the root cgroup.
-const WITHOUT_HOOKS: &str = "the host reaches published ports by no loopback address, and each one takes a socket";
+const WITHOUT_HOOKS: &str = "the host itself reaches no published port, and a socket keeps each while the agent runs";
 /// The first kernel with tcx links.
 const OLDEST: (u32, u32) = (6, 6);
 
