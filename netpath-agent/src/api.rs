@@ -397,8 +397,9 @@ pub struct Rule {
     /// What is done, for people; for `drop` the reason's name.
     pub action: String,
     /// Absent where nothing counts: `to` and `from` count what a container receives and sends, `drop` what is dropped.
+    /// `dnat` counts a connection of the host's own once, and each datagram of its sockets that are not connected.
     pub packets: Option<u64>,
-    /// L3 bytes.
+    /// L3 bytes; none of what the host's own sockets send.
     pub bytes: Option<u64>,
 }
 

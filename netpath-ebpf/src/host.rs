@@ -34,6 +34,8 @@ pub struct Destination<A> {
     pub port: u16,
     /// The address to be seen by the container; unspecified: whatever the route says.
     pub source: A,
+    /// Index into `COUNTERS` of the port binding; 0: none.
+    pub counter: u32,
 }
 
 /// A family of socket addresses. Ask only about ports that are published at some address (`PORT_BITS`).
@@ -66,7 +68,7 @@ impl SocketFamily for V4 {
         let asked = if asked.is_unspecified() { LOOPBACK4 } else { *asked };
         let way = find::<V4, E>(env, &asked, port, proto);
         let endpoint = way.endpoint::<V4, E>(env)?;
-        lead::<V4>(asked, HostEnv::<V4>::own_addr(env), endpoint.addr4, way.port)
+        lead::<V4>(asked, HostEnv::<V4>::own_addr(env), endpoint.addr4, way)
     }
 
     #[inline(always)]
@@ -88,7 +90,13 @@ impl SocketFamily for V6 {
             let to = V4::destination(env, &asked, port, proto, false)?;
             let is_chosen = to.source.is_unspecified();
             let source = if is_chosen { Addr6::UNSPECIFIED } else { mapped(to.source) };
-            return Some(Destination { asked: mapped(to.asked), addr: mapped(to.addr), port: to.port, source });
+            return Some(Destination {
+                asked: mapped(to.asked),
+                addr: mapped(to.addr),
+                port: to.port,
+                source,
+                counter: to.counter,
+            });
         }
         let asked = if asked.is_unspecified() { LOOPBACK6 } else { *asked };
         let own = HostEnv::<V6>::own_addr(env);
@@ -96,7 +104,7 @@ impl SocketFamily for V6 {
         if let Some(endpoint) = way.endpoint::<V6, E>(env)
             && !endpoint.addr6.is_unspecified()
         {
-            return lead::<V6>(asked, own, endpoint.addr6, way.port);
+            return lead::<V6>(asked, own, endpoint.addr6, way);
         }
         // [::1] is the host whatever the container speaks, as it is behind Docker's proxy; but a server of
         // the host that is for IPv6 only may well have the port there.
@@ -108,7 +116,8 @@ impl SocketFamily for V6 {
         if HostEnv::<V6>::has_receiver(env, &asked, port, proto) {
             return None;
         }
-        Some(Destination { asked, addr: mapped(endpoint.addr4), port: way.port, source: Addr6::UNSPECIFIED })
+        let addr = mapped(endpoint.addr4);
+        Some(Destination { asked, addr, port: way.port, source: Addr6::UNSPECIFIED, counter: way.counter })
     }
 
     #[inline(always)]
@@ -145,26 +154,27 @@ const LOOPBACK6: Addr6 = Addr6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1])
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Lead {
-    /// Index into `ENDPOINTS`; 0 is nobody's.
-    endpoint: u32,
+    /// Index into `ENDPOINTS`, which has no more than 65,536 entries; 0 is nobody's.
+    endpoint: u16,
     /// Container port.
     port: u16,
-    _pad: u16,
+    /// Of the port binding.
+    counter: u32,
 }
 
 impl Lead {
-    const NONE: Self = Self { endpoint: 0, port: 0, _pad: 0 };
+    const NONE: Self = Self { endpoint: 0, port: 0, counter: 0 };
 
     #[inline(always)]
     fn endpoint<'a, F: Family, E: HostEnv<F>>(&self, env: &'a E) -> Option<&'a Endpoint> {
-        if self.endpoint == 0 { None } else { env.endpoint(self.endpoint) }
+        if self.endpoint == 0 { None } else { env.endpoint(u32::from(self.endpoint)) }
     }
 }
 
 /// Where a socket with the address `own` is led that asked for `asked`, which is published of the container
 /// at `addr`.
 #[inline(always)]
-fn lead<F: Family>(asked: F::Addr, own: F::Addr, addr: F::Addr, port: u16) -> Option<Destination<F::Addr>> {
+fn lead<F: Family>(asked: F::Addr, own: F::Addr, addr: F::Addr, way: Lead) -> Option<Destination<F::Addr>> {
     // A routed network's containers are published under their own names; and from a loopback address there
     // is no way off the host.
     if asked == addr || F::is_loopback(&own) {
@@ -172,7 +182,7 @@ fn lead<F: Family>(asked: F::Addr, own: F::Addr, addr: F::Addr, port: u16) -> Op
     }
     let is_free = own.is_unspecified() && !F::is_loopback(&asked);
     let source = if is_free { asked } else { F::Addr::UNSPECIFIED };
-    Some(Destination { asked, addr, port, source })
+    Some(Destination { asked, addr, port: way.port, source, counter: way.counter })
 }
 
 /// Where `port` of the host's address `addr` leads. What is published at the unspecified address is published
@@ -192,7 +202,7 @@ fn find_at<F: Family, E: HostEnv<F>>(env: &E, addr: &F::Addr, port: u16, proto: 
     let Some(way) = published::find_by(|key| env.published_port(key), addr, port, proto) else { return Lead::NONE };
     match env.endpoint(way.target.endpoint) {
         Some(endpoint) if endpoint.generation == way.target.generation => {
-            Lead { endpoint: way.target.endpoint, port: way.port, _pad: 0 }
+            Lead { endpoint: way.target.endpoint as u16, port: way.port, counter: way.target.counter }
         }
         _ => Lead::NONE,
     }

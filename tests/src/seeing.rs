@@ -1,6 +1,7 @@
 //! What people can see of a data plane that has no rules: `netpath rules` and `netpath monitor`.
 
 use std::fs::{self, File};
+use std::net::{IpAddr, Ipv4Addr};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use serde_json::Value;
 on_netpath! {
     rules_count_the_packets_of_ports_and_links,
     rules_count_what_icc_refuses,
+    rules_count_what_the_host_itself_begins,
 }
 
 on_netpath_once! {
@@ -53,6 +55,27 @@ fn rules_count_what_icc_refuses(plane: Plane) {
     let refused = packets(&rule(&world, "icc", "bridge"));
     assert!(refused >= 1);
     assert_eq!(packets(&rule(&world, "drop", "one")), refused);
+}
+
+fn rules_count_what_the_host_itself_begins(plane: Plane) {
+    let world = World::new(plane);
+    let web = world.container("web", &["8080:80", "8080:80/udp"]);
+    let http = web.inside.listen(80);
+    let _dns = web.inside.udp(80);
+    let counts = |proto: &str| {
+        let rules = world.json(&["rules"]);
+        let is_binding = |rule: &&Value| rule["kind"] == "dnat" && rule["matches"].as_str().unwrap().starts_with(proto);
+        rules.as_array().unwrap().iter().filter(is_binding).map(packets).sum::<u64>()
+    };
+    for (number, addr) in (1..).zip([IpAddr::from(Ipv4Addr::LOCALHOST), HOST]) {
+        converse(&mut world.host.connect(at(addr, 8080)), &mut accept(&http).0);
+        assert_eq!(counts("tcp"), number, "a connection to {addr} is counted once");
+    }
+    let asker = world.host.udp(0);
+    for number in 1..=3 {
+        asker.send_to(b"question", at(HOST, 8080)).unwrap();
+        assert_eq!(counts("udp"), number, "every datagram of a socket that is not connected is counted");
+    }
 }
 
 fn a_port_in_an_internal_network_is_shown_as_closed(plane: Plane) {

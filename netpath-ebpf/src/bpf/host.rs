@@ -9,7 +9,7 @@ use netpath_common::{Address, HostPeer, HostPeerKey, proto};
 use netpath_ebpf::family::{V4, V6};
 
 use super::{
-    maps,
+    event, maps,
     sock_addr::{Sock, SockAddr, is_set},
 };
 
@@ -77,6 +77,7 @@ fn connect<F: SockAddr>(sock: &Sock<'_>) -> i32 {
         && let Some(to) = F::destination(sock, &F::addr(sock), port, proto, true)
     {
         remember::<F>(sock, &to.addr, to.port, &to.asked, port);
+        count_call(to.counter);
         if !to.source.is_unspecified() {
             // Refused when the socket has a port already: the container then sees the bridge's address.
             F::bind(sock, &to.source);
@@ -95,6 +96,7 @@ fn send<F: SockAddr>(sock: &Sock<'_>) -> i32 {
         && let Some(to) = F::destination(sock, &F::addr(sock), port, proto, false)
     {
         remember::<F>(sock, &to.addr, to.port, &to.asked, port);
+        count_call(to.counter);
         if !to.source.is_unspecified() && F::message_source(sock).is_unspecified() {
             F::set_message_source(sock, &to.source);
         }
@@ -139,6 +141,14 @@ fn bind<F: SockAddr>(sock: &Sock<'_>) -> i32 {
 #[inline(always)]
 fn is_candidate(sock: &Sock<'_>, proto: u8, port: u16) -> bool {
     is_set(&maps::PORT_BITS, proto, port) && sock.is_host()
+}
+
+/// Counts as a packet of the port binding what is yet to become one, and has no length: the first of a connection, or a
+/// datagram.
+#[inline(always)]
+fn count_call(counter: u32) {
+    // A packet that arrives on this CPU meanwhile may not be counted.
+    event::count(counter, 0);
 }
 
 #[inline(never)]

@@ -6,6 +6,8 @@ use netpath_common::{Addr4, Addr6, Address, Endpoint, PortKey, PortTarget, proto
 use netpath_ebpf::family::{Family, V4, V6};
 use netpath_ebpf::host::{Destination, HostEnv, SocketFamily, mapped, unmapped};
 
+/// Of every port binding.
+const COUNTER: u32 = 70_000;
 const HOST: Addr4 = Addr4([198, 18, 0, 1]);
 const LOOPBACK: Addr4 = Addr4([127, 0, 0, 1]);
 const OTHER_LOOPBACK: Addr4 = Addr4([127, 0, 0, 5]);
@@ -46,7 +48,7 @@ fn the_unspecified_address_is_loopback() {
 #[test]
 fn a_block_leads_to_the_port_with_the_same_place() {
     let mut host = Host::new();
-    host.ports4.insert(PortKey::block(LOOPBACK, 0x1f00, proto::TCP), PortTarget::new(1, 7, 0x100, 0, 0));
+    host.ports4.insert(PortKey::block(LOOPBACK, 0x1f00, proto::TCP), PortTarget::new(1, 7, 0x100, 0, COUNTER));
     assert_eq!(host.to4(LOOPBACK), Some(led(LOOPBACK, CONTAINER, 0x190, ANY)));
     assert!(host.is_taken4(LOOPBACK));
 }
@@ -144,12 +146,12 @@ impl Host {
     }
 
     fn publish4(mut self, addr: Addr4, host_port: u16, port: u16) -> Self {
-        self.ports4.insert(PortKey::new(addr, host_port, proto::TCP), PortTarget::new(1, 7, port, 0, 0));
+        self.ports4.insert(PortKey::new(addr, host_port, proto::TCP), PortTarget::new(1, 7, port, 0, COUNTER));
         self
     }
 
     fn publish6(mut self, addr: Addr6, host_port: u16, port: u16) -> Self {
-        self.ports6.insert(PortKey::new(addr, host_port, proto::TCP), PortTarget::new(1, 7, port, 0, 0));
+        self.ports6.insert(PortKey::new(addr, host_port, proto::TCP), PortTarget::new(1, 7, port, 0, COUNTER));
         self
     }
 
@@ -171,7 +173,7 @@ impl Host {
 }
 
 fn led<A>(asked: A, addr: A, port: u16, source: A) -> Destination<A> {
-    Destination { asked, addr, port, source }
+    Destination { asked, addr, port, source, counter: COUNTER }
 }
 
 macro_rules! host_env {
