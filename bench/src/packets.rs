@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netpath_common::proto;
+use netpath_tests::program_world::{BRIDGE_MAC, HOST4, HOST6, PASS, REDIRECT};
 
-pub(crate) const BRIDGE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0];
 /// Of A and B, so that a frame from one is good as a frame from the other.
 pub(crate) const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 pub(crate) const NEIGHBOUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
@@ -12,9 +12,6 @@ pub(crate) const NEIGHBOUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 /// TCP flags. Only a SYN begins a flow.
 const ACK: u8 = 0x10;
 const SYN: u8 = 0x02;
-
-const PASS: i32 = -1;
-const REDIRECT: i32 = 7;
 
 /// Who there is, in one family.
 pub(crate) struct Cast {
@@ -28,7 +25,7 @@ pub(crate) struct Cast {
 }
 
 pub(crate) const V4: Cast = Cast {
-    host: IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1)),
+    host: HOST4,
     a: IpAddr::V4(Ipv4Addr::new(172, 17, 0, 4)),
     b: IpAddr::V4(Ipv4Addr::new(172, 17, 0, 2)),
     neighbour: IpAddr::V4(Ipv4Addr::new(172, 17, 0, 3)),
@@ -36,7 +33,7 @@ pub(crate) const V4: Cast = Cast {
 };
 
 pub(crate) const V6: Cast = Cast {
-    host: IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+    host: HOST6,
     a: IpAddr::V6(Ipv6Addr::new(0xfd00, 0x17, 0, 0, 0, 0, 0, 4)),
     b: IpAddr::V6(Ipv6Addr::new(0xfd00, 0x17, 0, 0, 0, 0, 0, 2)),
     neighbour: IpAddr::V6(Ipv6Addr::new(0xfd00, 0x17, 0, 0, 0, 0, 0, 3)),

@@ -5,19 +5,16 @@
 //! output must be a good input for the next: what is published at A leads to B, and what is published at B to A. Where
 //! there is no such circle, each run is a call of its own, and colder.
 
-use std::fs;
-use std::net::IpAddr;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::Ebpf;
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
-use netpath_agent::datapath::{self, Datapath};
-use netpath_common::{Config, config_flag};
-use nix::sched::{CloneFlags, unshare};
+use netpath_agent::datapath;
+use netpath_common::config_flag;
+use netpath_tests::program_world::ProgramWorld;
 
+use crate::attempt::attempt;
 use crate::packets::{self, Repeat, Sent};
 use crate::program_maps;
 use crate::record::{Packet, Program};
@@ -40,24 +37,16 @@ const TURNS: u32 = 5;
 /// If the programs cannot be loaded or run.
 pub fn measure(effort: u32) -> Result<Vec<Program>> {
     // A thread of its own, because it moves into a network namespace of its own.
-    let thread = std::thread::spawn(move || measure_here(effort));
-    thread.join().map_err(|_| anyhow::anyhow!("the measuring thread panicked"))?
+    let thread = std::thread::spawn(move || attempt(|| measure_here(effort)));
+    let outcome = thread.join().map_err(|_| anyhow!("the measuring thread panicked"))?;
+    outcome.map_err(|message| anyhow!(message))?
 }
 
 fn measure_here(effort: u32) -> Result<Vec<Program>> {
-    enter_namespace()?;
-    let pin_dir = PathBuf::from(format!("/sys/fs/bpf/netpath-programs-{}", std::process::id()));
-    let programs = measure_pinned(&pin_dir, effort);
-    let errors = datapath::teardown(&pin_dir);
-    ensure!(errors.is_empty(), "remove the pins: {errors:?}");
-    programs
-}
-
-fn measure_pinned(pin_dir: &Path, effort: u32) -> Result<Vec<Program>> {
-    let mut bench = Bench::load(pin_dir)?;
+    let mut bench = Bench::load()?;
     let stacks = stack::of_programs(datapath::OBJECT)?;
     let mut programs: Vec<Program> = Vec::new();
-    for info in bench.datapath.programs()? {
+    for info in bench.world.datapath.programs()? {
         let stack = stacks.get(&info.name).copied().unwrap_or(0);
         programs.push(Program { name: info.name, instructions: info.instructions, stack, packets: Vec::new() });
     }
@@ -70,26 +59,26 @@ fn measure_pinned(pin_dir: &Path, effort: u32) -> Result<Vec<Program>> {
 }
 
 struct Bench {
-    datapath: Datapath,
+    world: ProgramWorld,
     reference: Ebpf,
 }
 
 impl Bench {
-    fn load(pin_dir: &Path) -> Result<Self> {
-        let datapath = program_maps::load(pin_dir)?;
+    fn load() -> Result<Self> {
+        let world = program_maps::load();
         let mut reference = Ebpf::load(crate::traffic::object()).context("load the reference program")?;
         let program = reference.program_mut("reference").context("no program `reference`")?;
         let program: &mut SchedClassifier = program.try_into().context("`reference` is no tc program")?;
         program.load().context("load `reference` into the kernel")?;
-        Ok(Self { datapath, reference })
+        Ok(Self { world, reference })
     }
 
     fn measure(&mut self, sent: &Sent, effort: u32) -> Result<Packet> {
-        self.set_flags(config_flag::SHORTCUTS)?;
+        self.world.set_flags(config_flag::SHORTCUTS);
         for packet in &sent.before {
             self.check(packet)?;
         }
-        self.set_flags(if sent.shortcuts { config_flag::SHORTCUTS } else { 0 })?;
+        self.world.set_flags(if sent.shortcuts { config_flag::SHORTCUTS } else { 0 });
         self.check(sent)?;
         let (repeat, runs) = match sent.repeat {
             Repeat::InARow => (REPEAT, ROWS * effort / TURNS),
@@ -97,23 +86,18 @@ impl Bench {
         };
         let (mut own, mut reference) = (Vec::new(), Vec::new());
         for _ in 0..TURNS {
-            own.push(mean(runs, || Ok(self.datapath.test_run(sent.program, &sent.frame, repeat)?.duration))?);
+            own.push(mean(runs, || Ok(self.world.datapath.test_run(sent.program, &sent.frame, repeat)?.duration))?);
             reference.push(mean(runs, || self.run_reference(&sent.frame, repeat))?);
         }
         let ns = lowest(&own);
         Ok(Packet { name: sent.name.clone(), ns, relative: ns / lowest(&reference) })
     }
 
-    fn set_flags(&mut self, flags: u32) -> Result<()> {
-        let config = self.datapath.config();
-        self.datapath.set_config(Config { flags, ..config })
-    }
-
     /// Whether the program does with the packet what is to be measured.
     fn check(&self, sent: &Sent) -> Result<()> {
-        let run = self.datapath.test_run(sent.program, &sent.frame, 1)?;
+        let run = self.world.datapath.test_run(sent.program, &sent.frame, 1)?;
         let (program, name) = (sent.program, &sent.name);
-        let drops: Vec<u32> = self.datapath.drops()?.iter().map(|(key, _)| key.reason).collect();
+        let drops: Vec<u32> = self.world.datapath.drops()?.iter().map(|(key, _)| key.reason).collect();
         ensure!(
             run.verdict == sent.verdict,
             "`{program}` {name}: verdict {}, want {} (reasons of drops: {drops:?})",
@@ -145,25 +129,4 @@ fn mean(runs: u32, run: impl Fn() -> Result<Duration>) -> Result<f64> {
 /// What else the machine does only adds.
 fn lowest(values: &[f64]) -> f64 {
     values.iter().copied().fold(f64::INFINITY, f64::min)
-}
-
-/// A network namespace with a route to the client, for the route look-up.
-fn enter_namespace() -> Result<()> {
-    unshare(CloneFlags::CLONE_NEWNET).context("make a network namespace (needs root)")?;
-    let address = |address: IpAddr| format!("addr add {address}/{} dev up0", if address.is_ipv4() { 24 } else { 64 });
-    for command in [
-        "link set lo up".to_owned(),
-        "link add up0 type veth peer name peer0".to_owned(),
-        address(packets::V4.host),
-        format!("{} nodad", address(packets::V6.host)),
-        "link set up0 up".to_owned(),
-        "link set peer0 up".to_owned(),
-    ] {
-        let status = Command::new("ip").args(command.split(' ')).status().context("run ip")?;
-        ensure!(status.success(), "ip {command}: {status}");
-    }
-    for switch in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
-        fs::write(format!("/proc/sys/net/{switch}"), "1").context("switch forwarding on")?;
-    }
-    Ok(())
 }

@@ -20,6 +20,7 @@ pub mod netfilter;
 pub mod network;
 pub mod plane;
 pub mod program;
+pub mod program_world;
 pub mod reach;
 pub mod sockets;
 pub mod topology;

@@ -19,7 +19,7 @@ mod verdict;
 #[path = "xdp.rs"]
 mod xdp;
 
-pub(crate) const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1));
+pub(crate) use netpath_tests::program_world::HOST4 as HOST;
 pub(crate) const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 2));
 pub(crate) const ROUTER: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 9));
 pub(crate) const C1: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 17, 0, 2));

@@ -19,7 +19,7 @@ mod verdict;
 #[path = "xdp.rs"]
 mod xdp;
 
-pub(crate) const HOST: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
+pub(crate) use netpath_tests::program_world::HOST6 as HOST;
 pub(crate) const CLIENT: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2));
 pub(crate) const ROUTER: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, 9));
 pub(crate) const C1: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0x17, 0, 0, 0, 0, 0, 2));
