@@ -163,7 +163,7 @@ impl Demo {
 
     fn show_cost(&self, checks: &mut Checks) {
         checks.run("ns per packet of each program, in a row", || {
-            let programs = programs::measure(10).expect("run the programs");
+            let programs = programs::measure(10, &programs::Wanted::All).expect("run the programs");
             let of = |program: &Program| {
                 let name = program.name.clone();
                 program.packets.clone().into_iter().map(move |packet| (name.clone(), packet)).collect::<Vec<_>>()

@@ -5,6 +5,7 @@ use anyhow::{Result, bail};
 use crate::attempt::{attempt, in_short};
 use crate::machine::{self, Machine};
 use crate::plan::{self, Effort};
+use crate::programs::Wanted;
 use crate::progress::Progress;
 use crate::record::{Run, Settings};
 use crate::traffic::Traffic;
@@ -49,7 +50,7 @@ pub fn measure(effort: &Effort) -> Result<Run> {
     }
     if per_program {
         progress.says("programs");
-        match attempt(|| programs::measure(if effort.quick { 1 } else { 10 })) {
+        match attempt(|| programs::measure(if effort.quick { 1 } else { 10 }, &Wanted::All)) {
             Ok(Ok(programs)) => run.programs = programs,
             Ok(Err(error)) => progress.line(&format!("programs: {error:#}")),
             Err(error) => progress.line(&format!("programs: {}", in_short(&error))),

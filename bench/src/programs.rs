@@ -27,22 +27,32 @@ const REPEAT: u32 = 250;
 const ROWS: u32 = 400;
 const SINGLES: u32 = 4_000;
 
-/// What is measured goes to the reference and back as often, so that a pause of the machine meets both.
-const TURNS: u32 = 5;
+/// What is measured goes to the reference and back as often, so that a pause of the machine meets both; turns are short, so
+/// that each finds some without one.
+const TURNS: u32 = 20;
 
-/// Measures every program on the packets it sees most; 10 is a good `effort`, 1 a quick one.
+/// What is to be measured.
+#[derive(Clone, Debug)]
+pub enum Wanted {
+    All,
+    /// Programs by name, each with the name of a packet.
+    Only(Vec<(String, String)>),
+}
+
+/// Measures programs on the packets they see most; 10 is a good `effort`, 1 a quick one.
 ///
 /// # Errors
 ///
 /// If the programs cannot be loaded or run.
-pub fn measure(effort: u32) -> Result<Vec<Program>> {
+pub fn measure(effort: u32, wanted: &Wanted) -> Result<Vec<Program>> {
     // A thread of its own, because it moves into a network namespace of its own.
-    let thread = std::thread::spawn(move || attempt(|| measure_here(effort)));
+    let wanted = wanted.clone();
+    let thread = std::thread::spawn(move || attempt(|| measure_here(effort, &wanted)));
     let outcome = thread.join().map_err(|_| anyhow!("the measuring thread panicked"))?;
     outcome.map_err(|message| anyhow!(message))?
 }
 
-fn measure_here(effort: u32) -> Result<Vec<Program>> {
+fn measure_here(effort: u32, wanted: &Wanted) -> Result<Vec<Program>> {
     let mut bench = Bench::load()?;
     let stacks = stack::of_programs(datapath::OBJECT)?;
     let mut programs: Vec<Program> = Vec::new();
@@ -50,12 +60,21 @@ fn measure_here(effort: u32) -> Result<Vec<Program>> {
         let stack = stacks.get(&info.name).copied().unwrap_or(0);
         programs.push(Program { name: info.name, instructions: info.instructions, stack, packets: Vec::new() });
     }
-    for sent in packets::all() {
+    for sent in packets::all().into_iter().filter(|sent| wanted.has(sent)) {
         let packet = bench.measure(&sent, effort)?;
         let program = programs.iter_mut().find(|program| program.name == sent.program);
         program.with_context(|| format!("no program `{}`", sent.program))?.packets.push(packet);
     }
     Ok(programs)
+}
+
+impl Wanted {
+    fn has(&self, sent: &Sent) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(named) => named.iter().any(|(program, packet)| *program == sent.program && *packet == sent.name),
+        }
+    }
 }
 
 struct Bench {

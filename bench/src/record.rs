@@ -185,6 +185,21 @@ pub(crate) mod tests {
         }
     }
 
+    /// A run of some machine.
+    pub(crate) fn run(items: Vec<Item>) -> Run {
+        let machine = Machine {
+            name: "vm".to_owned(),
+            cpu: "epyc".to_owned(),
+            cpus: 2,
+            memory_mib: 0,
+            kernel: "6.18".to_owned(),
+            commit: String::new(),
+            tools: Vec::new(),
+        };
+        let settings = Settings { quick: false, rounds: 3, seconds: 2 };
+        Run { date: String::new(), machine, settings, contestants: Vec::new(), items, programs: Vec::new() }
+    }
+
     #[test]
     fn ratios_are_taken_round_by_round() {
         let rates = item("x", false, &[("a", &[10.0, 20.0, 5.0]), ("b", &[20.0, 30.0, 5.0])]);

@@ -57,7 +57,7 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "BENCH OPTIONS")]
         args: Vec<OsString>,
     },
-    /// Do what CI does: lint, then all tests
+    /// Do what CI does: lint, bench --check, then all tests
     Ci,
 }
 

@@ -45,6 +45,12 @@ pub(crate) fn build_release() -> Result<()> {
     run(cargo().args(["build", "--release", "-p", "netpath-agent", "-p", "netpath-bench"]))
 }
 
+/// Builds everything that tests run. Tests too, though nextest builds them: with their features chosen as nextest does,
+/// nothing is built twice.
+pub(crate) fn build_for_tests() -> Result<()> {
+    run(cargo().args(["build", "--workspace", "--exclude", "xtask", "--bins", "--tests"]))
+}
+
 /// The path of `program`, from `PATH` or the folders of system programs.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();

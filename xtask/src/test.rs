@@ -6,13 +6,12 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::process::{built, cargo, run as run_command, status};
+use crate::process::{build_for_tests, built, cargo, status};
 use crate::setup::{self, Report, Scope};
 
 pub(crate) fn run(args: &[OsString]) -> Result<ExitCode> {
     setup::ensure(Scope::Tests, Report::Quiet)?;
-    // Tests too, though nextest builds them: with their features chosen as nextest does, nothing is built twice.
-    run_command(cargo().args(["build", "--workspace", "--exclude", "xtask", "--bins", "--tests"]))?;
+    build_for_tests()?;
     let mut nextest = cargo();
     nextest.args(["nextest", "run"]).env("NETPATH_BIN", built("debug", "netpath")?);
     if !names_packages(args) {

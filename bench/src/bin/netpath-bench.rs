@@ -9,7 +9,7 @@ use clap::Parser;
 use netpath_bench::machine;
 use netpath_bench::plan::Effort;
 use netpath_bench::record::Run;
-use netpath_bench::{attempt, comparison, measuring, programs, report, signals, table, tables};
+use netpath_bench::{attempt, comparison, measuring, report, signals, table, tables};
 
 /// Measures netpath against Docker's iptables rules and others, in turn, and says what machine it was
 ///
@@ -42,7 +42,7 @@ struct Options {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 
-    /// Compares the programs with the newest committed run; exit status 1 if one has become worse
+    /// Compares the programs with the newest committed run of such a machine; exit status 1 if one has become worse
     #[arg(long, conflicts_with_all = ["only", "out", "tables"])]
     check: bool,
 
@@ -79,7 +79,7 @@ fn run(options: &Options) -> Result<ExitCode> {
     signals::clean_up_on_interrupt();
     attempt::take_over_panics();
     if options.check {
-        return check(&runs);
+        return Ok(if comparison::check(&runs)? { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     let effort = Effort {
         quick: options.quick,
@@ -119,26 +119,4 @@ fn write(run: &Run, json: Option<PathBuf>, out: Option<PathBuf>) -> Result<()> {
         eprintln!("wrote {}", path.display());
     }
     Ok(())
-}
-
-fn check(runs: &std::path::Path) -> Result<ExitCode> {
-    let mut after = programs::measure(5)?;
-    let Some((path, run)) = comparison::newest_run(runs)? else {
-        println!("{}", table::programs(&after));
-        eprintln!("nothing to compare with: no run in {}", runs.display());
-        return Ok(ExitCode::SUCCESS);
-    };
-    let mut worse = comparison::worse(&run.programs, &after);
-    // Once more, lest it was the machine.
-    for _ in 0..2 {
-        if worse.is_empty() {
-            break;
-        }
-        after = comparison::lower(after, &programs::measure(5)?);
-        worse = comparison::worse(&run.programs, &after);
-    }
-    println!("{}", table::programs(&after));
-    worse.iter().for_each(|line| println!("worse: {line}"));
-    println!("compared with {} ({}): {}", run.date, path.display(), if worse.is_empty() { "ok" } else { "FAILED" });
-    Ok(if worse.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
