@@ -13,6 +13,7 @@ use netpath_common::{
     Timeouts, config_flag, network_flag,
 };
 use netpath_ebpf::ipv6::link_local;
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::program;
@@ -49,7 +50,7 @@ pub enum Extent {
     Block,
 }
 
-/// A loaded data plane; its pins go when it is dropped.
+/// A loaded data plane; its pins go with it, or with the process.
 pub struct ProgramWorld {
     pub datapath: Datapath,
     inhabitants: Vec<Inhabitant>,
@@ -191,8 +192,13 @@ pub fn addr6(addr: IpAddr) -> Addr6 {
 }
 
 /// A namespace that forwards, with a route to the client: programs look routes up.
+/// Enters namespaces for networks and for mounts. With a BPF file system in the latter, what is pinned goes when this
+/// process does, however it ends.
 fn enter_namespace() {
-    unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace of its own (run as root)");
+    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("namespaces of its own (run as root)");
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("keep mounts to itself");
+    mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), none).expect("mount a BPF file system");
     for command in [
         "link set lo up",
         "link add up0 type veth peer name peer0",
