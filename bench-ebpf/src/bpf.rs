@@ -57,6 +57,9 @@ pub(super) fn generate(ctx: XdpContext) -> u32 {
             frame.add(DST_PORT_OFF).cast::<[u8; 2]>().write_unaligned(dst_port.to_be_bytes());
         }
     }
+    if order.ifindex == 0 {
+        return xdp_action::XDP_DROP;
+    }
     // SAFETY: the helper takes numbers.
     unsafe { bpf_redirect(order.ifindex, 0) as u32 }
 }

@@ -13,7 +13,7 @@ pub const DST_PORT_OFF: usize = 36;
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Order {
-    /// The interface that the frames leave by.
+    /// The interface that the frames leave by; 0 for none.
     pub ifindex: u32,
     /// As many source ports, from the frame's own upwards; then the next destination port has its turn. Of 0 and 1 all
     /// frames are the same.

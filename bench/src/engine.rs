@@ -32,8 +32,8 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// Starts the daemon in the host's namespace of `bare`.
-    pub(crate) fn start(bare: &Bare) -> Self {
+    /// Starts the daemon in the host's namespace of `bare`, with its user-land proxy or without.
+    pub(crate) fn start(bare: &Bare, has_proxy: bool) -> Self {
         let dir = bare.dir().join("docker");
         fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("create {}: {e}", dir.display()));
         fs::write(dir.join("daemon.json"), "{}").expect("write an empty configuration");
@@ -49,6 +49,9 @@ impl Engine {
         command.args(["--data-root", &at("data"), "--exec-root", &at("run"), "--storage-driver", "vfs"]);
         command.args(["--bip", "172.17.0.1/16", "--cgroup-parent", &format!("/{name}")]);
         command.args(["--exec-opt", "native.cgroupdriver=cgroupfs"]);
+        if !has_proxy {
+            command.arg("--userland-proxy=false");
+        }
         let child = command.stdin(Stdio::null()).stdout(log).stderr(errors).spawn();
         let child = child.unwrap_or_else(|e| panic!("run {command:?}: {e}"));
         let mut engine = Self { name, dir, child, pid: 0 };
@@ -65,6 +68,12 @@ impl Engine {
         self.docker(&[&["run", "-d", "--name", "web"], &publish[..], &[IMAGE, "/bin/sleep", "infinity"]].concat());
         self.docker(&["run", "-d", "--name", "app", IMAGE, "/bin/sleep", "infinity"]);
         Containers { server: self.inside("web"), server_addr: self.address("web"), app: self.inside("app") }
+    }
+
+    /// Publishes more ports, of one more container: those of one that runs cannot be changed.
+    pub(crate) fn publish(&self, specs: &[String]) {
+        let publish: Vec<&str> = specs.iter().flat_map(|spec| ["-p", spec.as_str()]).collect();
+        self.docker(&[&["run", "-d"], &publish[..], &[IMAGE, "/bin/sleep", "infinity"]].concat());
     }
 
     fn docker(&self, args: &[&str]) -> String {

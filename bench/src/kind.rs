@@ -14,13 +14,15 @@ pub enum Kind {
     Nftables,
     DockerProxy,
     Docker,
+    DockerNoProxy,
     Netpath,
     NetpathOff,
+    NetpathXdp,
 }
 
 impl Kind {
     /// In the order of tables. Who is measured next to whom changes from round to round.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Host,
         Self::Forward,
         Self::IptablesLegacy,
@@ -28,14 +30,16 @@ impl Kind {
         Self::Nftables,
         Self::DockerProxy,
         Self::Docker,
+        Self::DockerNoProxy,
         Self::Netpath,
         Self::NetpathOff,
+        Self::NetpathXdp,
     ];
 
     /// Whom ratios are taken to.
     pub const REFERENCE: Self = Self::IptablesNft;
 
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Host => "host",
             Self::Forward => "forward",
@@ -44,8 +48,10 @@ impl Kind {
             Self::Nftables => "nftables",
             Self::DockerProxy => "docker-proxy",
             Self::Docker => "docker",
+            Self::DockerNoProxy => "docker-no-proxy",
             Self::Netpath => "netpath",
             Self::NetpathOff => "netpath-off",
+            Self::NetpathXdp => "netpath-xdp",
         }
     }
 
@@ -58,8 +64,10 @@ impl Kind {
             Self::Nftables => "nftables: DNAT by a map, masquerade, nothing else",
             Self::DockerProxy => "the same rules with Docker's user-land proxy, where connections go through it",
             Self::Docker => "Docker Engine itself, as its daemon starts by default",
+            Self::DockerNoProxy => "Docker Engine itself, with --userland-proxy=false",
             Self::Netpath => "netpath as it starts by default",
             Self::NetpathOff => "netpath --shortcuts=off: the same translations on the kernel's road",
+            Self::NetpathXdp => "netpath --xdp force-native on the interface to the client",
         }
     }
 
@@ -67,12 +75,12 @@ impl Kind {
     pub fn missing(self) -> Option<String> {
         let program = |name: &str| find(name).is_none().then(|| format!("`{name}` is not installed"));
         match self {
-            Self::Host | Self::Forward | Self::Netpath | Self::NetpathOff => None,
+            Self::Host | Self::Forward | Self::Netpath | Self::NetpathOff | Self::NetpathXdp => None,
             Self::IptablesLegacy => program("iptables-legacy-restore"),
             Self::IptablesNft => program("iptables-nft-restore"),
             Self::Nftables => program("nft"),
             Self::DockerProxy => docker_proxy::binary().err(),
-            Self::Docker => program("dockerd").or_else(|| program("docker")),
+            Self::Docker | Self::DockerNoProxy => program("dockerd").or_else(|| program("docker")),
         }
     }
 
@@ -82,14 +90,19 @@ impl Kind {
         let plane = match self {
             Self::IptablesLegacy | Self::IptablesNft => Plane::Iptables { proxy: false },
             Self::DockerProxy => Plane::Iptables { proxy: true },
-            Self::Netpath | Self::NetpathOff => Plane::Netpath { shortcuts: self == Self::Netpath },
-            Self::Host | Self::Forward | Self::Nftables | Self::Docker => return None,
+            Self::Netpath | Self::NetpathOff | Self::NetpathXdp => {
+                Plane::Netpath { shortcuts: self != Self::NetpathOff }
+            }
+            Self::Host | Self::Forward | Self::Nftables | Self::Docker | Self::DockerNoProxy => return None,
         };
-        Some((plane, Options { watch: false, backend, agent: agent.to_vec(), ..Options::default() }))
+        // A veth merges less with a program in its driver, so the agent wants to be told that this is meant.
+        let xdp: &[&str] = if self == Self::NetpathXdp { &["--xdp", "up0=force-native"] } else { &[] };
+        let agent = agent.iter().cloned().chain(xdp.iter().map(|option| (*option).to_owned())).collect();
+        Some((plane, Options { watch: false, backend, agent, ..Options::default() }))
     }
 
     pub fn is_netpath(self) -> bool {
-        matches!(self, Self::Netpath | Self::NetpathOff)
+        matches!(self, Self::Netpath | Self::NetpathOff | Self::NetpathXdp)
     }
 }
 

@@ -3,11 +3,13 @@
 //! Absolute figures drift from machine to machine and from hour to hour; ratios from one alternated run are what
 //! counts.
 
+pub mod aims;
 pub mod attempt;
 pub mod checks;
 pub mod comparison;
 pub mod contest;
 pub mod cost;
+mod datagrams;
 pub mod demo;
 mod engine;
 pub mod iperf;

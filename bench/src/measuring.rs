@@ -46,7 +46,7 @@ pub fn measure(effort: &Effort) -> Result<Run> {
         run.items.extend(publishing::publish(effort, &progress));
     }
     if rest {
-        run.items.push(publishing::rest(effort, &progress));
+        run.items.extend(publishing::rest(effort, &progress));
     }
     if per_program {
         progress.says("programs");

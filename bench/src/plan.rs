@@ -51,6 +51,9 @@ pub struct Entrant {
 /// With one rule for each port every new connection walks through all of them, and so does every change.
 const MOST_RULES: u64 = 5_000;
 
+/// Docker Engine starts two processes of its user-land proxy for each port, and writes its rules one by one.
+const MOST_BY_ENGINE: u64 = 1_000;
+
 /// Kernels allow some 262,144 tracked connections for the whole machine by default.
 const MOST_TRACKED: u64 = 100_000;
 
@@ -103,8 +106,8 @@ fn main() -> Series {
     let loads = [Load::NewConnections, Load::KeepAlive];
     let http = ways.into_iter().flat_map(|way| loads.map(|load| Work::Http(way, load)));
     let bulk = [Direction::In, Direction::Out].into_iter().flat_map(|d| [1, 8].map(|streams| Work::Bulk(d, streams)));
-    let floors = [Floor::RedirectOnly, Floor::TcDrop, Floor::XdpDrop].map(Work::Floor);
-    let packets = [Work::Udp].into_iter().chain(floors).chain([Work::Flood]);
+    let floors = [Floor::MakeOnly, Floor::RedirectOnly, Floor::TcDrop, Floor::XdpDrop].map(Work::Floor);
+    let packets = [Work::Datagrams, Work::Udp].into_iter().chain(floors).chain([Work::Flood]);
     Series {
         of: Of::Nothing,
         steps: vec![0],
@@ -128,6 +131,8 @@ fn ports(quick: bool) -> Series {
             rules(Kind::IptablesLegacy),
             rules(Kind::IptablesNft),
             Entrant::new(Kind::Nftables),
+            Entrant { up_to: MOST_BY_ENGINE, ..Entrant::new(Kind::Docker) },
+            Entrant { up_to: MOST_BY_ENGINE, ..Entrant::new(Kind::DockerNoProxy) },
             Entrant { agent: agent.clone(), ..Entrant::new(Kind::Netpath) },
             Entrant { name: "netpath-range", as_range: true, agent, ..Entrant::new(Kind::Netpath) },
         ],

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::{Result, anyhow};
 
+use crate::aims;
 use crate::kind::Kind;
 use crate::plot::{self, Bar, Line};
 use crate::record::{Item, Outcome, Run};
@@ -33,6 +34,7 @@ pub fn html(run: &Run) -> Result<String> {
         Kind::REFERENCE.name(),
     )?;
     plots(run, &mut body)?;
+    what_bounds_it(run, &mut body)?;
     body.push_str("<h2>Every figure</h2>\n");
     for item in &run.items {
         figures(item, &mut body)?;
@@ -40,6 +42,20 @@ pub fn html(run: &Run) -> Result<String> {
     programs(run, &mut body)?;
     how(run, &mut body)?;
     Ok(PAGE.replace("BODY", &body))
+}
+
+fn what_bounds_it(run: &Run, body: &mut String) -> Result<()> {
+    body.push_str("<h2>What bounds it</h2>\n<table class=text>\n<tr>");
+    aims::HEADINGS.iter().try_for_each(|heading| write!(body, "<th>{heading}</th>"))?;
+    body.push_str("</tr>\n");
+    for row in aims::rows(run) {
+        let class = if row.met == Some(false) { " class=note" } else { "" };
+        write!(body, "<tr>")?;
+        row.cells().iter().try_for_each(|cell| write!(body, "<td{class}>{}</td>", escape(cell)))?;
+        body.push_str("</tr>\n");
+    }
+    body.push_str("</table>\n");
+    Ok(())
 }
 
 fn plots(run: &Run, body: &mut String) -> Result<()> {
@@ -106,15 +122,19 @@ fn line(items: &[&Item], name: &str) -> Line {
 }
 
 /// What was seen besides the value, in this order: key, heading.
-const MORE: [(&str, &str); 8] = [
+const MORE: [(&str, &str); 12] = [
     ("p50_us", "p50, us"),
     ("p99_us", "p99, us"),
     ("p999_us", "p99.9, us"),
     ("cpu_seconds_per_gb", "CPU s/GB"),
+    ("cpu_ns_per_packet", "CPU ns/packet"),
     ("lost_share", "lost"),
     ("unpublish_ms", "unpublish, ms"),
     ("agent_rss_mib", "agent, MiB"),
+    ("start_ms", "netpath --version, ms"),
     ("map_bytes", "maps, bytes"),
+    ("bytes_per_flow", "bytes/flow"),
+    ("bytes_per_port", "bytes/port"),
 ];
 
 fn figures(item: &Item, body: &mut String) -> Result<()> {

@@ -79,7 +79,7 @@ enum Ground {
     Bare(Bare),
     /// Fields drop in this order.
     Engine {
-        _engine: Engine,
+        engine: Engine,
         bare: Bare,
     },
 }
@@ -98,12 +98,13 @@ impl Stage {
             }
             None => {
                 let bare = Bare::new();
-                let engine = (kind == Kind::Docker).then(|| Engine::start(&bare));
+                let is_engine = matches!(kind, Kind::Docker | Kind::DockerNoProxy);
+                let engine = is_engine.then(|| Engine::start(&bare, kind == Kind::Docker));
                 let containers = engine.as_ref().map(|engine| engine.run_containers(&specs));
                 let containers = containers.unwrap_or_else(|| plain::build(kind, &bare));
                 let plain::Containers { server, server_addr, app } = containers;
                 let ground = match engine {
-                    Some(engine) => Ground::Engine { _engine: engine, bare },
+                    Some(engine) => Ground::Engine { engine, bare },
                     None => Ground::Bare(bare),
                 };
                 Self { kind, ground, server, server_addr, app }
@@ -172,7 +173,7 @@ impl Stage {
                 let specs = extra_specs(first, last, as_range);
                 world.publish_all(web, &specs.iter().map(String::as_str).collect::<Vec<_>>());
             }
-            Ground::Engine { .. } => panic!("the engine publishes no more ports of a container that runs"),
+            Ground::Engine { engine, .. } => engine.publish(&extra_specs(first, last, true)),
             Ground::Bare(bare) => plain::publish_with_nftables(&bare.host, self.server_addr, first, last),
         }
     }

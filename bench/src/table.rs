@@ -77,16 +77,16 @@ fn cell(item: &Item, name: &str, reference: &str) -> String {
 
 /// A value that people can read.
 pub(crate) fn with_unit(value: f64, unit: &str) -> String {
-    let unit_of = |text: &str| text.replace("requests/s", "/s").replace("ns/packet", "ns");
-    if unit == "requests/s" {
-        return format!("{:.1} k{}", value / 1e3, unit_of(unit));
+    if matches!(unit, "requests/s" | "packets/s") {
+        return format!("{:.1} k/s", value / 1e3);
     }
+    let unit = unit.replace("ns/packet", "ns");
     let digits = match value {
         100.0.. => 0,
         10.0.. => 1,
         _ => 2,
     };
-    format!("{value:.digits$} {}", unit_of(unit))
+    format!("{value:.digits$} {unit}")
 }
 
 #[cfg(test)]

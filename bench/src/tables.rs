@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::aims;
 use crate::kind::Kind;
 use crate::record::{Item, Run, grouped};
 use crate::table::with_unit;
@@ -63,9 +64,11 @@ fn table(name: &str, run: &Run) -> Result<String> {
         "flows" => Ok(ratios(&run.series("new-connections", "flows"), &["iptables-nft", "netpath"])),
         "publish" => Ok(publish(run)),
         "programs" => Ok(programs(run)),
+        "aims" => Ok(aims(run)),
         "machine" => Ok(machine(run)),
         other => {
-            bail!("no table is called `{other}`: there are summary, ratios, ports, flows, publish, programs, machine")
+            const NAMES: &str = "summary, ratios, ports, flows, publish, programs, aims, machine";
+            bail!("no table is called `{other}`: there are {NAMES}")
         }
     }
 }
@@ -142,6 +145,13 @@ fn programs(run: &Run) -> String {
             text += &row(first.into_iter().chain(counts.clone()));
         }
     }
+    text
+}
+
+fn aims(run: &Run) -> String {
+    let rule = ["---", "---:", "---", "---"];
+    let mut text = row(aims::HEADINGS.map(str::to_owned).into_iter()) + &row(rule.map(str::to_owned).into_iter());
+    aims::rows(run).iter().for_each(|aim| text += &row(aim.cells().into_iter()));
     text
 }
 

@@ -59,6 +59,7 @@ pub struct Datagram {
 /// The programs, loaded once.
 pub struct Traffic {
     ebpf: Ebpf,
+    order: Option<Order>,
 }
 
 /// Ends with the program that it keeps attached.
@@ -82,7 +83,7 @@ impl Traffic {
         for name in ["count_and_drop", "redirect_only"] {
             classifier(&mut ebpf, name).load().unwrap_or_else(|e| panic!("load `{name}`: {e}"));
         }
-        Self { ebpf }
+        Self { ebpf, order: None }
     }
 
     /// Attaches `sink` where `port` receives.
@@ -112,10 +113,27 @@ impl Traffic {
     pub fn order(&mut self, port: Port<'_>, to: [u8; 6], datagram: Datagram) {
         let macs = [to, port.namespace.mac(port.ifname)];
         let order = Order { ifindex: ifindex(port), src_ports: datagram.src_ports, frame: frame(macs, datagram) };
-        let mut orders: Array<_, [u8; 72]> = map(&mut self.ebpf, "ORDER");
-        orders.set(0, order.bytes(), 0).expect("set the order");
+        self.put(order);
         let mut made: Array<_, u64> = map(&mut self.ebpf, "MADE");
         made.set(0, 0, 0).expect("reset the count of frames");
+    }
+
+    /// What is ordered is made and goes nowhere.
+    pub fn keep_frames(&mut self) {
+        let order = self.order.expect("an order");
+        self.put(Order { ifindex: 0, ..order });
+    }
+
+    fn put(&mut self, order: Order) {
+        let mut orders: Array<_, [u8; 72]> = map(&mut self.ebpf, "ORDER");
+        orders.set(0, order.bytes(), 0).expect("set the order");
+        self.order = Some(order);
+    }
+
+    /// Frames made since the order.
+    pub fn made(&mut self) -> u64 {
+        let made: Array<_, u64> = map(&mut self.ebpf, "MADE");
+        made.get(&0, 0).expect("read the count of frames")
     }
 
     /// Sends `count` frames as ordered, from `namespace`; returns how long that took, with all that the receiver did in

@@ -2,6 +2,7 @@
 
 use netpath_tests::CLIENT;
 
+use crate::datagrams;
 use crate::iperf::{self, Direction};
 use crate::kind::Kind;
 use crate::record::Sample;
@@ -30,6 +31,8 @@ pub enum Way {
 pub enum Work {
     Http(Way, Load),
     Bulk(Direction, u32),
+    /// Datagrams to a published port through sockets.
+    Datagrams,
     /// Datagrams to a published port.
     Udp,
     /// Datagrams that no data plane is part of: what making and dropping them costs.
@@ -40,6 +43,7 @@ pub enum Work {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Floor {
+    MakeOnly,
     RedirectOnly,
     TcDrop,
     XdpDrop,
@@ -63,6 +67,7 @@ impl Work {
             }
             Self::Bulk(Direction::In, streams) => format!("bulk-in-{streams}"),
             Self::Bulk(Direction::Out, streams) => format!("bulk-out-{streams}"),
+            Self::Datagrams => "udp-sockets".to_owned(),
             Self::Udp | Self::Floor(_) => "udp".to_owned(),
             Self::Flood => "flood".to_owned(),
         }
@@ -88,6 +93,7 @@ impl Work {
                 let way = if direction == Direction::In { "client to container" } else { "container to client" };
                 format!("{way}: {streams} TCP stream{}", if streams == 1 { "" } else { "s" })
             }
+            Self::Datagrams => "64-byte UDP datagrams from a socket of the client to a published port".to_owned(),
             Self::Udp | Self::Floor(_) => "64-byte UDP datagrams to a published port, made in the kernel".to_owned(),
             Self::Flood => "64-byte UDP datagrams to a container's own address from outside: all dropped".to_owned(),
         }
@@ -103,6 +109,7 @@ impl Work {
                 let reverse = if direction == Direction::Out { " -R" } else { "" };
                 format!("iperf3 -c HOST -t {seconds} -P {streams}{reverse}")
             }
+            Self::Datagrams => format!("sendmmsg, recvmmsg, 64 at once, at most 4096 on their way, {seconds} s"),
             Self::Udp | Self::Floor(_) | Self::Flood => {
                 "BPF_PROG_TEST_RUN, BPF_F_TEST_XDP_LIVE_FRAMES, batch 64, one CPU".to_owned()
             }
@@ -113,6 +120,7 @@ impl Work {
         match self {
             Self::Http(..) => "requests/s",
             Self::Bulk(..) => "Gbit/s",
+            Self::Datagrams => "packets/s",
             Self::Udp | Self::Floor(_) | Self::Flood => "ns/packet",
         }
     }
@@ -123,25 +131,31 @@ impl Work {
 
     /// Whether `kind` has this kind of traffic, and it says something about it.
     pub fn takes(self, kind: Kind) -> bool {
-        use Kind::{Docker, DockerProxy, Forward, Host, IptablesLegacy, IptablesNft, Netpath, NetpathOff, Nftables};
+        use Kind::{DockerProxy, Forward, Host, IptablesLegacy, IptablesNft, NetpathXdp, Nftables};
         let is_rules = matches!(kind, IptablesLegacy | IptablesNft);
-        let is_netpath = matches!(kind, Netpath | NetpathOff);
         match self {
+            // XDP is at the wire to the client.
+            Self::Http(Way::Masquerade | Way::Containers | Way::HostLoopback | Way::Hairpin, _)
+                if kind == NetpathXdp =>
+            {
+                false
+            }
             // Where the proxy has nothing to do, its contestant is iptables-nft once more.
-            Self::Http(Way::Published | Way::Masquerade, _) | Self::Bulk(..) => kind != DockerProxy,
+            Self::Http(Way::Published | Way::Masquerade, _) | Self::Bulk(..) | Self::Datagrams => kind != DockerProxy,
             // Nothing of nftables meets a bridged packet.
             Self::Http(Way::Containers, _) => !matches!(kind, DockerProxy | Host | Nftables),
             Self::Http(Way::HostLoopback, _) => !matches!(kind, Forward | Nftables),
             Self::Http(Way::Hairpin, _) => !matches!(kind, Host | Forward | Nftables),
-            Self::Udp => is_rules || is_netpath || matches!(kind, Forward | Nftables | Docker),
+            Self::Udp => !matches!(kind, DockerProxy | Host),
             Self::Floor(_) => kind == Forward,
-            Self::Flood => is_rules || is_netpath,
+            Self::Flood => is_rules || kind.is_netpath(),
         }
     }
 
     /// The name under which the results of `contestant` are kept.
     pub fn label(self, contestant: &str) -> String {
         match self {
+            Self::Floor(Floor::MakeOnly) => "make-only".to_owned(),
             Self::Floor(Floor::RedirectOnly) => "redirect-only".to_owned(),
             Self::Floor(Floor::TcDrop) => "tc-drop".to_owned(),
             Self::Floor(Floor::XdpDrop) => "xdp-drop".to_owned(),
@@ -156,6 +170,12 @@ impl Work {
             Self::Bulk(direction, streams) => {
                 let bulk = iperf::run(stage.client(), stage.published(Service::Iperf), direction, streams, seconds);
                 Sample::of(bulk.gbit_per_second).with("cpu_seconds_per_gb", bulk.cpu_seconds_per_gb)
+            }
+            Self::Datagrams => {
+                let (to, port) = (stage.published(Service::Udp), stage.inside(Service::Udp).1);
+                let outcome = datagrams::run(stage.client(), to, &stage.server, port, seconds);
+                let sample = Sample::of(outcome.per_second).with("cpu_ns_per_packet", outcome.cpu_ns_per_packet);
+                sample.with("lost_share", outcome.lost_share)
             }
             Self::Udp => forward(stage, traffic, None, seconds),
             Self::Floor(floor) => forward(stage, traffic, Some(floor), seconds),
@@ -189,6 +209,7 @@ fn forward(stage: &Stage, traffic: &mut Traffic, floor: Option<Floor>, seconds: 
     let _receiving = Receiving::new(wire);
     let mut sinks: Vec<Attached> = Vec::new();
     match floor {
+        Some(Floor::MakeOnly) => {}
         Some(Floor::TcDrop) => sinks.push(traffic.attach(wire, Sink::Drop)),
         Some(Floor::XdpDrop) => sinks.push(traffic.attach(wire, Sink::DropEarly)),
         Some(Floor::RedirectOnly) => {
@@ -200,8 +221,9 @@ fn forward(stage: &Stage, traffic: &mut Traffic, floor: Option<Floor>, seconds: 
     }
     let (to, port) = stage.published(Service::Udp);
     let datagram = Datagram { src: (v4(CLIENT), 40_000), dst: (v4(to), port), src_ports: 1 };
-    let arrived = |traffic: &mut Traffic| traffic.arrived();
-    per_packet(stage, traffic, datagram, seconds, arrived)
+    let is_made_only = floor == Some(Floor::MakeOnly);
+    let count = |traffic: &mut Traffic| if is_made_only { traffic.made() } else { traffic.arrived() };
+    per_packet(stage, traffic, datagram, is_made_only, seconds, count)
 }
 
 fn flood(stage: &Stage, traffic: &mut Traffic, seconds: u32) -> Sample {
@@ -210,7 +232,7 @@ fn flood(stage: &Stage, traffic: &mut Traffic, seconds: u32) -> Sample {
     let _sink = traffic.attach(Port { namespace: &stage.server, ifname: "eth0" }, Sink::Drop);
     let before = traffic.arrived();
     let datagram = Datagram { src: (v4(CLIENT), 40_000), dst: (v4(stage.server_addr), 2900), src_ports: 1 };
-    let sample = per_packet(stage, traffic, datagram, seconds, |_| received(wire));
+    let sample = per_packet(stage, traffic, datagram, false, seconds, |_| received(wire));
     let through = traffic.arrived() - before;
     assert_eq!(through, 0, "{}: datagrams reached the container", stage.kind.name());
     sample
@@ -219,16 +241,21 @@ fn flood(stage: &Stage, traffic: &mut Traffic, seconds: u32) -> Sample {
 /// Frames are sent in so many parts: what else the machine does falls on some of them.
 const PARTS: u32 = 10;
 
-/// Sends from the client for about `seconds`, and divides the time by what `count` says has been done, part by part.
+/// Sends from the client for about `seconds`, or only makes what would be sent, and divides the time by what `count` says
+/// has been done, part by part.
 fn per_packet(
     stage: &Stage,
     traffic: &mut Traffic,
     datagram: Datagram,
+    is_made_only: bool,
     seconds: u32,
     count: impl Fn(&mut Traffic) -> u64,
 ) -> Sample {
     let client = stage.client();
     traffic.order(Port { namespace: client, ifname: "eth0" }, stage.host().mac("up0"), datagram);
+    if is_made_only {
+        traffic.keep_frames();
+    }
     let warm_up = traffic.send(client, WARM_UP);
     let frames = f64::from(WARM_UP) * f64::from(seconds) / warm_up.as_secs_f64() / f64::from(PARTS);
     let frames = frames.clamp(1e4, 1e7) as u32;
