@@ -9,6 +9,12 @@ use netpath_tests::program_world::{BRIDGE_MAC, HOST4, HOST6, PASS, REDIRECT};
 pub(crate) const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 pub(crate) const NEIGHBOUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
+/// The program of XDP, and what it says.
+pub(crate) const XDP: &str = "xdp_from_external";
+const XDP_DROP: i32 = 1;
+const XDP_PASS: i32 = 2;
+const XDP_REDIRECT: i32 = 4;
+
 /// TCP flags. Only a SYN begins a flow.
 const ACK: u8 = 0x10;
 const SYN: u8 = 0x02;
@@ -69,7 +75,29 @@ pub(crate) struct Sent {
 
 /// All packets, family by family.
 pub(crate) fn all() -> Vec<Sent> {
-    [V4, V6].iter().flat_map(of_family).collect()
+    [V4, V6].iter().flat_map(|cast| of_family(cast).into_iter().chain(at_xdp(cast))).collect()
+}
+
+/// Those for XDP, where one program serves both families.
+fn at_xdp(cast: &Cast) -> Vec<Sent> {
+    let Cast { host, b, client, .. } = *cast;
+    let family = if host.is_ipv4() { "" } else { ", IPv6" };
+    let sent = |name: &str, dst: (IpAddr, u16), verdict, becomes, repeat| Sent {
+        program: XDP,
+        name: format!("{name}{family}"),
+        frame: udp(([0; 6], MAC), (client, 40_000), dst),
+        verdict,
+        becomes,
+        repeat,
+        shortcuts: true,
+        before: Vec::new(),
+    };
+    vec![
+        // What comes out is addressed to the container, and no good as what goes in.
+        sent("UDP to a published port", (host, HOST_PORT), XDP_REDIRECT, (client, b), Repeat::OneByOne),
+        sent("UDP to a container's own address", (b, PORT), XDP_DROP, (client, b), Repeat::InARow),
+        sent("UDP to the host itself", (host, 40_001), XDP_PASS, (client, host), Repeat::InARow),
+    ]
 }
 
 fn of_family(cast: &Cast) -> Vec<Sent> {
@@ -132,22 +160,34 @@ pub(crate) fn addresses(frame: &[u8]) -> (IpAddr, IpAddr) {
     }
 }
 
-/// A TCP segment without data and with 255 hops; the programs do not look at its checksum.
+/// A TCP segment without data; the programs do not look at its checksum.
 fn tcp(macs: ([u8; 6], [u8; 6]), src: (IpAddr, u16), dst: (IpAddr, u16), flags: u8) -> Vec<u8> {
+    let rest = [0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0];
+    frame(macs, proto::TCP, src, dst, &rest)
+}
+
+/// A UDP datagram of as many bytes as [`tcp`]'s segment, with a checksum that is as good as any.
+fn udp(macs: ([u8; 6], [u8; 6]), src: (IpAddr, u16), dst: (IpAddr, u16)) -> Vec<u8> {
+    let rest = [0, 20, 0x12, 0x34, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    frame(macs, proto::UDP, src, dst, &rest)
+}
+
+/// A packet with 255 hops, whose transport header has `rest` behind the ports.
+fn frame(macs: ([u8; 6], [u8; 6]), protocol: u8, src: (IpAddr, u16), dst: (IpAddr, u16), rest: &[u8; 16]) -> Vec<u8> {
     let mut frame = [macs.0, macs.1].concat();
     match (src.0, dst.0) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
-            frame.extend([0x08, 0x00, 0x45, 0, 0, 40, 0, 1, 0x40, 0, 255, proto::TCP, 0, 0]);
+            frame.extend([0x08, 0x00, 0x45, 0, 0, 40, 0, 1, 0x40, 0, 255, protocol, 0, 0]);
             frame.extend([from.octets(), to.octets()].concat());
         }
         (IpAddr::V6(from), IpAddr::V6(to)) => {
-            frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 20, proto::TCP, 255]);
+            frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 20, protocol, 255]);
             frame.extend([from.octets(), to.octets()].concat());
         }
         _ => panic!("{} and {} are not of one family", src.0, dst.0),
     }
     frame.extend([src.1.to_be_bytes(), dst.1.to_be_bytes()].concat());
-    frame.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+    frame.extend(rest);
     frame
 }
 

@@ -10,7 +10,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::Ebpf;
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
-use netpath_agent::datapath;
+use netpath_agent::datapath::{self, TestRun};
+use netpath_agent::xdp::Mode;
 use netpath_common::config_flag;
 use netpath_tests::program_world::ProgramWorld;
 
@@ -84,7 +85,8 @@ struct Bench {
 
 impl Bench {
     fn load() -> Result<Self> {
-        let world = program_maps::load();
+        let mut world = program_maps::load();
+        world.datapath.load_xdp(Mode::Native)?;
         let mut reference = Ebpf::load(crate::traffic::object()).context("load the reference program")?;
         let program = reference.program_mut("reference").context("no program `reference`")?;
         let program: &mut SchedClassifier = program.try_into().context("`reference` is no tc program")?;
@@ -105,7 +107,7 @@ impl Bench {
         };
         let (mut own, mut reference) = (Vec::new(), Vec::new());
         for _ in 0..TURNS {
-            own.push(mean(runs, || Ok(self.world.datapath.test_run(sent.program, &sent.frame, repeat)?.duration))?);
+            own.push(mean(runs, || Ok(self.run(sent, repeat)?.duration))?);
             reference.push(mean(runs, || self.run_reference(&sent.frame, repeat))?);
         }
         let ns = lowest(&own);
@@ -114,7 +116,7 @@ impl Bench {
 
     /// Whether the program does with the packet what is to be measured.
     fn check(&self, sent: &Sent) -> Result<()> {
-        let run = self.world.datapath.test_run(sent.program, &sent.frame, 1)?;
+        let run = self.run(sent, 1)?;
         let (program, name) = (sent.program, &sent.name);
         let drops: Vec<u32> = self.world.datapath.drops()?.iter().map(|(key, _)| key.reason).collect();
         ensure!(
@@ -126,6 +128,14 @@ impl Bench {
         let (src, dst) = packets::addresses(&run.frame);
         ensure!((src, dst) == sent.becomes, "`{program}` {name}: {src} to {dst}, want {:?}", sent.becomes);
         Ok(())
+    }
+
+    fn run(&self, sent: &Sent, repeat: u32) -> Result<TestRun> {
+        let datapath = &self.world.datapath;
+        if sent.program == packets::XDP {
+            return datapath.test_run_xdp(&sent.frame, repeat);
+        }
+        datapath.test_run(sent.program, &sent.frame, repeat)
     }
 
     fn run_reference(&self, frame: &[u8], repeat: u32) -> Result<Duration> {
