@@ -40,12 +40,22 @@ pub enum Of {
 pub struct Entrant {
     pub name: &'static str,
     pub kind: Kind,
-    /// Publishes its ports as one range.
-    pub as_range: bool,
+    /// How it publishes the ports of a step.
+    pub ports: Ports,
     /// Higher steps are left out.
     pub up_to: u64,
     /// More options for netpath's agent.
     pub agent: Vec<String>,
+}
+
+/// How a contestant publishes more and more ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ports {
+    OneByOne,
+    AsRange,
+    /// Not at all: it stays as it is at the first step, for the others to be compared with at each one. Between steps
+    /// the machine changes.
+    None,
 }
 
 /// With one rule for each port every new connection walks through all of them, and so does every change.
@@ -69,7 +79,7 @@ impl Of {
 
 impl Entrant {
     fn new(kind: Kind) -> Self {
-        Self { name: kind.name(), kind, as_range: false, up_to: u64::MAX, agent: Vec::new() }
+        Self { name: kind.name(), kind, ports: Ports::OneByOne, up_to: u64::MAX, agent: Vec::new() }
     }
 }
 
@@ -134,7 +144,13 @@ fn ports(quick: bool) -> Series {
             Entrant { up_to: MOST_BY_ENGINE, ..Entrant::new(Kind::Docker) },
             Entrant { up_to: MOST_BY_ENGINE, ..Entrant::new(Kind::DockerNoProxy) },
             Entrant { agent: agent.clone(), ..Entrant::new(Kind::Netpath) },
-            Entrant { name: "netpath-range", as_range: true, agent, ..Entrant::new(Kind::Netpath) },
+            Entrant {
+                name: "netpath-range",
+                ports: Ports::AsRange,
+                agent: agent.clone(),
+                ..Entrant::new(Kind::Netpath)
+            },
+            Entrant { name: "netpath-1", ports: Ports::None, agent, ..Entrant::new(Kind::Netpath) },
         ],
         works: published(),
     }

@@ -4,7 +4,7 @@ use netpath_tests::CLIENT;
 
 use crate::attempt::{attempt, in_short};
 use crate::kind::Kind;
-use crate::plan::{Effort, Entrant, Of, Series};
+use crate::plan::{Effort, Entrant, Of, Ports, Series};
 use crate::progress::Progress;
 use crate::record::{Condition, Item, Outcome, Sample, grouped};
 use crate::stage::{EXTRA_PORTS, Stage};
@@ -26,9 +26,11 @@ pub fn run(series: &Series, effort: &Effort, traffic: &mut Traffic, progress: &P
     let mut done = 0;
     for step in &series.steps {
         for (entrant, stage) in stages.iter_mut().filter(|(entrant, _)| *step <= entrant.up_to) {
-            if series.of == Of::Ports {
+            if series.of == Of::Ports && entrant.ports != Ports::None {
                 progress.says(&format!("publishing {} ports: {}", grouped(*step), entrant.name));
-                try_on(entrant, stage, progress, |stage| publish_up_to(stage, done, *step, entrant.as_range));
+                try_on(entrant, stage, progress, |stage| {
+                    publish_up_to(stage, done, *step, entrant.ports == Ports::AsRange)
+                });
             }
         }
         done = *step;

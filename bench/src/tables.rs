@@ -85,7 +85,7 @@ const SUMMARY: [&str; 9] = [
     "hairpin-new-connections",
 ];
 
-const SCALING: [&str; 5] = ["iptables-legacy", "iptables-nft", "nftables", "netpath", "netpath-range"];
+const SCALING: [&str; 6] = ["iptables-legacy", "iptables-nft", "nftables", "netpath", "netpath-range", "netpath-1"];
 
 fn items<'a>(run: &'a Run, names: &[&str]) -> Vec<&'a Item> {
     names.iter().filter_map(|name| run.item(name)).collect()
