@@ -138,10 +138,16 @@ impl<'a> Seen<'a> {
                 format!("flood, dropped at XDP: 10x as cheap as {RULES}"),
                 times_at_least(flood, XDP, RULES, 10.0),
                 || {
-                    let figures = median(udp, "make-only").zip(median(flood, XDP)).zip(median(flood, RULES));
-                    figures.map_or(String::new(), |((make, own), other)| {
-                        let without = (other - make) / (own - make);
-                        format!("making a frame takes {make:.0} of the {own:.0} ns; without it: {without:.1}x")
+                    let floors = median(udp, "make-only").zip(median(udp, "xdp-drop"));
+                    let figures = floors.zip(median(flood, XDP)).zip(median(flood, RULES));
+                    figures.map_or(String::new(), |(((make, drop), own), other)| {
+                        let (arrive, rest) = (drop - make, own - drop);
+                        format!(
+                            "of {own:.0} ns {make:.0} make a frame, {arrive:.0} bring it to XDP, {rest:.0} the rest; a \
+                             program that does nothing but drop it is {:.1}x, without the making {:.1}x",
+                            other / drop,
+                            (other - make) / arrive
+                        )
                     })
                 },
             ),
@@ -204,8 +210,24 @@ impl<'a> Seen<'a> {
     /// A row about requests or bytes for each second.
     fn at_least(&self, aim: impl Into<String>, item: Option<&Item>, own: &str, to: &str, times: f64) -> Row {
         row(aim, times_at_least(item, own, to, times), || {
-            item.map_or(String::new(), |item| if item.unit == "Gbit/s" { bytes(item) } else { self.requests(item) })
+            item.map_or(String::new(), |item| {
+                if item.unit == "Gbit/s" {
+                    return bytes(item);
+                }
+                joined([Some(self.requests(item)), self.most(item, to)])
+            })
         })
+    }
+
+    /// What is reached without any NAT.
+    fn most(&self, item: &Item, to: &str) -> Option<String> {
+        let other = median(Some(item), to)?;
+        if item.name.starts_with("hairpin") {
+            let direct = median(self.item(&item.name.replace("hairpin", "containers")), OWN)?;
+            return Some(format!("from one container straight to another it is {:.2}x", direct / other));
+        }
+        let host = median(Some(item), HOST).filter(|_| to != HOST)?;
+        Some(format!("{HOST} is {:.2}x", host / other))
     }
 
     /// What a request takes, and who else takes what.
@@ -317,8 +339,8 @@ fn ports_text(ports: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::Condition;
     use crate::record::tests::{item, run};
+    use crate::record::{Condition, Outcome};
 
     fn find(run: &Run, aim: &str) -> Row {
         let rows = rows(run);
@@ -335,6 +357,32 @@ mod tests {
         assert_eq!(missed.met, Some(false));
         assert_eq!(missed.bound, "a request takes netpath 71.4 us, host 50.0 us");
         assert_eq!(find(&run, "hairpin").met, None);
+    }
+
+    #[test]
+    fn what_is_reached_without_nat_bounds_what_is_reached_with_it() {
+        let results: [(&str, &[f64]); 3] =
+            [("docker-proxy", &[5_000.0]), ("netpath", &[10_000.0]), ("host", &[12_000.0])];
+        let items = [("host-loopback-new-connections", &results[..]), ("hairpin-new-connections", &results[..2])];
+        let direct = item("containers-new-connections", false, &results[2..]);
+        let direct =
+            Item { results: vec![Outcome { contestant: OWN.to_owned(), ..direct.results[0].clone() }], ..direct };
+        let mut items: Vec<Item> = items.into_iter().map(|(name, results)| item(name, false, results)).collect();
+        items.push(direct);
+        let run = run(items);
+        assert!(find(&run, "host to 127.0.0.1, new connections: 2.9x").bound.ends_with("; host is 2.40x"));
+        let hairpin = find(&run, "hairpin").bound;
+        assert!(hairpin.ends_with("from one container straight to another it is 2.40x"), "{hairpin}");
+    }
+
+    #[test]
+    fn the_floor_of_xdp_bounds_what_dropping_costs() {
+        let floors: [(&str, &[f64]); 2] = [("make-only", &[250.0]), ("xdp-drop", &[400.0])];
+        let flood: [(&str, &[f64]); 2] = [(RULES, &[1000.0]), (XDP, &[700.0])];
+        let run = run(vec![item("udp", true, &floors), item("flood", true, &flood)]);
+        let bound = "of 700 ns 250 make a frame, 150 bring it to XDP, 300 the rest; a program that does nothing but drop \
+                     it is 2.5x, without the making 5.0x";
+        assert_eq!(find(&run, "flood").bound, bound);
     }
 
     #[test]

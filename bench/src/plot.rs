@@ -135,10 +135,11 @@ fn colour(name: &str) -> RGBColor {
     match name {
         "netpath" => RGBColor(0, 104, 116),
         "netpath-range" => RGBColor(64, 150, 160),
-        "netpath-off" => RGBColor(122, 178, 184),
+        "netpath-off" | "netpath-1" => RGBColor(122, 178, 184),
+        "netpath-xdp" => RGBColor(64, 150, 160),
         "host" | "forward" => RGBColor(150, 150, 150),
         "iptables-nft" | "docker" => RGBColor(190, 90, 40),
-        "iptables-legacy" | "docker-proxy" => RGBColor(214, 140, 90),
+        "iptables-legacy" | "docker-proxy" | "docker-no-proxy" => RGBColor(214, 140, 90),
         "nftables" => RGBColor(150, 110, 40),
         _ => RGBColor(190, 190, 190),
     }

@@ -1,7 +1,7 @@
 //! The command line of the bench: what to measure, and what to make of it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -46,7 +46,7 @@ struct Options {
     #[arg(long, conflicts_with_all = ["only", "out", "tables"])]
     check: bool,
 
-    /// Makes the marked tables of README.md and docs from the newest committed run; measures nothing
+    /// Makes the marked tables of README.md and docs from the newest committed run, and its report anew; measures nothing
     #[arg(long)]
     tables: bool,
 
@@ -73,6 +73,7 @@ fn run(options: &Options) -> Result<ExitCode> {
         let changed = tables::rewrite(&root, &run)?;
         eprintln!("from {}", path.display());
         changed.iter().for_each(|file| println!("{}", file.display()));
+        save(drawn(&run, path.parent().unwrap_or(&runs))?)?;
         return Ok(ExitCode::SUCCESS);
     }
     ensure!(nix::unistd::geteuid().is_root(), "network namespaces need root");
@@ -111,9 +112,19 @@ fn write(run: &Run, json: Option<PathBuf>, out: Option<PathBuf>) -> Result<()> {
     if let Some(dir) = out {
         fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
         files.push((dir.join("run.json"), text));
-        files.push((dir.join("report.html"), report::html(run)?));
-        files.extend(report::ports_svg(run)?.map(|svg| (dir.join("ports.svg"), svg)));
+        files.extend(drawn(run, &dir)?);
     }
+    save(files)
+}
+
+/// What is for people, beside the run itself.
+fn drawn(run: &Run, dir: &Path) -> Result<Vec<(PathBuf, String)>> {
+    let mut files = vec![(dir.join("report.html"), report::html(run)?)];
+    files.extend(report::ports_svg(run)?.map(|svg| (dir.join("ports.svg"), svg)));
+    Ok(files)
+}
+
+fn save(files: Vec<(PathBuf, String)>) -> Result<()> {
     for (path, text) in files {
         fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
         eprintln!("wrote {}", path.display());
