@@ -85,7 +85,7 @@ fn run(options: &Options) -> Result<ExitCode> {
     let effort = Effort {
         quick: options.quick,
         rounds: options.rounds.unwrap_or(if options.quick { 1 } else { 3 }),
-        seconds: options.seconds.unwrap_or(if options.quick { 1 } else { 2 }),
+        seconds: options.seconds.unwrap_or(1),
         only: options.only.clone(),
     };
     let run = measuring::measure(&effort)?;
