@@ -13,8 +13,8 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, sockopt};
 
+use crate::netlink::sock_diag::{self, Listener};
 use crate::port_spec::Proto;
-use crate::sock_diag::{self, Listener};
 
 /// The socket that has a port.
 #[derive(Clone, Debug, PartialEq, Eq)]

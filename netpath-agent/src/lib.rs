@@ -50,7 +50,6 @@ pub mod reconcile;
 pub mod recovery;
 pub mod refusal;
 pub mod server;
-mod sock_diag;
 pub mod startup;
 pub mod state;
 pub mod subnets;

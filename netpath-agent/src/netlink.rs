@@ -5,6 +5,7 @@ mod messages;
 pub mod netdev;
 pub mod nftables;
 mod raw;
+pub(crate) mod sock_diag;
 
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -31,7 +31,7 @@ impl Netdev {
         let raw = Raw::open(SockProtocol::NetlinkGeneric)?;
         match raw.ask(GENL_ID_CTRL, header(CTRL_CMD_GETFAMILY), (CTRL_ATTR_FAMILY_NAME, b"netdev\0")) {
             Ok(answer) => {
-                let id = attribute(&answer.attributes, CTRL_ATTR_FAMILY_ID).and_then(|id| id.try_into().ok());
+                let id = attribute(&answer.rest, CTRL_ATTR_FAMILY_ID).and_then(|id| id.try_into().ok());
                 let id = id.context("the kernel does not number the netlink family netdev")?;
                 Ok(Some(Self { raw, family: u16::from_ne_bytes(id) }))
             }
@@ -48,7 +48,7 @@ impl Netdev {
         let context = || format!("ask for the XDP features of interface {ifindex}");
         let it = (NETDEV_A_DEV_IFINDEX, &ifindex.to_ne_bytes()[..]);
         let answer = self.raw.ask(self.family, header(NETDEV_CMD_DEV_GET), it).with_context(context)?;
-        let features = attribute(&answer.attributes, NETDEV_A_DEV_XDP_FEATURES);
+        let features = attribute(&answer.rest, NETDEV_A_DEV_XDP_FEATURES);
         let features = features.and_then(|value| value.try_into().ok());
         features.map(u64::from_ne_bytes).context("the answer names none").with_context(context)
     }

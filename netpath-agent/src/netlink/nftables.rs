@@ -25,12 +25,12 @@ const FAMILIES: [(u8, &str); 3] = [(1, "inet"), (2, "ip"), (10, "ip6")];
 pub fn dropping_forward_chains() -> Result<Vec<String>> {
     let raw = Raw::open(SockProtocol::NetlinkNetFilter)?;
     let chains =
-        raw.dump(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETCHAIN, [0; 4]).context("list the chains of nf_tables")?;
+        raw.dump(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETCHAIN, [0; 4], &[]).context("list the chains of nf_tables")?;
     let dropping = chains.iter().filter_map(|chain| {
         let (_, family) = FAMILIES.iter().find(|(number, _)| *number == chain.head[0])?;
-        let hook = number(attribute(attribute(&chain.attributes, NFTA_CHAIN_HOOK)?, NFTA_HOOK_HOOKNUM)?)?;
-        let policy = number(attribute(&chain.attributes, NFTA_CHAIN_POLICY)?)?;
-        let text = |kind| attribute(&chain.attributes, kind).map(text);
+        let hook = number(attribute(attribute(&chain.rest, NFTA_CHAIN_HOOK)?, NFTA_HOOK_HOOKNUM)?)?;
+        let policy = number(attribute(&chain.rest, NFTA_CHAIN_POLICY)?)?;
+        let text = |kind| attribute(&chain.rest, kind).map(text);
         (hook == NF_INET_FORWARD && policy == NF_DROP)
             .then(|| Some(format!("{family} {} {}", text(NFTA_CHAIN_TABLE)?, text(NFTA_CHAIN_NAME)?)))?
     });

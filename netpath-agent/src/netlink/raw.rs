@@ -1,5 +1,5 @@
 //! Questions to parts of the kernel other than rtnetlink: one at a time, over a socket in the calling thread's network
-//! namespace, with messages made and read by hand. Every family asked here has four bytes of its own behind the header.
+//! namespace, with messages made and read by hand. Every family asked here has four bytes of its own behind the header, or more.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -30,11 +30,12 @@ pub(super) struct Raw {
     socket: OwnedFd,
 }
 
-/// An answer: the family's own header and the attributes.
+/// An answer: the first four bytes of the family's own, and what follows, which are attributes where the family's own
+/// ends there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Answer {
     pub(super) head: [u8; 4],
-    pub(super) attributes: Vec<u8>,
+    pub(super) rest: Vec<u8>,
 }
 
 impl Raw {
@@ -53,19 +54,19 @@ impl Raw {
     /// # Errors
     /// The kernel's refusal as an [`Errno`], or if it does not answer.
     pub(super) fn ask(&self, kind: u16, head: [u8; 4], attribute: (u16, &[u8])) -> Result<Answer> {
-        self.send(&request(kind, NLM_F_REQUEST, head, Some(attribute)))?;
+        self.send(&request(kind, NLM_F_REQUEST, head, &made(attribute)))?;
         match messages(&self.receive()?)?.into_iter().next() {
             Some(Message::Answer(answer)) => Ok(answer),
             _ => bail!("the kernel's answer is empty"),
         }
     }
 
-    /// Asks for everything of a kind.
+    /// Asks for everything of a kind. `rest` is what the family wants to know behind `head`.
     ///
     /// # Errors
     /// As in [`Self::ask`].
-    pub(super) fn dump(&self, kind: u16, head: [u8; 4]) -> Result<Vec<Answer>> {
-        self.send(&request(kind, NLM_F_REQUEST | NLM_F_DUMP, head, None))?;
+    pub(super) fn dump(&self, kind: u16, head: [u8; 4], rest: &[u8]) -> Result<Vec<Answer>> {
+        self.send(&request(kind, NLM_F_REQUEST | NLM_F_DUMP, head, rest))?;
         let mut answers = Vec::new();
         loop {
             for message in messages(&self.receive()?)? {
@@ -95,20 +96,24 @@ enum Message {
     Done,
 }
 
-fn request(kind: u16, flags: u16, head: [u8; 4], attribute: Option<(u16, &[u8])>) -> Vec<u8> {
-    let mut message = vec![0; HEADER_LEN];
+fn request(kind: u16, flags: u16, head: [u8; 4], rest: &[u8]) -> Vec<u8> {
+    let len = (HEADER_LEN + head.len() + rest.len()) as u32;
+    let mut message = len.to_ne_bytes().to_vec();
+    message.extend(kind.to_ne_bytes());
+    message.extend(flags.to_ne_bytes());
+    message.resize(HEADER_LEN, 0);
     message.extend(head);
-    if let Some((kind, value)) = attribute {
-        message.extend(((ATTRIBUTE_LEN + value.len()) as u16).to_ne_bytes());
-        message.extend(kind.to_ne_bytes());
-        message.extend(value);
-        message.resize(message.len().next_multiple_of(4), 0);
-    }
-    let len = message.len() as u32;
-    message[..4].copy_from_slice(&len.to_ne_bytes());
-    message[4..6].copy_from_slice(&kind.to_ne_bytes());
-    message[6..8].copy_from_slice(&flags.to_ne_bytes());
+    message.extend(rest);
     message
+}
+
+/// The bytes of an attribute.
+fn made((kind, value): (u16, &[u8])) -> Vec<u8> {
+    let mut bytes = ((ATTRIBUTE_LEN + value.len()) as u16).to_ne_bytes().to_vec();
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
 }
 
 /// The messages in what was received at once.
@@ -119,11 +124,14 @@ fn messages(mut bytes: &[u8]) -> Result<Vec<Message>> {
         let body = bytes.get(HEADER_LEN..len).context("the kernel's answer is cut")?;
         let head = body.split_first_chunk::<4>();
         messages.push(match (u16::from_ne_bytes([header[4], header[5]]), head) {
-            (NLMSG_ERROR, Some((code, _))) => {
-                return Err(Errno::from_raw(i32::from_ne_bytes(*code).wrapping_neg()).into());
+            (NLMSG_ERROR | NLMSG_DONE, head) => {
+                let code = head.map_or(0, |(code, _)| i32::from_ne_bytes(*code));
+                if code != 0 {
+                    return Err(Errno::from_raw(code.wrapping_neg()).into());
+                }
+                Message::Done
             }
-            (NLMSG_DONE, _) => Message::Done,
-            (_, Some((head, attributes))) => Message::Answer(Answer { head: *head, attributes: attributes.to_vec() }),
+            (_, Some((head, rest))) => Message::Answer(Answer { head: *head, rest: rest.to_vec() }),
             (_, None) => bail!("the kernel's answer has no header"),
         });
         bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
@@ -152,20 +160,31 @@ mod tests {
 
     #[test]
     fn an_answer_that_is_cut_is_no_panic() {
-        let whole = request(0x10, 0, [1, 1, 0, 0], Some((3, &5u64.to_ne_bytes())));
+        let whole = request(0x10, 0, [1, 1, 0, 0], &made((3, &5u64.to_ne_bytes())));
         let read = |bytes: &[u8]| match messages(bytes).ok()?.pop()? {
             Message::Answer(answer) => Some(answer),
             Message::Done => None,
         };
         let answer = read(&whole).unwrap();
         assert_eq!(answer.head, [1, 1, 0, 0]);
-        assert_eq!(attribute(&answer.attributes, 3), Some(&5u64.to_ne_bytes()[..]));
-        assert_eq!(attribute(&answer.attributes, 4), None);
+        assert_eq!(attribute(&answer.rest, 3), Some(&5u64.to_ne_bytes()[..]));
+        assert_eq!(attribute(&answer.rest, 4), None);
         for len in 0..whole.len() {
             assert_eq!(read(&whole[..len]), None);
         }
-        for len in 0..answer.attributes.len() {
-            assert_eq!(attribute(&answer.attributes[..len], 3), None);
+        for len in 0..answer.rest.len() {
+            assert_eq!(attribute(&answer.rest[..len], 3), None);
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_refuses_is_an_error_also_at_the_end_of_a_dump() {
+        let code = (-(Errno::ENOENT as i32)).to_ne_bytes();
+        for kind in [NLMSG_ERROR, NLMSG_DONE] {
+            let refused = messages(&request(kind, 0, code, &[])).err().unwrap();
+            assert_eq!(refused.downcast_ref(), Some(&Errno::ENOENT));
+            let done = messages(&request(kind, 0, [0; 4], &[])).unwrap();
+            assert!(matches!(done[..], [Message::Done]));
         }
     }
 }
