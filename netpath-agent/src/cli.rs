@@ -74,7 +74,7 @@ pub enum Command {
     Stats(TableArgs),
     /// Shows drops and new flows as they happen
     Monitor(TableArgs),
-    /// Says what this kernel and host have and lack for netpath, and what to do; needs no agent and changes nothing
+    /// Says what this kernel and host have and lack for netpath, and what to do; exit status 1 if something that it needs is lacking. Needs no agent
     Doctor(TableArgs),
     /// Removes the network: containers' interfaces, programs, maps, the bridge and the state
     ///

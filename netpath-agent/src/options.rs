@@ -101,7 +101,7 @@ pub struct AgentFlags {
     pub shortcuts: Option<Switch>,
 
     /// XDP on external interfaces, or on IFACE=MODE alone, repeatable: off, native, generic, force-native, auto (native
-    /// where it makes nothing slower) [default: off]
+    /// where no offload is lost by it) [default: off]
     #[arg(long, value_name = "MODE")]
     pub xdp: Vec<XdpOption>,
 

@@ -18,7 +18,7 @@ use netpath_bench::{attempt, comparison, measuring, report, signals, table, tabl
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask bench", version, max_term_width = 120)]
 struct Options {
-    /// Takes about 3 minutes instead of 20, and says less
+    /// Takes less than 4 minutes instead of 20, and says less
     #[arg(long)]
     quick: bool,
 
@@ -30,7 +30,7 @@ struct Options {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
 
-    /// Seconds that a contestant runs in a round [default: 2, quick 1]
+    /// Seconds that a contestant runs in a round [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     seconds: Option<u32>,
 
@@ -38,7 +38,7 @@ struct Options {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
-    /// Writes run.json and report.html into a directory [default: bench/runs/DATE-MACHINE for a full run]
+    /// Writes run.json, report.html and ports.svg into a directory [default: bench/runs/DATE-MACHINE for a full run]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 

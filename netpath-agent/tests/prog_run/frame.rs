@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use proptest::sample::Index;
+
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
 pub(crate) const ICMP4: u8 = 1;
@@ -80,6 +82,28 @@ pub(crate) fn frame(macs: ([u8; 6], [u8; 6]), ip: Ip<'_>, proto: u8, src: IpAddr
     bytes.extend(if src.is_ipv4() { [0x08, 0x00] } else { [0x86, 0xdd] });
     bytes.extend(packet(ip, proto, src, dst, l4));
     bytes
+}
+
+/// A frame of TCP, UDP, ICMP echo or something else, by `kind` from 0 to 3; `flags` say what else there is to say.
+pub(crate) fn of_kind(macs: ([u8; 6], [u8; 6]), kind: usize, src: End, dst: End, flags: u8) -> Vec<u8> {
+    let l4 = match kind {
+        0 => tcp(src, dst, flags, b"data"),
+        1 => udp(src, dst, b"data"),
+        2 => echo(src.0, dst.0, flags & 1 == 0, src.1, b"data"),
+        _ => vec![flags; 40],
+    };
+    let icmp = if src.0.is_ipv4() { ICMP4 } else { ICMP6 };
+    let fragment = if flags & 0xc0 == 0xc0 { u16::from(flags) << 5 } else { 0 };
+    frame(macs, Ip { fragment, ..Ip::default() }, [TCP, UDP, icmp, flags][kind], src.0, dst.0, &l4)
+}
+
+/// The frame with some of its bytes replaced.
+pub(crate) fn flipped(mut frame: Vec<u8>, flips: Vec<(Index, u8)>) -> Vec<u8> {
+    for (index, value) in flips {
+        let at = index.index(frame.len());
+        frame[at] = value;
+    }
+    frame
 }
 
 pub(crate) fn packet(ip: Ip<'_>, proto: u8, src: IpAddr, dst: IpAddr, l4: &[u8]) -> Vec<u8> {

@@ -7,9 +7,9 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::{
-    C1, C2, CLIENT, CONTRADICTIONS, ETHER_TYPE, HEADER_LEN, HOST, ICMP, LOOPBACK, NOBODY, STRANGER, any_addr, is_inside,
+    C1, C2, CLIENT, CONTRADICTIONS, ETHER_TYPE, HEADER_LEN, HOST, LOOPBACK, NOBODY, STRANGER, any_addr, is_inside,
 };
-use crate::frame::{Ip, Parts, TCP, UDP, checksum, echo, frame, tcp, udp};
+use crate::frame::{Ip, Parts, TCP, UDP, checksum, flipped, frame, of_kind, tcp, udp};
 use crate::setup::{BRIDGE_MAC, C1_MAC, C2_MAC, DROP, LOOPBACK_MAC, PASS, Plane, REDIRECT, ROUTER_MAC};
 
 const IN: ([u8; 6], [u8; 6]) = (ROUTER_MAC, LOOPBACK_MAC);
@@ -116,29 +116,16 @@ fn contradictory_headers_never_leave_a_container() {
 fn nearly() -> impl Strategy<Value = Vec<u8>> {
     let addr = || prop_oneof![Just(C1), Just(C2), Just(HOST), Just(CLIENT), any_addr()];
     let port = || prop_oneof![Just(80u16), Just(8080), Just(5000), any::<u16>()];
-    let base =
-        (addr(), addr(), port(), port(), any::<u8>(), 0usize..4).prop_map(|(src, dst, sport, dport, flags, kind)| {
-            let l4 = match kind {
-                0 => tcp((src, sport), (dst, dport), flags, b"data"),
-                1 => udp((src, sport), (dst, dport), b"data"),
-                2 => echo(src, dst, flags & 1 == 0, sport, b"data"),
-                _ => vec![flags; 40],
-            };
-            let proto = [TCP, UDP, ICMP, flags][kind];
-            let fragment = if flags & 0xc0 == 0xc0 { u16::from(flags) << 5 } else { 0 };
-            frame(OUT, Ip { fragment, ..Ip::default() }, proto, src, dst, &l4)
-        });
+    let base = (addr(), addr(), port(), port(), any::<u8>(), 0usize..4)
+        .prop_map(|(src, dst, sport, dport, flags, kind)| of_kind(OUT, kind, (src, sport), (dst, dport), flags));
     (
         base,
         proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
         any::<prop::sample::Index>(),
         any::<bool>(),
     )
-        .prop_map(|(mut frame, flips, cut, do_cut)| {
-            for (index, value) in flips {
-                let at = index.index(frame.len());
-                frame[at] = value;
-            }
+        .prop_map(|(frame, flips, cut, do_cut)| {
+            let mut frame = flipped(frame, flips);
             if do_cut {
                 let header = 14 + HEADER_LEN;
                 frame.truncate(header + cut.index(frame.len() - header));

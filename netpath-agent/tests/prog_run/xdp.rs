@@ -7,8 +7,8 @@ use netpath_common::{Reason, config_flag};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::{C1, C2, CLIENT, ETHER_TYPE, HEADER_LEN, HOST, ICMP, LOOPBACK, NOBODY, STRANGER};
-use crate::frame::{Ip, Parts, TCP, UDP, echo, frame, sealed, tcp, udp};
+use super::{C1, C2, CLIENT, HEADER_LEN, HOST, ICMP, LOOPBACK, NOBODY, STRANGER};
+use crate::frame::{Ip, Parts, TCP, UDP, echo, flipped, frame, of_kind, sealed, tcp, udp};
 use crate::setup::{BRIDGE_MAC, C1_MAC, DROP, LOOPBACK_MAC, Plane, REDIRECT, ROUTER_MAC};
 
 const IN: ([u8; 6], [u8; 6]) = (ROUTER_MAC, LOOPBACK_MAC);
@@ -178,25 +178,9 @@ fn nearly() -> impl Strategy<Value = Vec<u8>> {
         any::<u8>(),
         prop_oneof![1 => Just(0usize), 3 => Just(1), 1 => Just(2), 1 => Just(3)],
     )
-        .prop_map(|(src, dst, sport, dport, flags, kind)| {
-            let l4 = match kind {
-                0 => tcp((src, sport), (dst, dport), flags, b"data"),
-                1 => udp((src, sport), (dst, dport), b"data"),
-                2 => echo(src, dst, flags & 1 == 0, sport, b"data"),
-                _ => vec![flags; 40],
-            };
-            let proto = [TCP, UDP, ICMP, flags][kind];
-            let fragment = if flags & 0xc0 == 0xc0 { u16::from(flags) << 5 } else { 0 };
-            frame(IN, Ip { fragment, ..Ip::default() }, proto, src, dst, &l4)
-        });
+        .prop_map(|(src, dst, sport, dport, flags, kind)| of_kind(IN, kind, (src, sport), (dst, dport), flags));
     let flip = (any::<prop::sample::Index>(), any::<u8>());
-    (base, proptest::collection::vec(flip, 0..2)).prop_map(|(mut frame, flips)| {
-        for (index, value) in flips {
-            let at = index.index(frame.len());
-            frame[at] = value;
-        }
-        frame
-    })
+    (base, proptest::collection::vec(flip, 0..2)).prop_map(|(frame, flips)| flipped(frame, flips))
 }
 
 /// Whatever comes: what XDP drops tc would have dropped, and what it redirects tc would have redirected, with the
@@ -212,13 +196,7 @@ fn xdp_and_tc_agree_on_random_frames() {
     let checked = runner.run(&nearly(), |sent| {
         let early = plane.datapath.test_run_xdp(&sent, 1).unwrap();
         prop_assert_eq!(early.frame.len(), sent.len());
-        let tc = || {
-            if sent[12..14] == ETHER_TYPE {
-                plane.run("from_external", &sent)
-            } else {
-                plane.run_exactly("from_external", &sent)
-            }
-        };
+        let tc = || plane.run("from_external", &sent);
         let mut seen = seen_so_far.borrow_mut();
         match early.verdict {
             XDP_PASS => {
