@@ -12,6 +12,7 @@ use crate::Namespace;
 use crate::icmp::checksum;
 
 const ARP: [u8; 2] = [0x08, 0x06];
+const IPV4: [u8; 2] = [0x08, 0x00];
 const IPV6: [u8; 2] = [0x86, 0xdd];
 const NEXT_HEADER_ICMPV6: u8 = 58;
 
@@ -36,9 +37,64 @@ impl FrameSocket {
 
     /// Sends a datagram to `to`, in a frame for `dst_mac` that says `tag` between the addresses and the EtherType.
     pub fn send_udp(&self, dst_mac: [u8; 6], tag: &[u8], from: SocketAddr, to: SocketAddr, message: &[u8]) {
-        let frame = [&dst_mac, &self.mac, tag, &[0x08, 0x00], &udp_packet(from, to, message)].concat();
-        let sent = self.socket.send(&frame).unwrap_or_else(|e| panic!("send a frame of {} bytes: {e}", frame.len()));
+        let frame = [&dst_mac, &self.mac, tag, &IPV4, &udp_packet(from, to, message)].concat();
+        self.send_frame(&frame);
+    }
+
+    /// The hardware address of the interface.
+    pub fn mac(&self) -> [u8; 6] {
+        self.mac
+    }
+
+    /// Sees from now on what arrives, and not what others send by this interface.
+    pub fn ignore_outgoing(&self) {
+        const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
+        let (on, length) = (1_i32, size_of::<i32>() as libc::socklen_t);
+        let (fd, value) = (self.socket.as_raw_fd(), (&raw const on).cast());
+        // SAFETY: the value is live and of the length given.
+        let result = unsafe { libc::setsockopt(fd, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, value, length) };
+        assert_eq!(result, 0, "ignore outgoing frames: {}", io::Error::last_os_error());
+    }
+
+    /// Sends `frame`, from its hardware addresses on.
+    pub fn send_frame(&self, frame: &[u8]) {
+        let sent = self.socket.send(frame).unwrap_or_else(|e| panic!("send a frame of {} bytes: {e}", frame.len()));
         assert_eq!(sent, frame.len());
+    }
+
+    /// Sends the IP packet `packet` to `dst_mac`; what has no version 6 is said to be IPv4.
+    pub fn send_packet(&self, dst_mac: [u8; 6], packet: &[u8]) {
+        let is_v6 = packet.first().is_some_and(|byte| byte >> 4 == 6);
+        let ether_type = if is_v6 { IPV6 } else { IPV4 };
+        self.send_frame(&[&dst_mac, &self.mac, &ether_type[..], packet].concat());
+    }
+
+    /// The frames seen until one is the `last`, which is left out; None when that one takes longer than `limit`. Nobody
+    /// waits for what does not come: the last one is sent behind it, on the same road.
+    pub fn until(&mut self, last: impl Fn(&[u8]) -> bool, limit: Duration) -> Option<Vec<Vec<u8>>> {
+        let deadline = Instant::now() + limit;
+        let (mut frames, mut frame) = (Vec::new(), vec![0; 1 << 17]);
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_micros(1));
+            self.socket.set_read_timeout(Some(left)).expect("set a time limit");
+            match self.socket.read(&mut frame) {
+                Ok(length) if last(&frame[..length]) => return Some(frames),
+                Ok(length) => frames.push(frame[..length].to_vec()),
+                Err(_) if Instant::now() < deadline => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// The frames that have been seen by now.
+    pub fn take(&mut self) -> Vec<Vec<u8>> {
+        self.socket.set_nonblocking(true).expect("wait for nothing");
+        let (mut frames, mut frame) = (Vec::new(), vec![0; 1 << 17]);
+        while let Ok(length) = self.socket.read(&mut frame) {
+            frames.push(frame[..length].to_vec());
+        }
+        self.socket.set_nonblocking(false).expect("wait again");
+        frames
     }
 
     /// Whether any frame that has been seen by now is one of the `wanted`.

@@ -18,6 +18,7 @@ pub mod iptables;
 pub mod namespace;
 pub mod netfilter;
 pub mod network;
+pub mod packets;
 pub mod plane;
 pub mod program;
 pub mod program_world;
