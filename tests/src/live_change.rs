@@ -4,12 +4,11 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::IpAddr;
 use std::process::Command;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use netpath_tests::frames::FrameSocket;
 use netpath_tests::reach::pings;
-use netpath_tests::sockets::{PATIENCE, REFUSAL, accept, ask, at, converse};
+use netpath_tests::sockets::{PATIENCE, REFUSAL, accept, ask, at, converse, eventually};
 use netpath_tests::topology::GATEWAY;
 use netpath_tests::{CLIENT, Family, HOST, Options, Plane, World, program};
 use nix::sys::signal::{Signal, kill};
@@ -297,12 +296,4 @@ fn patch(world: &World, path: &str, body: &str) {
     curl.args(["--silent", "--show-error", "--fail-with-body", "--unix-socket", &socket, "--request", "PATCH"]);
     curl.args(["--header", "content-type: application/json", "--data", body, &format!("http://localhost/v1/{path}")]);
     program::stdout_of(&mut curl);
-}
-
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
-        thread::sleep(Duration::from_millis(20));
-    }
 }

@@ -191,8 +191,8 @@ pub fn addr6(addr: IpAddr) -> Addr6 {
     addr.into()
 }
 
-/// A namespace that forwards, with a route to the client: programs look routes up.
-/// Enters namespaces for networks and for mounts. With a BPF file system in the latter, what is pinned goes when this
+/// Enters a namespace for networks, which forwards and has a route to the client, since programs look routes up, and one
+/// for mounts. With a BPF file system in the latter, what is pinned goes when this
 /// process does, however it ends.
 fn enter_namespace() {
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("namespaces of its own (run as root)");

@@ -2,7 +2,8 @@
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
@@ -138,6 +139,15 @@ pub fn assert_silent(socket: &UdpSocket) {
     let result = socket.recv_from(&mut [0; 2048]);
     socket.set_read_timeout(Some(PATIENCE)).expect("set a time limit");
     assert!(result.is_err(), "a datagram should not have arrived at {:?}: {result:?}", socket.local_addr());
+}
+
+/// Panics unless `holds` comes true within [`PATIENCE`]; `what` says what should.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// The local address of a connection.
