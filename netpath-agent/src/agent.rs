@@ -8,6 +8,7 @@ use netpath_common::{PortRange, config_flag};
 
 use crate::announce::announce;
 use crate::api;
+use crate::binding::PortBinding;
 use crate::counters::Counters;
 use crate::datapath::Datapath;
 use crate::desired::{self, Addrs, BridgeFacts, HostFacts, container_image, desired};
@@ -112,9 +113,8 @@ impl Agent {
         let before = self.part(container);
         change(&mut self.state);
         let after = self.part(container);
-        let done = self.check_room(&before, &after).and_then(|()| {
-            self.held_ports.hold(self.state.containers.get(container).into_iter().flat_map(|c| &c.ports))
-        });
+        let done = self.check_room(&before, &after);
+        let done = done.and_then(|()| self.held_ports.hold(ports(&self.state, container), ports(&old, container)));
         let done = done.and_then(|()| self.store.save(&self.state));
         let done = done.and_then(|()| self.apply(&diff(&after, &before)));
         if done.is_err() {
@@ -200,6 +200,10 @@ impl Agent {
             tracing::warn!("{what}: {error:#}");
         }
     }
+}
+
+fn ports<'a>(state: &'a State, container: &str) -> &'a [PortBinding] {
+    state.containers.get(container).map_or(&[], |container| &container.ports)
 }
 
 /// # Errors

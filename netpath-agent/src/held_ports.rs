@@ -5,21 +5,23 @@
 //! port that nobody listens at, or a filter that drops every datagram.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::socket::{self, AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, sockopt};
+use nix::sys::socket::{self, AddressFamily, SockaddrStorage, sockopt};
 
 use crate::binding::{PortBinding, host_name};
+use crate::holder;
 use crate::host;
 use crate::port_spec::Proto;
 use crate::refusal::Refusal;
 
-/// Files that the agent opens for other things than these sockets, and a few more.
-const OTHER_FILES: usize = 256;
+/// Files that the agent may still open when its sockets are made: for requests, and for containers to come.
+const SPARE_FILES: usize = 256;
 
 /// The sockets that are held; none, and none wanted, until [`HeldPorts::begin`].
 #[derive(Debug, Default)]
@@ -38,15 +40,21 @@ impl HeldPorts {
         self.0.is_some()
     }
 
-    /// Holds those host ports of `bindings` that are not held yet: all of them or, after an error, none.
+    /// Holds those host ports of `bindings` that are not held yet: all of them or, after an error, none. What was published
+    /// `before` and is not held by now, since somebody else had it first, stays as it is.
     ///
     /// # Errors
     /// A [`Refusal`] if somebody else has one, or they are more than the agent may have open files.
-    pub fn hold<'a>(&mut self, bindings: impl IntoIterator<Item = &'a PortBinding>) -> Result<()> {
+    pub fn hold<'a>(
+        &mut self,
+        bindings: impl IntoIterator<Item = &'a PortBinding>,
+        before: &[PortBinding],
+    ) -> Result<()> {
         let Some(held) = &mut self.0 else { return Ok(()) };
         let places = bindings.into_iter().filter(|binding| is_held(binding)).flat_map(places);
-        let missing: Vec<Place> = places.filter(|place| !held.contains_key(place)).collect();
-        check_limit(held.len(), missing.len())?;
+        let is_new = |place: &Place| !held.contains_key(place) && !before.iter().any(|binding| has(binding, place));
+        let missing: Vec<Place> = places.filter(is_new).collect();
+        check_limit(missing.len())?;
         let mut new = BTreeMap::new();
         for place in missing {
             new.insert(place, bind(place)?);
@@ -63,7 +71,7 @@ impl HeldPorts {
         let Some(held) = &mut self.0 else { return Ok(()) };
         let missing = places(binding).filter(|place| is_held(binding) && !held.contains_key(place));
         let missing: Vec<Place> = missing.collect();
-        check_limit(held.len(), missing.len())?;
+        check_limit(missing.len())?;
         let mut done = Ok(());
         for place in missing {
             match bind(place) {
@@ -107,13 +115,17 @@ fn places(binding: &PortBinding) -> impl Iterator<Item = Place> + use<> {
     binding.host_ports().map(move |port| (proto, addr, port))
 }
 
-/// Checks that there is room for `new` sockets beside those there are, and for the agent's other files, without which
-/// it could not even undo anything.
-fn check_limit(held: usize, new: usize) -> Result<()> {
-    let wanted = (held + new + OTHER_FILES) as u64;
+fn has(binding: &PortBinding, (proto, addr, port): &Place) -> bool {
+    (binding.proto, binding.host_addr) == (*proto, *addr) && binding.host_ports().contains(port)
+}
+
+/// Checks that there is room for `new` sockets beside the files that are open, and for some more, without which the agent
+/// could not even undo anything.
+fn check_limit(new: usize) -> Result<()> {
     if new == 0 {
         return Ok(());
     }
+    let wanted = (open_files()? + new + SPARE_FILES) as u64;
     let limit = host::raise_file_limit_to(wanted)?;
     if limit >= wanted {
         return Ok(());
@@ -124,6 +136,12 @@ fn check_limit(held: usize, new: usize) -> Result<()> {
          is mounted"
     ))
     .into())
+}
+
+/// How many files this process has open: for each container some, too.
+fn open_files() -> Result<usize> {
+    const PATH: &str = "/proc/self/fd";
+    Ok(fs::read_dir(PATH).with_context(|| format!("list {PATH}"))?.count())
 }
 
 fn bind(place: Place) -> Result<OwnedFd> {
@@ -139,19 +157,13 @@ fn bind(place: Place) -> Result<OwnedFd> {
 
 fn try_bind(proto: Proto, addr: IpAddr, port: u16) -> Result<OwnedFd, Errno> {
     let family = if addr.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let (kind, protocol) = match proto {
-        Proto::Tcp => (SockType::Stream, SockProtocol::Tcp),
-        Proto::Udp => (SockType::Datagram, SockProtocol::Udp),
-        Proto::Sctp => (SockType::SeqPacket, SockProtocol::Sctp),
-    };
-    let held = socket::socket(family, kind, SockFlag::SOCK_CLOEXEC, protocol)?;
+    let held = holder::unbound(family, proto)?;
     if addr.is_ipv6() {
         // The host's IPv4 port of that number is another one.
         socket::setsockopt(&held, sockopt::Ipv6V6Only, &true)?;
     }
     if proto == Proto::Udp {
         drop_all(&held)?;
-        socket::setsockopt(&held, sockopt::RcvBuf, &0)?;
     }
     // The address may have gone since the port was published, and come back.
     set_freebind(&held, addr)?;
@@ -234,10 +246,6 @@ mod tests {
 
     #[test]
     fn families_have_ports_of_their_own() {
-        if UdpSocket::bind(("::1", 0)).is_err() {
-            eprintln!("skipped: this kernel has no IPv6");
-            return;
-        }
         let port = free_port();
         let _held = held(&[binding(Proto::Tcp, ANY, port, 1), binding(Proto::Tcp, "::", port, 1)]);
         assert_in_use(TcpListener::bind(("::1", port)));
@@ -266,12 +274,17 @@ mod tests {
         let _other = TcpListener::bind((ANY, port)).unwrap();
         let mut held = held(&[]);
         let range = binding(Proto::Tcp, LO, first, 3);
-        let error = held.hold([&range]).unwrap_err();
+        let error = held.hold([&range], &[]).unwrap_err();
         let wanted = format!("failed to bind host port {LO}:{port}/tcp: address already in use");
         assert_eq!(error.downcast_ref(), Some(&Refusal::Taken(wanted)), "{error:#}");
         assert_eq!(held.0.as_ref().map(BTreeMap::len), Some(0));
         held.hold_free(&range).unwrap_err();
         assert_eq!(held.0.as_ref().map(BTreeMap::len), Some(2), "what was published before is held as far as it goes");
+        let before = [range.part(0, 2)];
+        held.hold([&range], &before).unwrap();
+        let elsewhere =
+            [binding(Proto::Udp, LO, first, 3), binding(Proto::Tcp, "127.0.0.9", first, 3), range.part(0, 1)];
+        held.hold([&range], &elsewhere).unwrap_err();
     }
 
     #[test]
@@ -282,7 +295,7 @@ mod tests {
         held.keep_only(&left);
         let places: Vec<_> = held.0.as_ref().unwrap().keys().map(|place| place.2 - range.host_port).collect();
         assert_eq!(places, [0, 2]);
-        held.hold(&left).unwrap();
+        held.hold(&left, &[]).unwrap();
         UdpSocket::bind((LO, range.host_port + 1)).unwrap();
     }
 
@@ -316,22 +329,29 @@ mod tests {
     fn nothing_is_held_unless_it_is_wanted() {
         let port = free_port();
         let mut held = HeldPorts::default();
-        held.hold(&[binding(Proto::Tcp, ANY, port, 1)]).unwrap();
+        held.hold(&[binding(Proto::Tcp, ANY, port, 1)], &[]).unwrap();
         assert!(!held.is_wanted());
         TcpListener::bind((ANY, port)).unwrap();
     }
 
     #[test]
     fn more_sockets_than_files_are_refused_before_any_is_made() {
-        assert!(check_limit(usize::MAX >> 8, 0).is_ok());
-        let error = check_limit(1, usize::MAX >> 8).unwrap_err().to_string();
+        assert!(check_limit(0).is_ok());
+        let error = check_limit(usize::MAX >> 8).unwrap_err().to_string();
         assert!(error.contains("files open") && error.contains("ulimit -n"), "{error}");
+    }
+
+    #[test]
+    fn files_that_are_open_for_other_things_take_room_too() {
+        let before = open_files().unwrap();
+        let files: Vec<_> = (0..300).map(|_| fs::File::open("/dev/null").unwrap()).collect();
+        assert_eq!(open_files().unwrap(), before + files.len());
     }
 
     fn held(bindings: &[PortBinding]) -> HeldPorts {
         let mut held = HeldPorts::default();
         held.begin();
-        held.hold(bindings).unwrap();
+        held.hold(bindings, &[]).unwrap();
         held
     }
 

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
 use std::ops::RangeInclusive;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::{fmt, fs, io};
 
@@ -169,20 +169,23 @@ fn parse_addr(hex: &str) -> Option<IpAddr> {
 
 /// Whether the kernel refuses to bind a socket there because another one has the port.
 fn bind_collides(proto: Proto, addr: Ipv4Addr, port: u16) -> bool {
-    let (kind, protocol) = match proto {
-        Proto::Tcp => (SockType::Stream, SockProtocol::Tcp),
-        Proto::Udp => (SockType::Datagram, SockProtocol::Udp),
-        Proto::Sctp => (SockType::SeqPacket, SockProtocol::Sctp),
-    };
-    let Ok(probe) = socket::socket(AddressFamily::Inet, kind, SockFlag::SOCK_CLOEXEC, protocol) else {
-        return true;
-    };
+    let Ok(probe) = unbound(AddressFamily::Inet, proto) else { return true };
     if proto != Proto::Udp {
         // With it only listening sockets collide, not connections that linger.
         let _ = socket::setsockopt(&probe, sockopt::ReuseAddr, &true);
     }
     let addr = SockaddrIn::from(SocketAddrV4::new(addr, port));
     socket::bind(probe.as_raw_fd(), &addr) == Err(Errno::EADDRINUSE)
+}
+
+/// A socket for clients of `proto`, without address and port.
+pub(crate) fn unbound(family: AddressFamily, proto: Proto) -> nix::Result<OwnedFd> {
+    let (kind, protocol) = match proto {
+        Proto::Tcp => (SockType::Stream, SockProtocol::Tcp),
+        Proto::Udp => (SockType::Datagram, SockProtocol::Udp),
+        Proto::Sctp => (SockType::SeqPacket, SockProtocol::Sctp),
+    };
+    socket::socket(family, kind, SockFlag::SOCK_CLOEXEC, protocol)
 }
 
 /// The first process that has the socket open.
@@ -213,7 +216,7 @@ impl fmt::Display for Holder {
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream, UdpSocket};
-    use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+    use std::os::fd::{FromRawFd, IntoRawFd};
 
     use nix::sys::socket::SockaddrIn6;
 
@@ -268,10 +271,7 @@ mod tests {
     #[test]
     fn an_ipv6_wildcard_is_in_the_way_unless_it_is_for_ipv6_only() {
         for (v6only, proto) in [(false, Proto::Tcp), (true, Proto::Tcp), (false, Proto::Udp), (true, Proto::Udp)] {
-            let Some((port, _socket)) = bind_v6(proto, v6only) else {
-                eprintln!("skipped: this kernel has no IPv6");
-                return;
-            };
+            let (port, _socket) = bind_v6(proto, v6only);
             let holder = find(proto, LO, port).unwrap();
             assert_eq!(holder.is_none(), v6only, "{proto} v6only={v6only}");
             assert!(find(proto, ANY6, port).unwrap().is_some(), "{proto} v6only={v6only}");
@@ -297,10 +297,10 @@ mod tests {
 
     #[test]
     fn sock_diag_lists_what_proc_lists() {
-        let (v4, v6) = (TcpListener::bind((LO, 0)).unwrap(), bind_v6(Proto::Tcp, false));
+        let (v4, (port6, _v6)) = (TcpListener::bind((LO, 0)).unwrap(), bind_v6(Proto::Tcp, false));
         let port = v4.local_addr().unwrap().port();
         let _connection = TcpStream::connect((LO, port)).unwrap();
-        let own: Vec<u16> = [port].into_iter().chain(v6.iter().map(|(port, _)| *port)).collect();
+        let own = [port, port6];
         // Other tests come and go meanwhile.
         let of_own = |sockets: Vec<Socket>| {
             let mut sockets: Vec<_> = sockets.into_iter().filter(|socket| own.contains(&socket.port)).collect();
@@ -332,18 +332,18 @@ mod tests {
     }
 
     /// Binds `[::]` on a free port; listening, for TCP.
-    fn bind_v6(proto: Proto, v6only: bool) -> Option<(u16, OwnedFd)> {
-        let kind = if proto == Proto::Udp { SockType::Datagram } else { SockType::Stream };
-        let fd = socket::socket(AddressFamily::Inet6, kind, SockFlag::SOCK_CLOEXEC, None).ok()?;
+    fn bind_v6(proto: Proto, v6only: bool) -> (u16, OwnedFd) {
+        let fd = unbound(AddressFamily::Inet6, proto).expect("a kernel with IPv6");
         socket::setsockopt(&fd, sockopt::Ipv6V6Only, &v6only).unwrap();
-        socket::bind(fd.as_raw_fd(), &SockaddrIn6::from("[::]:0".parse::<std::net::SocketAddrV6>().unwrap())).ok()?;
+        let any = SockaddrIn6::from("[::]:0".parse::<std::net::SocketAddrV6>().unwrap());
+        socket::bind(fd.as_raw_fd(), &any).expect("a kernel with IPv6");
         let port = socket::getsockname::<SockaddrIn6>(fd.as_raw_fd()).unwrap().port();
         if proto == Proto::Udp {
-            return Some((port, fd));
+            return (port, fd);
         }
         // SAFETY: the descriptor is a stream socket that nobody else owns.
         let listener = unsafe { TcpListener::from_raw_fd(fd.into_raw_fd()) };
         socket::listen(&listener, socket::Backlog::new(1).unwrap()).unwrap();
-        Some((port, listener.into()))
+        (port, listener.into())
     }
 }

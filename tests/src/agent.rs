@@ -1,5 +1,6 @@
 //! The agent of one world and its command line.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -27,6 +28,8 @@ pub struct Instance {
     pub log: PathBuf,
     /// Whether the agent sees the file system of cgroups.
     pub cgroups: bool,
+    /// How many files the agent may have open, without the right to change that.
+    pub files: Option<u32>,
 }
 
 /// A running agent. Dropping it kills it, as SIGKILL does; the data plane stays.
@@ -48,13 +51,20 @@ impl Instance {
             pin_dir: pin_dir.to_owned(),
             log: dir.join("agent.log"),
             cgroups: true,
+            files: None,
         }
     }
 
     /// `netpath agent` with this instance's paths, to be run in `host`.
     pub fn agent_command(&self, host: &Namespace) -> Command {
-        let mut command = if self.cgroups { host.command(&self.binary) } else { self.without_cgroups(host) };
-        command.arg("--socket").arg(&self.socket).arg("agent");
+        let mut programs = Vec::new();
+        if let Some(count) = self.files {
+            programs.extend(["prlimit".to_owned(), format!("--nofile={count}:{count}")].map(OsString::from));
+            programs.extend(["setpriv", "--bounding-set=-sys_resource"].map(OsString::from));
+        }
+        programs.push(self.binary.clone().into());
+        let mut command = if self.cgroups { host.command(&programs[0]) } else { without_cgroups(host, &programs[0]) };
+        command.args(&programs[1..]).arg("--socket").arg(&self.socket).arg("agent");
         command.arg("--state-dir").arg(&self.state_dir).arg("--pin-dir").arg(&self.pin_dir);
         command
     }
@@ -63,15 +73,6 @@ impl Instance {
     pub fn command<'a>(&self, host: &Namespace, args: impl IntoIterator<Item = &'a str>) -> Command {
         let mut command = host.command(&self.binary);
         command.arg("--socket").arg(&self.socket).args(args);
-        command
-    }
-
-    /// The start of a command in a mount namespace of its own, where nothing of cgroups of version 2 is mounted and other
-    /// mounts come and go as they do outside.
-    fn without_cgroups(&self, host: &Namespace) -> Command {
-        let mut command = host.command("unshare");
-        command.args(["--mount", "--propagation", "slave", "sh", "-c"]);
-        command.arg("umount --all --lazy --types cgroup2 && exec \"$0\" \"$@\"").arg(&self.binary);
         command
     }
 
@@ -146,6 +147,15 @@ impl Drop for Agent {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The start of a command in a mount namespace of its own, where nothing of cgroups of version 2 is mounted and other
+/// mounts come and go as they do outside.
+fn without_cgroups(host: &Namespace, program: &OsStr) -> Command {
+    let mut command = host.command("unshare");
+    command.args(["--mount", "--propagation", "slave", "sh", "-c"]);
+    command.arg("umount --all --lazy --types cgroup2 && exec \"$0\" \"$@\"").arg(program);
+    command
 }
 
 fn is_bpffs() -> bool {

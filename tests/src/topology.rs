@@ -332,6 +332,11 @@ impl World {
         self.instance.as_mut().expect("a world with netpath").cgroups = false;
     }
 
+    /// The next agent may have `count` files open, and may not change that.
+    pub fn limit_files(&mut self, count: u32) {
+        self.instance.as_mut().expect("a world with netpath").files = Some(count);
+    }
+
     /// The process id of the running agent.
     pub fn agent_pid(&self) -> u32 {
         self.agent.borrow().as_ref().expect("a running agent").pid()
