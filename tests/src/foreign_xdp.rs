@@ -1,12 +1,15 @@
-//! An XDP program of somebody else's, which lets every frame pass.
+//! An XDP program of somebody else's, which lets every frame pass, and somebody else's hold on a link.
 
-use std::ffi::c_int;
+use std::ffi::{CString, c_int};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use crate::Namespace;
 
 const BPF_PROG_LOAD: c_int = 5;
+const BPF_OBJ_GET: c_int = 7;
 const BPF_LINK_CREATE: c_int = 28;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_XDP: u32 = 37;
@@ -56,9 +59,17 @@ impl ForeignXdp {
     }
 }
 
+/// Opens the link that is pinned at `pin`, as somebody does who looks what is attached.
+pub fn open_link(pin: &Path) -> OwnedFd {
+    let path = CString::new(pin.as_os_str().as_bytes()).expect("a path");
+    // Path, descriptor, flags.
+    let link = bpf(BPF_OBJ_GET, &[path.as_ptr() as u64, 0]);
+    link.unwrap_or_else(|e| panic!("open the link pinned at {}: {e}", pin.display()))
+}
+
 /// For commands that give a descriptor.
 fn bpf<T>(command: c_int, attributes: &T) -> io::Result<OwnedFd> {
-    // SAFETY: the attributes, and the code and the licence that they point to, live across the call; their size is said.
+    // SAFETY: the attributes, and what they point to, live across the call; their size is said.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>()) };
     if result < 0 {
         return Err(io::Error::last_os_error());

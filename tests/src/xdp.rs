@@ -1,10 +1,8 @@
 //! `--xdp`: which interfaces get the program, when it goes, and what takes its road.
 
-use std::time::{Duration, Instant};
-
-use netpath_tests::foreign_xdp::ForeignXdp;
+use netpath_tests::foreign_xdp::{ForeignXdp, open_link};
 use netpath_tests::frames::FrameSocket;
-use netpath_tests::sockets::{accept, ask, assert_silent, at, converse, send};
+use netpath_tests::sockets::{accept, ask, assert_silent, at, converse, eventually, send};
 use netpath_tests::{CLIENT, Family, HOST, Namespace, Options, Plane, World, program};
 use serde_json::Value;
 
@@ -112,7 +110,7 @@ fn down_takes_it_off_with_an_agent_and_without_one(plane: Plane) {
             world.netpath_ok(&["down", "--state-dir", &dirs[0], "--pin-dir", &dirs[1]]);
         }
         // The kernel does it when it has the time.
-        eventually(|| attached(&world.host, "up0").is_none());
+        eventually("the program is taken off", || attached(&world.host, "up0").is_none());
     }
 }
 
@@ -174,11 +172,24 @@ fn an_interface_that_comes_later_gets_it_and_one_that_is_not_external_any_more_l
     world.host.ip("link set late0 up");
     assert_eq!(attached(&world.host, "late0"), None, "it has no address");
     world.host.ip("addr add 198.18.9.1/24 dev late0");
-    eventually(|| attached(&world.host, "late0").is_some());
-    eventually(|| has_gro(&web.inside));
+    eventually("the interface gets the program", || attached(&world.host, "late0").is_some());
+    eventually("the container takes redirected frames", || has_gro(&web.inside));
     assert_eq!(attached(&world.host, "up0"), None);
+    // The kernel takes a program off some time after its link is closed everywhere. Whoever holds the link makes that
+    // time longer than any test.
+    let pin = format!("links/xdp_from_external-{}", world.host.ifindex("late0"));
+    let _link = open_link(&world.instance().pin_dir.join(pin));
     world.host.ip("addr del 198.18.9.1/24 dev late0");
-    eventually(|| attached(&world.host, "late0").is_none());
+    // The agent looks at the host before it answers.
+    assert_eq!(external(&world, "late0"), None);
+    assert_eq!(attached(&world.host, "late0"), None, "it is no external interface any more");
+    world.host.ip("addr add 198.18.9.1/24 dev late0");
+    let xdp = xdp_of(&world, "late0");
+    assert_eq!(xdp["mode"], "native", "{xdp}");
+    world.host.ip("link del late0");
+    assert_eq!(external(&world, "late0"), None);
+    let log = world.instance().log_text();
+    assert!(!log.contains("take XDP off late0:"), "{log}");
 }
 
 fn names_that_are_no_external_interface_are_told(plane: Plane) {
@@ -227,10 +238,17 @@ fn direct_access_is_dropped_and_counted(plane: Plane) {
         let web = world.container("web", &["5353:53/udp"]);
         world.client.ip(&format!("route add 172.17.0.0/16 via {HOST}"));
         let (server, client) = (web.inside.udp(53), world.client.udp(0));
-        let before = world.drops("direct-access");
-        (0..5).for_each(|_| send(&client, b"question", at(web.address, 53)));
-        assert_silent(&server);
-        assert_eq!(world.drops("direct-access"), before + 5, "{mode}");
+        let mut packets = FrameSocket::new(&world.host, "up0");
+        // Without a checksum of its own a datagram goes by tc, see above.
+        for (tx, goes_by_tc) in [("on", true), ("off", false)] {
+            program::stdout_of(world.client.command("ethtool").args(["-K", "eth0", "tx", tx]));
+            let before = world.drops("direct-access");
+            (0..5).for_each(|_| send(&client, b"question", at(web.address, 53)));
+            assert_silent(&server);
+            assert_eq!(world.drops("direct-access"), before + 5, "{mode}, tx {tx}");
+            let arrived = packets.sees(|frame| is_udp_to(frame, Family::V4, 53));
+            assert_eq!(arrived, goes_by_tc, "{mode}, tx {tx}: whether the kernel made packets of the frames");
+        }
     }
 }
 
@@ -252,9 +270,13 @@ fn link(namespace: &Namespace, ifname: &str) -> Value {
 
 /// What `inspect` says about XDP on an interface.
 fn xdp_of(world: &World, ifname: &str) -> Value {
+    external(world, ifname).expect("an external interface")["xdp"].clone()
+}
+
+/// An external interface as `inspect` shows it.
+fn external(world: &World, ifname: &str) -> Option<Value> {
     let info: Value = serde_json::from_str(&world.netpath_ok(&["inspect"])).unwrap();
-    let externals = info["externals"].as_array().unwrap();
-    externals.iter().find(|external| external["ifname"] == ifname).expect("an external interface")["xdp"].clone()
+    info["externals"].as_array().unwrap().iter().find(|external| external["ifname"] == ifname).cloned()
 }
 
 /// Whether the frame is a datagram to `port`, by a look at where a header without options has it.
@@ -266,12 +288,4 @@ fn is_udp_to(frame: &[u8], family: Family, port: u16) -> bool {
 fn has_gro(inside: &Namespace) -> bool {
     let features = program::stdout_of(inside.command("ethtool").args(["-k", "eth0"]));
     features.contains("generic-receive-offload: on")
-}
-
-fn eventually(mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while !holds() {
-        assert!(Instant::now() < deadline, "it does not come true");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }

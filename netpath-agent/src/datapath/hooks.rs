@@ -1,8 +1,6 @@
 //! The programs on the root cgroup, which see what the host's sockets are bound and connected to.
 
 use std::fs::{self, File};
-use std::io;
-use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use aya::programs::links::FdLink;
@@ -11,6 +9,7 @@ use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader};
 
 use super::Datapath;
+use super::links::unpin;
 use crate::host;
 
 /// Names of the programs. Those that translate back come first: nobody sees a container's address who asked
@@ -79,7 +78,8 @@ impl Datapath {
     /// to do.
     fn attach_hook(&mut self, name: &str, cgroup: &File) -> Result<()> {
         let (pin, fresh) = (self.links_dir.join(name), self.links_dir.join(format!("{name}_new")));
-        remove_stale(&fresh)?;
+        // Of an agent that died while it attached.
+        unpin(&fresh)?;
         let program = hook(&mut self.ebpf, name)?;
         // Links always live beside others in a cgroup, and the kernel refuses flags that say so.
         let id = program.attach(cgroup, CgroupAttachMode::default())?;
@@ -92,14 +92,4 @@ impl Datapath {
 fn hook<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut CgroupSockAddr> {
     let program = ebpf.program_mut(name).with_context(|| format!("no program `{name}` in the eBPF object"))?;
     program.try_into().with_context(|| format!("`{name}` is no program for socket addresses"))
-}
-
-/// Removes what an agent left that died while it attached.
-fn remove_stale(pin: &Path) -> Result<()> {
-    match fs::remove_file(pin) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("unpin {}", pin.display()))
-        }
-        _ => Ok(()),
-    }
 }

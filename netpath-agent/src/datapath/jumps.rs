@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use aya::maps::ProgramArray;
 
+use super::links::unpin;
 use super::program;
 
 /// By their places in the table.
@@ -37,7 +38,7 @@ pub(super) fn next_pin(maps_dir: &Path) -> Result<PathBuf> {
 /// Removes the tables before that at `current`. No program that is attached may use them.
 pub(super) fn retire(maps_dir: &Path, current: &Path) -> Result<()> {
     for (_, pin) in pins(maps_dir)?.into_iter().filter(|(_, pin)| pin != current) {
-        fs::remove_file(&pin).with_context(|| format!("unpin {}", pin.display()))?;
+        unpin(&pin)?;
     }
     Ok(())
 }

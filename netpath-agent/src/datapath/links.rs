@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use aya::programs::links::{FdLink, LinkError, LinkOrder, PinnedLink};
@@ -82,18 +82,14 @@ impl Datapath {
     ///
     /// # Errors
     ///
-    /// If a pin cannot be removed.
+    /// If a pin cannot be removed, or the kernel does not take the program for XDP off at once.
     pub fn detach(&mut self, ifindex: u32) -> Result<()> {
+        // An interface takes one XDP program, and the next one may be wanted before the kernel gets to this one.
+        let detached = self.detach_xdp(ifindex);
         for name in PROGRAMS.iter().chain([&xdp::XDP]) {
-            let pin = self.pin(name, ifindex);
-            match fs::remove_file(&pin) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(error).with_context(|| format!("unpin {}", pin.display()));
-                }
-                _ => {}
-            }
+            unpin(&self.pin(name, ifindex))?;
         }
-        Ok(())
+        detached.map(drop)
     }
 
     /// The interfaces that programs are attached to, all of them or some, by the pins.
@@ -127,6 +123,7 @@ impl Datapath {
         let context = || format!("attach `{name}` to {ifname}");
         let program = program(&mut self.ebpf, name)?;
         if let Some(link) = pinned_link(&pin).with_context(context)? {
+            let link = SchedClassifierLink::try_from(link).context("a pin that is no tc link").with_context(context)?;
             match program.attach_to_link(link) {
                 Ok(id) => {
                     // Dropping the link closes our descriptor; the pin keeps it attached.
@@ -135,7 +132,7 @@ impl Datapath {
                 }
                 // The interface it was attached to is gone, and another one has its number.
                 Err(error) if is_defunct(&error) => {
-                    fs::remove_file(&pin).with_context(|| format!("unpin {}", pin.display()))?;
+                    unpin(&pin)?;
                 }
                 Err(error) => return Err(error).with_context(context),
             }
@@ -150,9 +147,10 @@ impl Datapath {
     }
 }
 
-fn pinned_link(pin: &PathBuf) -> Result<Option<SchedClassifierLink>> {
+/// The link that is pinned there, if any.
+pub(super) fn pinned_link(pin: &Path) -> Result<Option<FdLink>> {
     match PinnedLink::from_pin(pin) {
-        Ok(link) => Ok(Some(FdLink::from(link).try_into().context("a pin that is no tc link")?)),
+        Ok(link) => Ok(Some(FdLink::from(link))),
         Err(LinkError::SyscallError(SyscallError { io_error, .. })) if io_error.kind() == io::ErrorKind::NotFound => {
             Ok(None)
         }
@@ -160,6 +158,17 @@ fn pinned_link(pin: &PathBuf) -> Result<Option<SchedClassifierLink>> {
     }
 }
 
+/// Removes a pin, if it is there.
+pub(super) fn unpin(pin: &Path) -> Result<()> {
+    match fs::remove_file(pin) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("unpin {}", pin.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a link does not take a program since its interface is gone.
 pub(super) fn is_defunct(error: &ProgramError) -> bool {
     matches!(error, ProgramError::SyscallError(SyscallError { io_error, .. })
         if io_error.raw_os_error() == Some(nix::errno::Errno::ENOLINK as i32))

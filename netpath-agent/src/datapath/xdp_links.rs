@@ -1,13 +1,10 @@
 //! XDP on external interfaces: one pinned link for each. The program is loaded when the first interface is to have it;
 //! whoever does not ask for XDP does not wait for the verifier.
 
-use std::fs;
-use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
-use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
-use aya::programs::links::{FdLink, LinkError, PinnedLink};
+use aya::programs::links::FdLink;
 use aya::programs::xdp::{XdpError, XdpLink};
 use aya::programs::{ProgramError, XdpMode, loaded_programs};
 use aya::sys::SyscallError;
@@ -15,7 +12,7 @@ use nix::errno::Errno;
 use nix::libc;
 
 use super::Datapath;
-use super::links::is_defunct;
+use super::links::{is_defunct, pinned_link, unpin};
 use super::xdp::{XDP, program};
 use crate::xdp::Mode;
 
@@ -119,20 +116,6 @@ fn bpf(command: libc::c_int, attributes: &mut [u32]) -> nix::Result<libc::c_int>
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size_of_val::<[u32]>(attributes)) };
     Errno::result(result).map(|result| result as libc::c_int)
-}
-
-fn unpin(pin: &Path) -> Result<()> {
-    fs::remove_file(pin).with_context(|| format!("unpin {}", pin.display()))
-}
-
-fn pinned_link(pin: &Path) -> Result<Option<FdLink>> {
-    match PinnedLink::from_pin(pin) {
-        Ok(link) => Ok(Some(FdLink::from(link))),
-        Err(LinkError::SyscallError(SyscallError { io_error, .. })) if io_error.kind() == io::ErrorKind::NotFound => {
-            Ok(None)
-        }
-        Err(error) => Err(error).with_context(|| format!("open pin {}", pin.display())),
-    }
 }
 
 /// What the kernel's refusal to attach means.
