@@ -310,12 +310,19 @@ fn take(pool: Option<&mut Allocator>, asked: Option<IpAddr>, family: &str) -> Re
 /// The alias of a container's veth: it says whose it is when the state is lost. `bridge` is the default
 /// network's, which tells one agent from another.
 pub(crate) fn alias(bridge: &str, name: &str) -> String {
-    format!("netpath:{bridge}:{name}")
+    format!("{ALIAS}{bridge}:{name}")
+}
+
+const ALIAS: &str = "netpath:";
+
+/// Whether the alias was made by [`alias`], by whatever agent.
+pub(crate) fn is_alias(alias: &str) -> bool {
+    alias.strip_prefix(ALIAS).is_some_and(|named| named.contains(':'))
 }
 
 /// The container's name in an alias made by [`alias`].
 pub(crate) fn name_in_alias<'a>(bridge: &str, alias: &'a str) -> Option<&'a str> {
-    alias.strip_prefix("netpath:")?.strip_prefix(bridge)?.strip_prefix(':')
+    alias.strip_prefix(ALIAS)?.strip_prefix(bridge)?.strip_prefix(':')
 }
 
 fn parse_mac(text: Option<&str>) -> Result<Mac> {
@@ -357,6 +364,7 @@ mod tests {
         assert_eq!(name_in_alias("netpath0", &alias("netpath0", "web")), Some("web"));
         assert_eq!(name_in_alias("netpath1", &alias("netpath0", "web")), None);
         assert_eq!(name_in_alias("netpath0", "netpath"), None);
+        assert!(is_alias(&alias("netpath0", "web")) && !is_alias("netpath-uplink") && !is_alias("netpath:"));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use nix::mount::MsFlags;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use nix::sys::utsname::uname;
 use sha2::{Digest, Sha256};
 
 const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
@@ -24,6 +25,23 @@ pub(crate) const BPF_FS: &str = "/sys/fs/bpf";
 pub fn require_root() -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "the agent needs root: it creates interfaces and loads BPF programs");
     Ok(())
+}
+
+/// Why the data plane takes no such kernel, and what to do.
+pub(crate) const NO_REALTIME: &str = "programs interrupt each other there; boot a kernel without PREEMPT_RT";
+
+/// # Errors
+/// If the kernel is built with PREEMPT_RT.
+pub fn require_no_realtime() -> Result<()> {
+    let name = uname().context("ask for the kernel's version")?;
+    let version = name.version().to_string_lossy();
+    ensure!(!is_realtime(&version), "the kernel is built with PREEMPT_RT (`{version}`): {NO_REALTIME}");
+    Ok(())
+}
+
+/// Whether a kernel of this `version`, as `uname -v` shows it, is built with PREEMPT_RT.
+pub(crate) fn is_realtime(version: &str) -> bool {
+    version.split_ascii_whitespace().any(|word| word == "PREEMPT_RT")
 }
 
 /// Lets this process open as many files as it may: the agent watches each container's process through one.
@@ -274,6 +292,19 @@ fn read(path: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kernel_with_preempt_rt_is_told_by_its_version() {
+        for (version, want) in [
+            ("#1 SMP PREEMPT_RT Debian 6.12.43-1", true),
+            ("#1 SMP PREEMPT_RT", true),
+            ("#1 SMP PREEMPT_DYNAMIC Debian 6.12.43-1", false),
+            ("#1 SMP", false),
+        ] {
+            assert_eq!(is_realtime(version), want, "{version}");
+        }
+        require_no_realtime().expect("the data plane's other tests do not run on such a kernel either");
+    }
 
     #[test]
     fn reserved_ports_are_ports_and_ranges() {

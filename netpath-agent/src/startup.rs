@@ -37,6 +37,7 @@ const DEFAULT_NETWORK_COUNTER: u32 = 1;
 /// # Errors
 /// If any of it fails; what this call has made is gone again then.
 pub async fn start(mut options: Options, store: Store) -> Result<(Agent, Notices)> {
+    host::require_no_realtime()?;
     host::require_bpf_fs(&options.pin_dir)?;
     let (netlink, notices) = Netlink::subscribe()?;
     let interfaces = read_interfaces(&netlink).await?;

@@ -10,6 +10,7 @@ on_netpath_once! {
     netpaths_own_interfaces_are_no_externals,
     a_firewall_that_drops_what_is_forwarded_is_named,
     without_root_it_says_so_and_fails,
+    capabilities_that_others_imply_are_not_asked_for,
 }
 
 fn a_host_that_has_everything_is_well(_: Plane) {
@@ -18,9 +19,8 @@ fn a_host_that_has_everything_is_well(_: Plane) {
     let before = bare.host.interfaces();
     let report = doctor(&bare.host);
     assert_eq!(bare.host.interfaces(), before);
-    let checks = report["checks"].as_array().unwrap();
     for name in ["kernel", "preemption", "privileges", "btf", "tcx", "bridge", "veth"] {
-        let check = checks.iter().find(|check| check["name"] == name).unwrap_or_else(|| panic!("no {name}: {report}"));
+        let check = check(&report, name);
         assert_eq!(check["status"], "ok", "{check}");
     }
     let up0 = interface(&report, "up0");
@@ -39,26 +39,35 @@ fn netpaths_own_interfaces_are_no_externals(plane: Plane) {
     let world = World::new(plane);
     world.container("web", &["8080:80"]);
     world.kill_agent();
+    world.host.ip("link set up0 alias netpath-uplink");
     let report = doctor(&world.host);
     let names: Vec<_> = report["interfaces"].as_array().unwrap().iter().map(|i| i["ifname"].clone()).collect();
     assert_eq!(names, ["up0"]);
 }
 
 fn a_firewall_that_drops_what_is_forwarded_is_named(_: Plane) {
+    const NOTHING: &str = "no forward chain's policy is to drop";
     let bare = Bare::new();
-    let firewall = || {
-        let report = doctor(&bare.host);
-        report["checks"].as_array().unwrap().iter().find(|check| check["name"] == "firewall").unwrap().clone()
-    };
+    let firewall = || check(&doctor(&bare.host), "firewall");
     let nft = |rule: &str| program::stdout_of(bare.host.command("nft").arg(rule));
     nft("add table inet guard");
     nft("add chain inet guard input { type filter hook input priority 0; policy drop; }");
     nft("add chain inet guard pass { type filter hook forward priority 0; policy accept; }");
-    assert_eq!(firewall()["status"], "ok");
+    assert_eq!((firewall()["status"].as_str(), firewall()["found"].as_str()), (Some("ok"), Some(NOTHING)));
     nft("add chain inet guard through { type filter hook forward priority 5; policy drop; }");
     let check = firewall();
     assert_eq!(check["status"], "warn");
     assert!(check["found"].as_str().unwrap().ends_with(": inet guard through"), "{check}");
+    nft("delete chain inet guard through");
+    for (command, named) in [("iptables-legacy", "iptables"), ("ip6tables-legacy", "ip6tables")] {
+        assert!(!firewall()["found"].to_string().contains(&format!("perhaps {named}-legacy")));
+        let set = program::output_of(bare.host.command(command).args(["--policy", "FORWARD", "DROP"]));
+        if !set.status.success() {
+            eprintln!("skipped {command}: {}", program::text(&set.stderr).trim());
+            continue;
+        }
+        assert!(firewall()["found"].to_string().contains(&format!("perhaps {named}-legacy FORWARD")), "{}", firewall());
+    }
 }
 
 fn without_root_it_says_so_and_fails(_: Plane) {
@@ -74,10 +83,31 @@ fn without_root_it_says_so_and_fails(_: Plane) {
     assert!(line.starts_with("fail") && line.contains("the agent needs root"), "{line}");
 }
 
+fn capabilities_that_others_imply_are_not_asked_for(_: Plane) {
+    let bare = Bare::new();
+    let privileges = |dropped: &str| {
+        let mut command = bare.host.command("setpriv");
+        command.arg(format!("--bounding-set={dropped}")).arg(program::netpath_binary()).args(["doctor", "--json"]);
+        let report: Value = serde_json::from_slice(&program::output_of(&mut command).stdout).unwrap();
+        check(&report, "privileges")
+    };
+    assert_eq!(privileges("-perfmon,-bpf")["status"], "ok");
+    let without = privileges("-net_admin");
+    assert_eq!(
+        (without["status"].as_str(), without["found"].as_str()),
+        (Some("fail"), Some("root without CAP_NET_ADMIN"))
+    );
+}
+
 /// What `netpath doctor --json` says on a host where nothing fails.
 fn doctor(host: &Namespace) -> Value {
     let stdout = program::stdout_of(host.command(program::netpath_binary()).args(["doctor", "--json"]));
     serde_json::from_str(&stdout).unwrap_or_else(|e| panic!("json expected: {e}: {stdout}"))
+}
+
+fn check(report: &Value, name: &str) -> Value {
+    let found = report["checks"].as_array().unwrap().iter().find(|check| check["name"] == name);
+    found.unwrap_or_else(|| panic!("no {name}: {report}")).clone()
 }
 
 fn interface(report: &Value, ifname: &str) -> Value {

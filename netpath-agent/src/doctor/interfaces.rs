@@ -6,6 +6,8 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::read_interfaces;
+use crate::bridge;
+use crate::endpoints;
 use crate::externals::Interfaces;
 use crate::netlink::{Link, Netlink};
 use crate::xdp::{Asked, Facts, Features, choose};
@@ -44,9 +46,10 @@ fn externals(interfaces: &Interfaces) -> BTreeSet<u32> {
     interfaces.externals(&[], &bridges, &veths).into_iter().map(|external| external.ifindex).collect()
 }
 
-/// Every bridge and veth that an agent has made has such an alias.
+/// Whether an agent, of whatever name, has made the bridge or veth: it says so in its alias.
 fn is_own(link: &Link) -> bool {
-    link.alias.as_deref().is_some_and(|alias| alias.starts_with("netpath"))
+    let is_own = |alias: &str| bridge::name_in_alias(alias).is_some() || endpoints::is_alias(alias);
+    link.alias.as_deref().is_some_and(is_own)
 }
 
 fn show(link: &Link, facts: &Facts, external: bool) -> Interface {

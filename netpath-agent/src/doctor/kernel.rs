@@ -45,17 +45,15 @@ fn release(release: &str) -> Check {
 }
 
 fn preemption(version: &str) -> Check {
-    match version.contains("PREEMPT_RT") {
-        true => {
-            fail("preemption", "PREEMPT_RT", "programs interrupt each other there; boot a kernel without PREEMPT_RT")
-        }
+    match host::is_realtime(version) {
+        true => fail("preemption", "PREEMPT_RT", format!("{}; the agent does not start", host::NO_REALTIME)),
         false => ok("preemption", "not PREEMPT_RT"),
     }
 }
 
-/// The capabilities that the agent uses, with their numbers (linux/capability.h).
-const CAPABILITIES: [(u32, &str); 4] =
-    [(12, "CAP_NET_ADMIN"), (21, "CAP_SYS_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
+/// The capabilities that the agent uses, with their numbers (linux/capability.h). CAP_SYS_ADMIN implies CAP_PERFMON and
+/// CAP_BPF.
+const CAPABILITIES: [(u32, &str); 2] = [(12, "CAP_NET_ADMIN"), (21, "CAP_SYS_ADMIN")];
 
 fn privileges() -> Check {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
