@@ -23,7 +23,7 @@ pub enum Asked {
     ForceNative,
     /// In the stack, after the kernel has made a packet of the frame.
     Generic,
-    /// Native where it makes nothing slower.
+    /// Native where the driver has all that is used of it, and gives up nothing for it that is known.
     Auto,
 }
 
@@ -65,7 +65,7 @@ pub struct Facts {
     pub driver: Option<String>,
     /// Of an interface that is made of software (`veth`, `bond`, `tun`); absent for network cards.
     pub kind: Option<String>,
-    /// It belongs to a bridge or a bond.
+    /// It belongs to another interface: a bridge, a bond, a VRF.
     pub is_port: bool,
     pub mtu: u32,
     /// Absent where the kernel does not say.
@@ -176,7 +176,9 @@ fn slower(facts: &Facts) -> Option<String> {
         return Some(format!("an interface of kind {kind} is no network card: nothing is saved"));
     }
     if facts.is_port {
-        return Some("it belongs to a bridge or a bond, where frames do not reach tc as they come".to_owned());
+        return Some(
+            "it belongs to another interface (bridge, bond, VRF), and what XDP costs there is not known".to_owned(),
+        );
     }
     if !facts.merging.is_empty() {
         return Some(format!(
@@ -313,7 +315,7 @@ mod tests {
             (Facts { features: Some(Features(1)), ..card() }, "driver ice has no redirection"),
             (Facts { kind: Some("veth".to_owned()), ..card() }, "GRO, GSO"),
             (Facts { kind: Some("bond".to_owned()), ..card() }, "an interface of kind bond is no network card"),
-            (Facts { is_port: true, ..card() }, "belongs to a bridge or a bond"),
+            (Facts { is_port: true, ..card() }, "belongs to another interface"),
             (Facts { merging: vec!["rx-lro".to_owned(), "rx-gro-hw".to_owned()], ..card() }, "rx-lro and rx-gro-hw"),
             (Facts { mtu: 1501, ..card() }, "rx-sg"),
         ] {

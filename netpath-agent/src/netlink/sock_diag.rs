@@ -1,7 +1,7 @@
 //! The listening TCP sockets of the calling thread's network namespace, asked of the kernel by `NETLINK_SOCK_DIAG`.
 //!
-//! /proc/net/tcp says the same, but for it the kernel walks through the whole machine's table of connections: 3.4 ms
-//! for each family where that has 262,144 rows. This takes 0.02 ms.
+//! /proc/net/tcp says the same, but for it the kernel walks through the whole machine's table of connections. Here it looks
+//! at the table of listening sockets only.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
