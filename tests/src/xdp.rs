@@ -178,7 +178,8 @@ fn an_interface_that_comes_later_gets_it_and_one_that_is_not_external_any_more_l
     // The kernel takes a program off some time after its link is closed everywhere. Whoever holds the link makes that
     // time longer than any test.
     let pin = format!("links/xdp_from_external-{}", world.host.ifindex("late0"));
-    let _link = open_link(&world.instance().pin_dir.join(pin));
+    let pin = world.instance().pin_dir.join(pin);
+    let _link = open_link(&pin);
     world.host.ip("addr del 198.18.9.1/24 dev late0");
     // The agent looks at the host before it answers.
     assert_eq!(external(&world, "late0"), None);
@@ -188,8 +189,10 @@ fn an_interface_that_comes_later_gets_it_and_one_that_is_not_external_any_more_l
     assert_eq!(xdp["mode"], "native", "{xdp}");
     world.host.ip("link del late0");
     assert_eq!(external(&world, "late0"), None);
+    assert!(!pin.exists());
+    // There is nothing to take it off any more, which is no error.
     let log = world.instance().log_text();
-    assert!(!log.contains("take XDP off late0:"), "{log}");
+    assert!(!log.contains("follow the host's interfaces"), "{log}");
 }
 
 fn names_that_are_no_external_interface_are_told(plane: Plane) {
