@@ -8,6 +8,9 @@
 #[macro_use]
 mod planes;
 
+/// What RFCs ask of a translator, row by row, and the table made from it.
+mod conformance;
+
 /// A client outside reaches a published port, and nothing else.
 mod published_port;
 

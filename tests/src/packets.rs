@@ -209,6 +209,26 @@ impl Packet {
         pieces.map(piece).collect()
     }
 
+    /// The datagram that `parts` are the fragments of, in any order; None where they leave a gap, overlap or belong to
+    /// several datagrams. A whole packet is its own only part.
+    pub fn reassembled(parts: &[Self]) -> Option<Self> {
+        let mut parts = parts.to_vec();
+        parts.sort_by_key(|part| part.offset);
+        let mut whole = parts.first()?.clone();
+        whole.l4.clear();
+        for part in &parts {
+            let is_next = part.offset == whole.l4.len() && whole.more_fragments | (part.offset == 0);
+            let is_same = (part.src, part.dst, part.proto, part.id) == (whole.src, whole.dst, whole.proto, whole.id);
+            if !is_next || !is_same {
+                return None;
+            }
+            whole.l4.extend(&part.l4);
+            whole.more_fragments = part.more_fragments;
+        }
+        (whole.offset, whole.atomic) = (0, false);
+        (!whole.more_fragments).then_some(whole)
+    }
+
     pub fn is_fragment(&self) -> bool {
         self.more_fragments || self.offset != 0
     }
@@ -451,6 +471,10 @@ mod tests {
             assert!(parts.len() > 1 && parts.iter().all(Packet::is_fragment));
             assert_eq!(parts.iter().flat_map(|part| part.l4.clone()).collect::<Vec<u8>>(), packet.l4);
             assert!(!parts.last().expect("one").more_fragments);
+            let reversed: Vec<Packet> = parts.iter().rev().cloned().collect();
+            assert_eq!(Packet::reassembled(&reversed), Some(packet.clone()));
+            assert_eq!(Packet::reassembled(&parts[1..]), None);
+            assert_eq!(Packet::reassembled(&parts[..parts.len() - 1]), None);
         }
     }
 

@@ -124,7 +124,7 @@ pub(crate) fn run_for(family: Family, test: fn(Plane, Family), plane: Plane) {
 }
 
 /// What `plane` needs and is not there.
-fn missing(plane: Plane) -> Option<String> {
+pub(crate) fn missing(plane: Plane) -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return Some("network namespaces need root".to_owned());
     }

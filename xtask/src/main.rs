@@ -3,6 +3,7 @@
 mod apt;
 mod bench;
 mod ci;
+mod conformance;
 mod demo;
 mod docker_proxy;
 mod linker;
@@ -57,6 +58,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "BENCH OPTIONS")]
         args: Vec<OsString>,
     },
+    /// Run the conformance tests and write docs/conformance.md (root)
+    Conformance {
+        /// Run nothing: write what the last tests saw
+        #[arg(long)]
+        tables: bool,
+    },
     /// Do what CI does: lint, bench --check, then all tests
     Ci,
 }
@@ -79,6 +86,7 @@ fn dispatch(task: Task) -> Result<ExitCode> {
         Task::Test { args } => test::run(&args),
         Task::Lint => lint::run(),
         Task::Bench { args } => bench::run(&args),
+        Task::Conformance { tables } => conformance::run(tables),
         Task::Ci => ci::run(),
     }
 }

@@ -1,11 +1,13 @@
 //! `cargo xtask test`: builds the agent, whose binary the namespace tests run as `NETPATH_BIN`, and hands over to
-//! nextest. Which tests need root is the tests' own knowledge; without it they are skipped and say so.
+//! nextest. Which tests need root is the tests' own knowledge; without it they are skipped and say so. A run of all tests
+//! also says whether the pages made from the conformance tests are true.
 
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
 use anyhow::Result;
 
+use crate::conformance;
 use crate::process::{build_for_tests, built, cargo, status};
 use crate::setup::{self, Report, Scope};
 
@@ -17,7 +19,18 @@ pub(crate) fn run(args: &[OsString]) -> Result<ExitCode> {
     if !names_packages(args) {
         nextest.arg("--workspace");
     }
+    let is_complete = args.is_empty();
+    if is_complete {
+        conformance::forget()?;
+    }
     let status = status(nextest.args(args))?;
+    let stale = if is_complete && status.success() { conformance::stale()? } else { Vec::new() };
+    for page in &stale {
+        eprintln!("test: {} does not say what the tests saw (type: cargo xtask conformance)", page.display());
+    }
+    if !stale.is_empty() {
+        return Ok(ExitCode::FAILURE);
+    }
     Ok(ExitCode::from(u8::try_from(status.code().unwrap_or(2)).unwrap_or(2)))
 }
 

@@ -1,0 +1,270 @@
+//! `cargo xtask conformance`: runs the conformance tests and writes what they saw into docs/conformance.md and README.md,
+//! between `<!-- conformance:NAME -->` and `<!-- /conformance -->`.
+//!
+//! After a run of all tests the same text is made again and compared, so that no page says what is not so. The line about
+//! the machine is left out of that.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use crate::process::{build_for_tests, built, cargo, require_root, root_dir, status};
+use crate::setup::{self, Report, Scope};
+
+const PAGES: [&str; 2] = ["docs/conformance.md", "README.md"];
+const OPEN: &str = "<!-- conformance:";
+const CLOSE: &str = "<!-- /conformance -->";
+const MACHINE: &str = "machine";
+
+const NETFILTER: &str = "netfilter";
+const NETPATH: [&str; 2] = ["netpath", "netpath_without_shortcuts"];
+
+/// With `only_tables`, of the results that are there.
+pub(crate) fn run(only_tables: bool) -> Result<ExitCode> {
+    let code = if only_tables { ExitCode::SUCCESS } else { run_tests()? };
+    let rows = rows()?;
+    for page in PAGES.map(|page| root_dir().join(page)) {
+        let text = fs::read_to_string(&page).with_context(|| format!("read {}", page.display()))?;
+        let new = rewritten(&text, &rows, true).with_context(|| format!("make {}", page.display()))?;
+        if new != text {
+            fs::write(&page, new).with_context(|| format!("write {}", page.display()))?;
+            eprintln!("conformance: wrote {}", page.display());
+        }
+    }
+    eprintln!("conformance: {}", summary(&rows));
+    Ok(code)
+}
+
+fn run_tests() -> Result<ExitCode> {
+    require_root("conformance")?;
+    setup::ensure(Scope::Tests, Report::Quiet)?;
+    build_for_tests()?;
+    forget()?;
+    let mut nextest = cargo();
+    nextest.args(["nextest", "run", "-p", "netpath-tests", "conformance::"]);
+    let ended = status(nextest.env("NETPATH_BIN", built("debug", "netpath")?))?;
+    Ok(ExitCode::from(u8::try_from(ended.code().unwrap_or(2)).unwrap_or(2)))
+}
+
+/// Removes the results of earlier runs.
+pub(crate) fn forget() -> Result<()> {
+    let dir = results_dir()?;
+    match fs::remove_dir_all(&dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", dir.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The pages that do not say what the tests of this run saw; none if no such test has run.
+pub(crate) fn stale() -> Result<Vec<PathBuf>> {
+    if !results_dir()?.exists() {
+        return Ok(Vec::new());
+    }
+    let rows = rows()?;
+    let mut stale = Vec::new();
+    for page in PAGES.map(|page| root_dir().join(page)) {
+        let text = fs::read_to_string(&page).with_context(|| format!("read {}", page.display()))?;
+        if rewritten(&text, &rows, false)? != text {
+            stale.push(page);
+        }
+    }
+    Ok(stale)
+}
+
+/// What one row's tests saw, by plane.
+#[derive(Debug)]
+struct Row {
+    part: String,
+    id: String,
+    level: String,
+    requirement: String,
+    test: String,
+    seen: BTreeMap<String, Vec<Seen>>,
+}
+
+/// What was seen of one address family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Seen {
+    family: String,
+    /// Empty where the requirement is met.
+    instead: String,
+}
+
+impl Row {
+    fn is_must(&self) -> bool {
+        self.level == "Must"
+    }
+
+    fn is_met(&self, plane: &str) -> bool {
+        self.seen.get(plane).is_some_and(|seen| seen.iter().all(|seen| seen.instead.is_empty()))
+    }
+
+    fn is_met_by_netpath(&self) -> bool {
+        NETPATH.iter().all(|plane| self.is_met(plane))
+    }
+
+    fn cell(&self, plane: &str) -> String {
+        let Some(seen) = self.seen.get(plane) else { return "not run".to_owned() };
+        let say = |seen: &Seen| match seen.instead.as_str() {
+            "" => "yes".to_owned(),
+            instead => format!("**no**: {instead}"),
+        };
+        if seen.iter().all(|one| one.instead == seen[0].instead) {
+            return say(&seen[0]);
+        }
+        seen.iter().map(|one| format!("{} {}", one.family, say(one))).collect::<Vec<_>>().join("; ")
+    }
+
+    fn netpath_cell(&self) -> String {
+        let [with, without] = NETPATH.map(|plane| self.cell(plane));
+        if with == without { with } else { format!("{with}; without shortcuts {without}") }
+    }
+}
+
+fn results_dir() -> Result<PathBuf> {
+    built("tmp", "conformance")
+}
+
+/// The results, in the order of the table.
+fn rows() -> Result<Vec<Row>> {
+    let dir = results_dir()?;
+    let mut rows: BTreeMap<(u64, u64, String), Row> = BTreeMap::new();
+    for entry in fs::read_dir(&dir).with_context(|| format!("list {} (has any test run?)", dir.display()))? {
+        let path = entry?.path();
+        let result = read(&path).with_context(|| format!("read {}", path.display()))?;
+        let text = |name: &str| result[name].as_str().unwrap_or_default().to_owned();
+        let order = |index: usize| result["order"][index].as_u64().unwrap_or(0);
+        let row = rows.entry((order(0), order(1), text("test"))).or_insert_with(|| Row {
+            part: text("part"),
+            id: text("id"),
+            level: text("level"),
+            requirement: text("requirement"),
+            test: text("test"),
+            seen: BTreeMap::new(),
+        });
+        let seen = result["results"].as_array().into_iter().flatten().map(|result| Seen {
+            family: result["family"].as_str().unwrap_or_default().to_owned(),
+            instead: result["seen"].as_str().unwrap_or_default().to_owned(),
+        });
+        row.seen.insert(text("plane"), seen.collect());
+    }
+    Ok(rows.into_values().collect())
+}
+
+fn read(path: &Path) -> Result<Value> {
+    Ok(serde_json::from_str(&fs::read_to_string(path)?)?)
+}
+
+/// `text` with its marked parts made anew; the one about the machine only `with_machine`.
+fn rewritten(text: &str, rows: &[Row], with_machine: bool) -> Result<String> {
+    let (mut new, mut rest) = (String::new(), text);
+    while let Some(at) = rest.find(OPEN) {
+        let (before, marked) = rest.split_at(at);
+        let Some((mark, inside)) = marked.split_once("-->") else { bail!("a mark `{OPEN}` has no end") };
+        let name = mark[OPEN.len()..].trim();
+        let Some((old, after)) = inside.split_once(CLOSE) else { bail!("`{OPEN}{name} -->` has no `{CLOSE}`") };
+        let made = match name {
+            MACHINE if !with_machine => old.trim_start().to_owned(),
+            MACHINE => format!("{}\n", machine()),
+            "summary" => format!("{}\n", summary(rows)),
+            "rows" => tables(rows),
+            other => bail!("no part is called `{other}`: there are summary, rows, {MACHINE}"),
+        };
+        new.push_str(&format!("{before}{OPEN}{name} -->\n{made}{CLOSE}"));
+        rest = after;
+    }
+    new.push_str(rest);
+    Ok(new)
+}
+
+fn summary(rows: &[Row]) -> String {
+    let count = |level: &dyn Fn(&Row) -> bool, met: &dyn Fn(&Row) -> bool| {
+        (rows.iter().filter(|row| level(row) && met(row)).count(), rows.iter().filter(|row| level(row)).count())
+    };
+    let (must, nice) = (|row: &Row| row.is_must(), |row: &Row| !row.is_must());
+    let (ours, theirs) = (|row: &Row| row.is_met_by_netpath(), |row: &Row| row.is_met(NETFILTER));
+    let ((met, all), (their_met, _)) = (count(&must, &ours), count(&must, &theirs));
+    let ((nice_met, nice_all), (their_nice, _)) = (count(&nice, &ours), count(&nice, &theirs));
+    format!(
+        "netpath meets {met} of {all} requirements marked MUST (Docker's rules on netfilter: {their_met}), \
+         and {nice_met} of {nice_all} that are good to have (netfilter: {their_nice})."
+    )
+}
+
+fn tables(rows: &[Row]) -> String {
+    let mut text = String::new();
+    let mut part = "";
+    for row in rows {
+        if row.part != part {
+            part = &row.part;
+            text += &format!("\n## {part}\n\n| | requirement | netfilter | netpath | test |\n|---|---|---|---|---|\n");
+        }
+        let level = if row.is_must() { "MUST" } else { "nice" };
+        let test = row.test.trim_start_matches("conformance::");
+        let (id, requirement) = (&row.id, &row.requirement);
+        text += &format!(
+            "| {id} {level} | {requirement} | {} | {} | `{test}` |\n",
+            row.cell(NETFILTER),
+            row.netpath_cell()
+        );
+    }
+    text + "\n"
+}
+
+fn machine() -> String {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    format!("Linux {}, {}.", release.trim(), std::env::consts::ARCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(level: &str, netfilter: &str, netpath: [&str; 2]) -> Row {
+        let seen = |instead: &str| {
+            ["IPv4", "IPv6"].map(|family| Seen { family: family.to_owned(), instead: instead.to_owned() }).to_vec()
+        };
+        let [with, without] = NETPATH;
+        let planes = [(NETFILTER, netfilter), (with, netpath[0]), (without, netpath[1])];
+        Row {
+            part: "RFC 1".to_owned(),
+            id: "REQ-1".to_owned(),
+            level: level.to_owned(),
+            requirement: "All is well".to_owned(),
+            test: "conformance::rfc1::all_is_well".to_owned(),
+            seen: planes.map(|(plane, instead)| (plane.to_owned(), seen(instead))).into(),
+        }
+    }
+
+    #[test]
+    fn a_row_is_met_when_both_roads_meet_it() {
+        let rows = [row("Must", "lost", ["", ""]), row("Must", "", ["", "lost"]), row("Nice", "", ["", ""])];
+        let text = summary(&rows);
+        assert!(text.contains("1 of 2 requirements marked MUST (Docker's rules on netfilter: 1)"), "{text}");
+        assert_eq!(rows[1].netpath_cell(), "yes; without shortcuts **no**: lost");
+    }
+
+    #[test]
+    fn families_that_differ_are_told_apart() {
+        let mut row = row("Must", "", ["", ""]);
+        row.seen.get_mut(NETFILTER).expect("a plane")[1].instead = "lost".to_owned();
+        assert_eq!(row.cell(NETFILTER), "IPv4 yes; IPv6 **no**: lost");
+    }
+
+    #[test]
+    fn a_page_that_is_made_again_stays_the_same_but_for_the_machine() {
+        let page =
+            format!("a {OPEN}summary -->{CLOSE} b {OPEN}machine -->\nLinux 1\n{CLOSE} c {OPEN}rows -->{CLOSE} d");
+        let rows = [row("Must", "", ["", ""])];
+        let once = rewritten(&page, &rows, false).expect("a page");
+        assert_eq!(rewritten(&once, &rows, false).expect("a page"), once);
+        assert!(once.contains("Linux 1\n") && once.contains("| REQ-1 MUST | All is well | yes | yes |"), "{once}");
+        assert!(rewritten(&format!("{OPEN}other -->{CLOSE}"), &rows, true).is_err());
+    }
+}
