@@ -7,7 +7,8 @@
 
 /// Declares rows: for each a test per data plane. A row's function has its name.
 ///
-/// `with` names a function that gives the row's [`testbed::Setup`].
+/// `with` names a function, as a module below would, that gives the [`testbed::Setup`] of a row which needs a world of its own.
+/// The others' worlds are alike, so without shortcuts, where each row is run a second time, all of a part share one.
 macro_rules! rows {
     (
         $order:literal, $part:literal;
@@ -17,14 +18,20 @@ macro_rules! rows {
         /// In the table's order.
         const ROWS: &[&str] = &[$(stringify!($name)),+];
 
+        #[test]
+        fn rows_without_shortcuts() {
+            use netpath_tests::Plane;
+
+            let rows = [$($name::ROW),+];
+            crate::conformance::record::run_in_one_world(&rows, Plane::Netpath { shortcuts: false });
+        }
+
         $(mod $name {
             use netpath_tests::Plane;
 
             use crate::conformance::record::{Expected, Families, Level, Row};
-            #[expect(unused_imports, reason = "rows name their own set-ups")]
-            use super::*;
 
-            const ROW: Row = Row {
+            pub(super) const ROW: Row = Row {
                 order: ($order, super::ROWS),
                 part: $part,
                 id: $id,
@@ -48,14 +55,18 @@ macro_rules! rows {
                 ROW.run(Plane::Netpath { shortcuts: true });
             }
 
-            #[test]
-            fn netpath_without_shortcuts() {
-                ROW.run(Plane::Netpath { shortcuts: false });
-            }
+            rows!(@own $($setup)?);
         })+
     };
-    (@setup) => { crate::conformance::testbed::Setup::muted };
-    (@setup $setup:path) => { $setup };
+    (@setup) => { None };
+    (@setup $setup:path) => { Some($setup) };
+    (@own) => {};
+    (@own $setup:path) => {
+        #[test]
+        fn netpath_without_shortcuts() {
+            ROW.run(Plane::Netpath { shortcuts: false });
+        }
+    };
 }
 
 mod clock;
@@ -72,3 +83,36 @@ mod rfc5382;
 
 /// RFC 5508: ICMP.
 mod rfc5508;
+
+/// RFC 7857: what later experience adds to the three above.
+mod rfc7857;
+
+/// RFC 6888: limits, for many behind one address.
+mod rfc6888;
+
+/// RFC 5961: blind attacks on TCP.
+mod rfc5961;
+
+/// RFC 1191 and RFC 8201: path MTU.
+mod path_mtu;
+
+/// RFC 1812: what any router does.
+mod rfc1812;
+
+/// What no translation touches: every other bit, and checksums that say something (RFC 768, RFC 9260).
+mod transparency;
+
+/// RFC 8200 and RFC 4443: what is IPv6's own.
+mod ipv6;
+
+/// What is malformed is dropped, and what only looks it passes.
+mod malformed;
+
+/// Nothing leaves under a container's address.
+mod leaks;
+
+/// Ports and addresses that had, or have, another owner.
+mod ownership;
+
+/// Sockets on both ends: offloads, and many at once.
+mod sockets;

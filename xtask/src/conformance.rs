@@ -110,7 +110,7 @@ impl Row {
     }
 
     fn cell(&self, plane: &str) -> String {
-        let Some(seen) = self.seen.get(plane) else { return "not run".to_owned() };
+        let Some(seen) = self.seen.get(plane) else { return "-".to_owned() };
         let say = |seen: &Seen| match seen.instead.as_str() {
             "" => "yes".to_owned(),
             instead => format!("**no**: {instead}"),

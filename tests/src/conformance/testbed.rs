@@ -64,6 +64,23 @@ impl Setup {
     pub(crate) fn muted() -> Self {
         Self { options: Options { ipv6: true, ..Options::default() }, is_muted: true }
     }
+
+    /// Stations with their kernels, for what sockets do.
+    pub(crate) fn with_sockets() -> Self {
+        Self { is_muted: false, ..Self::muted() }
+    }
+
+    /// Nobody looks for containers' addresses outside: the test itself puts them there.
+    pub(crate) fn unwatched() -> Self {
+        let mut setup = Self::muted();
+        setup.options.watch = false;
+        setup
+    }
+
+    /// With more options for `netpath agent`.
+    pub(crate) fn agent(options: &str) -> Self {
+        Self { options: Options { ipv6: true, ..Options::agent(options) }, is_muted: true }
+    }
 }
 
 impl Testbed {
@@ -89,9 +106,9 @@ impl Testbed {
             sockets.insert(station, (socket, world.host.mac(towards)));
         }
         let mut bed = Self { world, app, other, family: Family::V4, sockets, marks: 0 };
-        bed.name_neighbours(bridge);
-        stay_on_one_cpu();
         if setup.is_muted {
+            bed.name_neighbours(bridge);
+            stay_on_one_cpu();
             bed.exchange(Station::App, Vec::new());
         }
         bed
@@ -160,6 +177,18 @@ impl Testbed {
         self.exchange(from, packets.to_vec())
     }
 
+    /// The addresses in front of an EtherType: from `station` to its next hop.
+    pub(crate) fn macs(&self, station: Station) -> Vec<u8> {
+        let (socket, next_hop) = &self.sockets[&station];
+        [&next_hop[..], &socket.mac()].concat()
+    }
+
+    /// Sends a whole frame.
+    pub(crate) fn send_frame(&mut self, from: Station, frame: &[u8]) -> Heard {
+        self.sockets[&from].0.send_frame(frame);
+        self.exchange(from, Vec::new())
+    }
+
     /// A datagram from `station` to `to`; the packet as the server saw it, under the translator's address.
     pub(crate) fn udp_out(&mut self, station: Station, port: u16, to: SocketAddr) -> Result<Packet, String> {
         self.out(station, &Packet::udp(self.end(station, port), to, b"question"))
@@ -185,6 +214,7 @@ impl Testbed {
         let payload = format!("mark {}", self.marks).into_bytes();
         let [host, server] = [Family::V4.host(), Family::V4.client()];
         let containers = [(Station::App, self.app.address, APP_MARK), (Station::Other, self.other.address, OTHER_MARK)];
+        let containers = containers.into_iter().filter(|(station, ..)| self.sockets.contains_key(station));
         for (station, address, port) in containers {
             self.put(station, &Packet::udp(at(address, port), at(server, port), &payload));
             self.put(Station::Server, &Packet::udp(at(server, port), at(host, port), &payload));
@@ -198,6 +228,11 @@ impl Testbed {
             heard.0.insert(*station, frames.into_iter().filter(|frame| is_of_interest(frame)).collect());
         }
         heard
+    }
+
+    /// A container that is there no more sends and hears nothing.
+    pub(crate) fn forget(&mut self, station: Station) {
+        self.sockets.remove(&station);
     }
 
     fn put(&self, from: Station, packet: &Packet) {
@@ -290,15 +325,14 @@ fn is_mark(frame: &[u8], port: u16, payload: Option<&[u8]>) -> bool {
 /// Neither a marker nor what kernels tell each other about themselves: ARP, neighbour discovery, group membership.
 fn is_of_interest(frame: &[u8]) -> bool {
     const ARP: [u8; 2] = [0x08, 0x06];
-    const IGMP: u8 = 2;
-    const GROUPS_AND_NEIGHBOURS: [std::ops::RangeInclusive<u8>; 2] = [130..=137, 143..=143];
-    let is_chatter = frame.get(12..14) == Some(&ARP)
-        || Packet::of_frame(frame).is_some_and(|packet| {
-            packet.proto == IGMP
-                || packet.src.is_ipv6()
-                    && packet
-                        .kind()
-                        .is_some_and(|(kind, _)| GROUPS_AND_NEIGHBOURS.iter().any(|kinds| kinds.contains(&kind)))
-        });
+    let is_chatter =
+        frame.get(12..14) == Some(&ARP) || Packet::of_frame(frame).is_some_and(|packet| is_chatter(&packet));
     !is_chatter && ![APP_MARK, OTHER_MARK].iter().any(|port| is_mark(frame, *port, None))
+}
+
+fn is_chatter(packet: &Packet) -> bool {
+    const IGMP: u8 = 2;
+    let is_about_the_link = matches!(packet.kind(), Some((130..=137 | 143, _))) && packet.src.is_ipv6();
+    let IpAddr::V6(src) = packet.src else { return packet.proto == IGMP };
+    is_about_the_link && (src.is_unicast_link_local() || src.is_unspecified() || packet.dst.is_multicast())
 }
