@@ -65,7 +65,7 @@ pub fn from_external<F: Family, E: Env<F>>(
 ///
 /// # Errors
 ///
-/// The reason to drop it: that of [`from_external`].
+/// A reason for which [`from_external`] would drop it, if not always the same one.
 #[inline(always)]
 pub fn from_external_early<F: Family, E: Env<F>>(
     env: &E,
@@ -74,17 +74,17 @@ pub fn from_external_early<F: Family, E: Env<F>>(
     ifindex: u32,
 ) -> Result<Option<Decision<F>>, Reason> {
     let tuple = &packet.tuple;
-    if packet.kind == Kind::Udp {
-        return from_external::<F, E>(env, config, packet, ifindex).map(Some);
-    }
-    check_loopback::<F>(tuple)?;
+    let is_udp = packet.kind == Kind::Udp;
     let is_tcp = packet.kind == Kind::Tcp;
     let opens = is_tcp && packet.tcp.flags.is_opening();
-    if env.in_any_network(&tuple.dst_addr) {
-        if opens || !may_have_visitors::<F, E>(env, &tuple.dst_addr) {
-            from_external::<F, E>(env, config, packet, ifindex)?;
-        }
-    } else if (opens || !is_tcp)
+    let is_inside = !is_udp && env.in_any_network(&tuple.dst_addr);
+    if is_udp || (is_inside && (opens || !may_have_visitors::<F, E>(env, &tuple.dst_addr))) {
+        let decision = from_external::<F, E>(env, config, packet, ifindex)?;
+        return Ok(is_udp.then_some(decision));
+    }
+    check_loopback::<F>(tuple)?;
+    if !is_inside
+        && (opens || !is_tcp)
         && let Some(way) = published::find::<F, E>(env, &tuple.dst_addr, tuple.dst_port, tuple.proto)
     {
         check_source::<F, E>(env, tuple)?;

@@ -269,6 +269,8 @@ fn decide<F: Path>(
     if parked.is_there() {
         parked.asker = this;
         jump::<F>(ctx, maps::jump::BEGIN_FLOW);
+        // The next packet must not get this one's flow.
+        parked.clear();
     }
     result
 }

@@ -146,7 +146,7 @@ fn read<F: FamilyMaps>(ctx: &XdpContext, slot: &mut Packet<F>) -> bool {
     let Ok(packet) = Packet::<F>::parse(&frame, EthHdr::LEN) else { return false };
     *slot = packet;
     let is_whole = slot.l3.len <= ctx.frame_len() - EthHdr::LEN as u32 && slot.l3.fragment == 0;
-    is_whole && slot.kind != Kind::IcmpError && !(slot.kind == Kind::Udp && is_partial(ctx, slot))
+    is_whole && slot.kind != Kind::IcmpError
 }
 
 /// Whether the UDP checksum is yet to be filled in, which nobody would do for a redirected frame.
@@ -182,7 +182,7 @@ fn send<F: FamilyMaps + StoreL3>(ctx: &XdpContext, hand: &Hand<F>) -> u32 {
     let Out::Container(ifindex) = plan.out() else { return PASS };
     let Some(endpoint) = maps::ENDPOINTS.get(plan.endpoint) else { return PASS };
     let Some(network) = maps::NETWORKS.get(endpoint.network) else { return PASS };
-    if endpoint.flags & endpoint_flag::XDP == 0 {
+    if endpoint.flags & endpoint_flag::XDP == 0 || is_partial(ctx, packet) {
         return PASS;
     }
     event::count(plan.counters[0], packet.l3.len);

@@ -5,7 +5,7 @@ use netpath_ebpf::decision::Out;
 use netpath_ebpf::family::Family as _;
 
 use super::{CLIENT, Family, HOST, LOOPBACK, NOBODY, OTHER_CLIENT, World, container};
-use crate::frame::{ACK, RST, SYN, SYN_ACK, answer, echo_request, tcp, udp};
+use crate::frame::{ACK, RST, SYN, SYN_ACK, answer, echo_request, sctp, tcp, udp};
 use crate::world::veth;
 
 fn published() -> World {
@@ -33,6 +33,7 @@ fn what_is_refused_is_refused_early_for_the_same_reason() {
     let mut world = published();
     let target = PortTarget::new(1, 1, 81, target_flag::ALLOW_LIST, 7);
     world.published.insert(PortKey::new(HOST, 8081, proto::TCP), target);
+    world.published.insert(PortKey::new(HOST, 8081, proto::SCTP), target);
     for (frame, reason) in [
         (udp((CLIENT, 1), (container(1), 53)), Reason::DirectAccess),
         (tcp((CLIENT, 1), (container(1), 80), SYN), Reason::DirectAccess),
@@ -44,6 +45,7 @@ fn what_is_refused_is_refused_early_for_the_same_reason() {
         (tcp((container(2), 1), (HOST, 8080), SYN), Reason::MartianSource),
         (tcp((container(2), 1), (container(1), 80), SYN), Reason::MartianSource),
         (tcp((OTHER_CLIENT, 1), (HOST, 8081), SYN), Reason::SourceNotAllowed),
+        (sctp((OTHER_CLIENT, 8081), (HOST, 8081)), Reason::SourceNotAllowed),
     ] {
         assert_eq!(world.arrive_early(&frame).unwrap_err(), reason, "{}", reason.name());
         assert_eq!(world.arrive(&frame).unwrap_err(), reason, "{} later", reason.name());
@@ -86,6 +88,10 @@ fn visitors_of_routed_and_unprotected_networks_are_left_for_later_but_for_closed
     let closed = world.arrive_early(&tcp((CLIENT, 1), (container(4), 81), SYN));
     assert_eq!(closed.unwrap_err(), Reason::DirectAccess);
 
+    for flag in [network_flag::TRUSTED, Family::UNPROTECTED] {
+        world.second.flags = network_flag::EXISTS | flag;
+        assert!(world.arrive_early(&tcp((CLIENT, 1), (container(5), 81), ACK)).unwrap().is_none());
+    }
     world.second.flags = network_flag::EXISTS | Family::UNPROTECTED;
     assert!(world.arrive_early(&tcp((CLIENT, 1), (container(5), 81), SYN)).unwrap().is_none());
 }
