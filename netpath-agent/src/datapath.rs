@@ -67,6 +67,7 @@ const PINNED: &[&str] = &[
     "FLOWS_V4",
     "MAPPINGS_V4",
     "REPLIES_V4",
+    "SHARES_V4",
     "FLOW_RING_V4",
     "FRAGMENTS_V4",
     "RESERVED_V4",
@@ -80,6 +81,7 @@ const PINNED: &[&str] = &[
     "FLOWS_V6",
     "MAPPINGS_V6",
     "REPLIES_V6",
+    "SHARES_V6",
     "FLOW_RING_V6",
     "FRAGMENTS_V6",
     "RESERVED_V6",
@@ -92,7 +94,7 @@ const PINNED: &[&str] = &[
 ];
 
 /// Names of the programs, in the order in which they are listed.
-pub const PROGRAMS: [&str; 11] = [
+pub const PROGRAMS: [&str; 13] = [
     "from_external",
     "from_external6",
     "to_external",
@@ -103,6 +105,8 @@ pub const PROGRAMS: [&str; 11] = [
     "inside_from_container6",
     "begin_flow",
     "begin_flow6",
+    "answer_refusal",
+    "answer_refusal6",
     "to_bridge",
 ];
 

@@ -95,10 +95,12 @@ fn network_image(index: u32, network: &state::Network, host: &HostFacts) -> Imag
     entry.mac = bridge.mac;
     if let Some((addr, mask, len)) = network.v4.as_ref().and_then(prefix::<Addr4>) {
         (entry.prefix4, entry.mask4) = (addr, mask);
+        entry.gateway4 = network.v4.as_ref().and_then(gateway).unwrap_or_default();
         image.v4.prefixes.insert((addr, len), index);
     }
     if let Some((addr, mask, len)) = network.v6.as_ref().and_then(prefix::<Addr6>) {
         (entry.prefix6, entry.mask6) = (addr, mask);
+        entry.gateway6 = network.v6.as_ref().and_then(gateway).unwrap_or_default();
         image.v6.prefixes.insert((addr, len), index);
     }
     image.networks.insert(index, entry);
@@ -127,6 +129,11 @@ fn flags(network: &state::Network) -> u32 {
 fn prefix<A: TryFrom<IpAddr>>(subnet: &Subnet) -> Option<(A, A, u8)> {
     let net = subnet.subnet;
     Some((A::try_from(net.network()).ok()?, A::try_from(net.netmask()).ok()?, net.prefix_len()))
+}
+
+/// The bridge's own address in a subnet.
+fn gateway<A: TryFrom<IpAddr>>(subnet: &Subnet) -> Option<A> {
+    subnet.bridge.and_then(|addr| addr.try_into().ok())
 }
 
 /// The host's addresses as published ports need them, of both families.

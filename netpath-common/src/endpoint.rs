@@ -50,6 +50,9 @@ pub struct Network {
     pub mask4: Addr4,
     pub prefix6: Addr6,
     pub mask6: Addr6,
+    /// Address of the bridge; all zero if it has none.
+    pub gateway4: Addr4,
+    pub gateway6: Addr6,
     /// Hardware address of the bridge.
     pub mac: [u8; 6],
     _pad: [u8; 2],
@@ -80,7 +83,7 @@ pub mod network_flag {
     pub const TRUSTED: u32 = 512;
 }
 
-map_type!(Endpoint = 44, Network = 64);
+map_type!(Endpoint = 44, Network = 84);
 
 impl Endpoint {
     pub const EMPTY: Self = Self {
@@ -105,6 +108,8 @@ impl Network {
         mask4: Addr4([0; 4]),
         prefix6: Addr6([0; 16]),
         mask6: Addr6([0xff; 16]),
+        gateway4: Addr4([0; 4]),
+        gateway6: Addr6([0; 16]),
         mac: [0; 6],
         _pad: [0; 2],
     };

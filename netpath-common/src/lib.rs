@@ -20,6 +20,7 @@ mod host_peer;
 mod link;
 mod published_port;
 mod reason;
+mod share;
 mod tuple;
 
 pub use addr::{Addr4, Addr6, Address, NETWORK_BITS_WORDS, OtherFamily, network_bit};
@@ -37,6 +38,7 @@ pub use published_port::{
     AllowedSource, BLOCK_LEN, PORT_BITS_WORDS, PortKey, PortSource, PortTarget, port_bit, source_flag, target_flag,
 };
 pub use reason::Reason;
+pub use share::Share;
 pub use tuple::{Tuple, proto};
 
 /// Declares a shared type: its size in bytes is asserted, and user space may copy it out of a map.

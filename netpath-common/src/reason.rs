@@ -51,6 +51,15 @@ reasons! {
     SourceNotAllowed = 22, "source-not-allowed", "the published port is open to other sources only";
     RouterAdvertisement = 23, "router-advertisement", "a container sent a router advertisement or a redirect";
     TooBig = 24, "too-big", "larger than the other network's interfaces take, and no router is in between to say so";
+    FlowQuota = 25, "flow-quota", "the container has its share of the flow table; the new flow was refused";
+}
+
+impl Reason {
+    /// Whether a new flow was refused for want of room: its sender is told (RFC 5508, REQ-8).
+    #[inline(always)]
+    pub const fn is_refusal(self) -> bool {
+        matches!(self, Self::FlowTableFull | Self::PortsExhausted | Self::FlowQuota)
+    }
 }
 
 #[cfg(test)]

@@ -50,6 +50,12 @@ pub const fn is_partial(check: u16, addrs: u32, proto: u8, len: u16) -> bool {
     check == fold(addrs + (proto as u16).to_be() as u32 + len.to_be() as u32)
 }
 
+/// The checksum field over 16-bit words that sum up to `sum`.
+#[inline(always)]
+pub const fn check_of(sum: u32) -> u16 {
+    !fold(sum)
+}
+
 #[inline(always)]
 const fn fold(sum: u32) -> u16 {
     let once = (sum & 0xffff) + (sum >> 16);

@@ -10,8 +10,9 @@ use netpath_common::{Config, CtState, Endpoint, Flow, Inside, MappingKey, Reason
 use crate::{
     env::Env,
     family::Family,
-    flow_table::{insert, remove, remove_dead, reply_tuple},
+    flow_table::{forget, insert, purge, remove, remove_dead, reply_tuple},
     mapping::{Port, Request, allocate},
+    named_flow,
     packet::{Kind, Packet},
     tcp_state::{self, Direction},
 };
@@ -250,13 +251,18 @@ fn refresh_mapping<F: Family, E: Env<F>>(
     true
 }
 
-/// Creates the flow of a packet from the container and returns its host port.
+/// Creates the flow of a packet from the container and returns the port that it is called by.
 ///
 /// # Errors
 ///
-/// [`Reason::PortsExhausted`], [`Reason::FlowTableFull`]; no live flow is ever evicted for a new one.
+/// [`Reason::PortsExhausted`], [`Reason::FlowTableFull`], [`Reason::FlowQuota`]; no live flow is ever evicted for a new one.
 #[inline(always)]
 pub fn create<F: Family, E: Env<F>>(env: &E, config: &Config, request: &Request<'_, F>) -> Result<u16, Reason> {
+    purge::<F, E>(env, config, request.owner.index, request.now_s);
+    if request.is_own() {
+        named_flow::create_own::<F, E>(env, config, request)?;
+        return Ok(request.packet.tuple.src_port);
+    }
     // Two calls one after the other, not one in the other: their stacks together would be too large.
     let port = allocate::<F, E>(env, config, request)?;
     establish::<F, E>(env, config, request, port)?;
@@ -276,11 +282,11 @@ fn establish<F: Family, E: Env<F>>(
     if port.is_shared() {
         flow.flags |= flow_flag::SHARED;
     }
-    if insert::<F, E>(env, config, tuple, &mut flow, request.now_s).is_err() {
+    if let Err(reason) = insert::<F, E>(env, config, tuple, &mut flow, request.now_s) {
         if port.is_shared() {
             env.remove_reply(&reply_tuple::<F>(tuple, request.nat_addr, port.port()));
         }
-        return Err(Reason::FlowTableFull);
+        return Err(reason);
     }
     if port.is_shared() {
         // Somebody may have taken the claim for one left behind, before the flow was there.
@@ -290,7 +296,7 @@ fn establish<F: Family, E: Env<F>>(
         if is_ours {
             return Ok(());
         }
-        env.remove_flow(tuple);
+        forget::<F, E>(env, tuple, &flow);
         return Err(Reason::PortsExhausted);
     }
     if let Some(mapping) = env.mapping(&mapping_key::<F>(&flow, tuple.proto)) {

@@ -2,7 +2,7 @@
 
 use netpath_common::{
     Config, Endpoint, External, Flow, Inside, Link, LinkKey, Mapping, MappingKey, Network, PortKey, PortSource,
-    PortTarget, Reason, TrustedKey, Tuple,
+    PortTarget, Reason, Share, TrustedKey, Tuple,
 };
 
 use crate::{family::Family, mapping::Request, packet::Packet};
@@ -21,6 +21,14 @@ pub enum Route<A> {
 /// An entry that was to be new exists, or the map is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused;
+
+/// What an insertion did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inserted {
+    New,
+    /// Another entry was there.
+    Replaced,
+}
 
 /// Maps, clock, routes and sockets as the decisions see them.
 ///
@@ -47,8 +55,14 @@ pub trait Env<F: Family> {
     fn published_source(&self, key: &PortKey<F::Addr>) -> Option<&PortSource<F::Addr>>;
 
     fn flow(&self, tuple: &Tuple<F::Addr>) -> Option<*mut Flow<F::Addr>>;
-    fn insert_flow(&self, tuple: &Tuple<F::Addr>, flow: &Flow<F::Addr>) -> Result<(), Refused>;
-    fn remove_flow(&self, tuple: &Tuple<F::Addr>);
+    /// Inserts a flow that is not there, or writes over the one that is.
+    fn insert_flow(&self, tuple: &Tuple<F::Addr>, flow: &Flow<F::Addr>) -> Result<Inserted, Refused>;
+    /// False: it was not there.
+    fn remove_flow(&self, tuple: &Tuple<F::Addr>) -> bool;
+    /// Adds to a word that other CPUs add to, too.
+    fn add(&self, word: &mut u64, change: u64);
+    /// What the endpoint has of the table of flows; 0: all together.
+    fn share(&self, endpoint: u32) -> Option<*mut Share>;
     fn mapping(&self, key: &MappingKey<F::Addr>) -> Option<*mut Mapping<F::Addr>>;
     fn insert_mapping(&self, key: &MappingKey<F::Addr>, mapping: &Mapping<F::Addr>) -> Result<(), Refused>;
     fn reply(&self, tuple: &Tuple<F::Addr>) -> Option<&Inside<F::Addr>>;
@@ -59,7 +73,7 @@ pub trait Env<F: Family> {
     /// The next position of this CPU's hand on the ring.
     fn advance_ring(&self, len: u32) -> u32;
 
-    /// Makes the flow of `request` and says its host port.
+    /// Makes the flow of `request` and says the port that its container is called by.
     ///
     /// # Errors
     ///

@@ -30,28 +30,28 @@ pub fn from_external<F: Family, E: Env<F>>(
 ) -> Result<Decision<F>, Reason> {
     let tuple = &packet.tuple;
     check_loopback::<F>(tuple)?;
-    let way = published::find::<F, E>(env, &tuple.dst_addr, tuple.dst_port, tuple.proto);
-    if way.is_none() {
-        if packet.has_ports()
-            && conntrack::may_be_reply(config, packet)
-            && let Some(replied) = conntrack::lookup_reply::<F, E>(env, config, packet, tuple)?
-        {
-            // From whom the container has addressed.
-            let to = Receiver { index: replied.endpoint, port: replied.inside.port, counter: 0 };
-            return into_container::<F, E>(env, config, packet, to);
+    let to = match published::find::<F, E>(env, &tuple.dst_addr, tuple.dst_port, tuple.proto) {
+        Some(way) => {
+            check_source::<F, E>(env, tuple)?;
+            match to_published::<F, E>(env, config, packet, way)? {
+                Some(to) => to,
+                None => return Ok(Decision::pass(*tuple)),
+            }
         }
-        if !env.in_any_network(&tuple.dst_addr) {
-            return Ok(Decision::pass(*tuple));
-        }
-        cold_path();
-    }
-    check_source::<F, E>(env, tuple)?;
-    let to = match way {
-        Some(way) => match to_published::<F, E>(env, config, packet, way)? {
-            Some(to) => to,
-            None => return Ok(Decision::pass(*tuple)),
-        },
         None => {
+            if packet.has_ports()
+                && conntrack::may_be_reply(config, packet)
+                && let Some(replied) = conntrack::lookup_reply::<F, E>(env, config, packet, tuple)?
+            {
+                // From whom the container has addressed.
+                let to = Receiver { index: replied.endpoint, port: replied.inside.port, counter: 0 };
+                return into_container::<F, E>(env, config, packet, to);
+            }
+            if !env.in_any_network(&tuple.dst_addr) {
+                return Ok(Decision::pass(*tuple));
+            }
+            cold_path();
+            check_source::<F, E>(env, tuple)?;
             let index = direct::visit::<F, E>(env, config, packet, ifindex, Reason::DirectAccess)?;
             Receiver { index, port: tuple.dst_port, counter: 0 }
         }

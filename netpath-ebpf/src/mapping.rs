@@ -12,10 +12,10 @@ use crate::{
     conntrack::{Owner, timeout_s},
     env::Env,
     family::Family,
-    flow_table::{NO_RING, reply_tuple},
+    flow_table::{NO_RING, flows_of, reply_tuple},
     hash::Hash,
     packet::{Kind, Packet},
-    port_alloc::{CANDIDATES, Candidates},
+    port_alloc::{CANDIDATES, Candidates, FIRST_KEPT, MODEST_FLOWS},
     published,
 };
 
@@ -25,10 +25,11 @@ const SHARED_CANDIDATES: u32 = 8;
 /// its last segments live on any but the slowest path.
 const CLOSED_HOLD_S: u32 = 2;
 
-/// A new flow that needs a host port.
+/// A new flow, which needs a host port unless it is the container's [own](Self::is_own).
 pub struct Request<'a, F: Family> {
     pub packet: &'a Packet<F>,
     pub owner: Owner,
+    /// What the container is called in the flow: its own address if it keeps its name.
     pub nat_addr: F::Addr,
     pub now_s: u32,
 }
@@ -62,6 +63,12 @@ impl Port {
 }
 
 impl<F: Family> Request<'_, F> {
+    /// Whether the container keeps its own name in the flow.
+    #[inline(always)]
+    pub fn is_own(&self) -> bool {
+        self.nat_addr == self.packet.tuple.src_addr
+    }
+
     #[inline(always)]
     pub fn owns(&self, mapping: &Mapping<F::Addr>) -> bool {
         mapping.generation == self.owner.generation
@@ -160,13 +167,15 @@ fn search<F: Family, E: Env<F>>(env: &E, config: &Config, request: &Request<'_, 
     let zero = config.zero() as u16;
     let mut free = 0;
     let mut closed = 0;
+    let is_modest = flows_of::<F, E>(env, request.owner.index) < MODEST_FLOWS;
+    let may_have = |i| i < FIRST_KEPT || is_modest || !candidates.has_kept();
     for i in 0..CANDIDATES {
         // Whatever the last round has found: to the verifier all its ends are one.
         free |= zero;
         closed |= zero;
         let port = candidates.get(i);
         let Some(mapping) = env.mapping(&request.key(port)) else {
-            if free == 0 && is_usable::<F, E>(env, config, request, port) {
+            if free == 0 && may_have(i) && is_usable::<F, E>(env, config, request, port) {
                 free = port;
             }
             if free != 0 {
@@ -177,7 +186,7 @@ fn search<F: Family, E: Env<F>>(env: &E, config: &Config, request: &Request<'_, 
         // SAFETY: `env.mapping` returns valid pointers; see `Env`.
         let mapping = unsafe { &mut *mapping };
         if !is_alive(mapping, request.now_s) {
-            if free == 0 && is_usable::<F, E>(env, config, request, port) {
+            if free == 0 && may_have(i) && is_usable::<F, E>(env, config, request, port) {
                 free = port;
             }
             if mapping.passed == 0 && free != 0 {
@@ -189,7 +198,7 @@ fn search<F: Family, E: Env<F>>(env: &E, config: &Config, request: &Request<'_, 
             if mapping.passed == 0 {
                 mapping.passed = 1;
             }
-            if closed == 0 && is_takeable(config, mapping, request.now_s) {
+            if closed == 0 && may_have(i) && is_takeable(config, mapping, request.now_s) {
                 closed = port;
             }
         }

@@ -126,7 +126,7 @@ fn may_rename<F: Family>(packet: &Packet<F>, flow: Option<&Flow<F::Addr>>) -> bo
 ///
 /// # Errors
 ///
-/// [`Reason::FlowTableFull`].
+/// [`Reason::FlowTableFull`], [`Reason::FlowQuota`].
 #[inline(always)]
 pub fn note<F: Family, E: Env<F>>(
     env: &E,
@@ -164,23 +164,17 @@ pub fn note<F: Family, E: Env<F>>(
     insert::<F, E>(env, config, orig, &mut flow, now_s)
 }
 
-/// Creates the flow of a packet that the container sends under its own name.
+/// Creates the flow of a packet that the container sends under its own name. Not inlined, for a stack of its own.
 ///
 /// # Errors
 ///
-/// [`Reason::FlowTableFull`].
-#[inline(always)]
-pub fn begin_own<F: Family, E: Env<F>>(
-    env: &E,
-    config: &Config,
-    packet: &Packet<F>,
-    owner: Owner,
-) -> Result<(), Reason> {
-    let now_s = env.now_s();
-    let request = Request { packet, owner, nat_addr: packet.tuple.src_addr, now_s };
-    let mut flow = request.flow(packet.tuple.src_port);
+/// [`Reason::FlowTableFull`], [`Reason::FlowQuota`].
+#[inline(never)]
+pub fn create_own<F: Family, E: Env<F>>(env: &E, config: &Config, request: &Request<'_, F>) -> Result<(), Reason> {
+    let tuple = &request.packet.tuple;
+    let mut flow = request.flow(tuple.src_port);
     flow.flags |= flow_flag::NAMED;
-    insert::<F, E>(env, config, &packet.tuple, &mut flow, now_s)
+    insert::<F, E>(env, config, tuple, &mut flow, request.now_s)
 }
 
 /// Ends the flow of a client that used another name of the container before, if `packet` may.

@@ -7,11 +7,20 @@ use crate::hash::Hash;
 /// How many candidates are looked at before a port is shared (RFC 7857, 3: towards other destinations).
 pub const CANDIDATES: u32 = 32;
 
+/// The last candidates, from here on, lie in the part of the range that is kept for modest containers.
+pub const FIRST_KEPT: u32 = 24;
+/// A container with fewer flows than this is modest: it may have ports that are kept from others.
+pub const MODEST_FLOWS: u32 = 64;
+/// The part that is kept: one in this many.
+const KEPT_PART: u32 = 8;
+
 /// The ports that one inside address and port may be mapped to: always the same ones in the same order,
 /// so that a search finds the mapping that exists (endpoint-independent mapping, RFC 4787 REQ-1).
 #[derive(Clone, Copy, Debug)]
 pub struct Candidates {
     range: PortRange,
+    /// The end of `range`, which modest containers have for themselves.
+    kept: PortRange,
     inside_port: u16,
     start: u32,
     stride: u32,
@@ -31,10 +40,23 @@ impl Candidates {
         } else {
             config.ports
         };
+        let kept_len = if is_query || protocol == proto::SCTP { 0 } else { (range.len() / KEPT_PART) as u16 };
+        let (range, kept) = if kept_len == 0 {
+            (range, range)
+        } else {
+            let last = range.last - kept_len;
+            (PortRange { first: range.first, last }, PortRange { first: last + 1, last: range.last })
+        };
         let hash =
             Hash::new(config.hash_key).addr(inside).word((u32::from(inside_port) << 8) | u32::from(protocol)).finish();
         // An odd stride walks through many different ports whatever the length of the range.
-        Self { range, inside_port, start: hash as u32, stride: ((hash >> 32) as u32) | 1 }
+        Self { range, kept, inside_port, start: hash as u32, stride: ((hash >> 32) as u32) | 1 }
+    }
+
+    /// Whether a part of the range is kept.
+    #[inline(always)]
+    pub const fn has_kept(&self) -> bool {
+        self.kept.first != self.range.first
     }
 
     /// Candidate number `i`: first the inside port itself where the range has it, then hashed ones.
@@ -43,10 +65,11 @@ impl Candidates {
         if i == 0 && self.range.contains(self.inside_port) {
             return self.inside_port;
         }
+        let range = if i < FIRST_KEPT { &self.range } else { &self.kept };
         let position = self.start.wrapping_add(i.wrapping_mul(self.stride));
         // Multiply and shift instead of a remainder: no division on the path.
-        let offset = (u64::from(position) * u64::from(self.range.len())) >> 32;
-        self.range.first.wrapping_add(offset as u16)
+        let offset = (u64::from(position) * u64::from(range.len())) >> 32;
+        range.first.wrapping_add(offset as u16)
     }
 }
 
@@ -116,12 +139,17 @@ mod tests {
     }
 
     #[test]
-    fn ports_are_spread_over_the_whole_range() {
-        let config = config(10000, 19999);
-        let mut tenths = [0u32; 10];
+    fn ports_are_spread_over_the_whole_range_but_for_the_kept_part() {
+        let config = config(10000, 17999);
+        let mut eighths = [[0u32; 8]; 2];
         for port in 32768..60000 {
-            tenths[usize::from((candidates(&config, port)[0] - 10000) / 1000)] += 1;
+            let candidates = candidates(&config, port);
+            for (eighths, candidate) in eighths.iter_mut().zip([candidates[0], candidates[FIRST_KEPT as usize]]) {
+                eighths[usize::from((candidate - 10000) / 1000)] += 1;
+            }
         }
-        assert!(tenths.iter().all(|n| (2300..3200).contains(n)), "{tenths:?}");
+        let [usual, kept] = eighths;
+        assert!(usual[..7].iter().all(|n| (3500..4300).contains(n)) && usual[7] == 0, "{usual:?}");
+        assert!(kept[..7].iter().all(|n| *n == 0), "{kept:?}");
     }
 }

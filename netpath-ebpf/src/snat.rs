@@ -118,7 +118,8 @@ fn own<F: Family, E: Env<F>>(
     owner: Owner,
 ) -> Result<Source<F::Addr>, Reason> {
     if named_flow::is_trackable(packet) && named_flow::lookup::<F, E>(env, config, packet, owner).is_none() {
-        named_flow::begin_own::<F, E>(env, config, packet, owner)?;
+        let request = Request { packet, owner, nat_addr: packet.tuple.src_addr, now_s: env.now_s() };
+        env.begin(config, &request)?;
     }
     let tuple = &packet.tuple;
     Ok(Source { addr: tuple.src_addr, port: tuple.src_port, counter: 0 })

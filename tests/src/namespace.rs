@@ -72,6 +72,15 @@ impl Namespace {
         self.within(|| std::fs::write(&path, value).unwrap_or_else(|e| panic!("write {value} to {path}: {e}")));
     }
 
+    /// A counter of /proc/net/snmp: `name` in the lines that begin with `group`.
+    pub fn snmp(&self, group: &str, name: &str) -> u64 {
+        let text = self.within(|| std::fs::read_to_string("/proc/thread-self/net/snmp")).expect("read the counters");
+        let mut lines = text.lines().filter(|line| line.starts_with(group)).map(str::split_whitespace);
+        let (names, values) = (lines.next().expect("a line of names"), lines.next().expect("a line of values"));
+        let value = names.zip(values).find_map(|(one, value)| (one == name).then(|| value.parse()));
+        value.unwrap_or_else(|| panic!("no counter {name} of {group}")).expect("a number")
+    }
+
     /// Reads a network sysctl, named as below /proc/sys.
     pub fn sysctl(&self, name: &str) -> String {
         let path = format!("/proc/sys/{name}");

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use anyhow::Result;
 use aya::maps::lpm_trie::Key;
-use aya::maps::{LpmTrie, MapData, MapError};
+use aya::maps::{Array, LpmTrie, MapData, MapError};
 use aya::{Ebpf, Pod};
 use netpath_common::{
-    Address, AllowedSource, Flow, Inside, Mapping, MappingKey, PortKey, PortSource, PortTarget, Tuple,
+    Address, AllowedSource, Flow, Inside, Mapping, MappingKey, PortKey, PortSource, PortTarget, Share, Tuple,
 };
 
 use super::network_bits::NetworkBits;
@@ -29,6 +29,7 @@ pub(super) struct FamilyTables<A> {
     pub(super) flows: Table<Tuple<A>, Flow<A>>,
     pub(super) mappings: Table<MappingKey<A>, Mapping<A>>,
     pub(super) replies: Table<Tuple<A>, Inside<A>>,
+    pub(super) shares: Array<MapData, Share>,
 }
 
 impl<A: Address + Pod + Ord> FamilyTables<A> {
@@ -45,6 +46,7 @@ impl<A: Address + Pod + Ord> FamilyTables<A> {
             flows: take(ebpf, &format!("FLOWS_{family}"))?,
             mappings: take(ebpf, &format!("MAPPINGS_{family}"))?,
             replies: take(ebpf, &format!("REPLIES_{family}"))?,
+            shares: take(ebpf, &format!("SHARES_{family}"))?,
         })
     }
 

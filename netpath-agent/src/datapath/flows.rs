@@ -3,12 +3,14 @@
 //! The programs collect expired flows by themselves when they create new ones; the sweep only keeps an
 //! idle host's tables short. It takes the programs' own locks and looks again before it removes.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, Result};
 use aya::maps::MapError;
-use netpath_common::{Config, Flow, Mapping, MappingKey, Tuple, flow_flag, seconds};
+use netpath_common::{Config, Flow, Mapping, MappingKey, Share, Tuple, flow_flag, seconds};
 use netpath_ebpf::conntrack::is_expired;
 use netpath_ebpf::family::{Family, V4, V6};
-use netpath_ebpf::flow_table::{flow_lock, reply_tuple};
+use netpath_ebpf::flow_table::{ALL, flow_lock, reply_tuple};
 use netpath_ebpf::mapping::mapping_lock;
 use nix::time::{ClockId, clock_gettime};
 
@@ -65,14 +67,24 @@ impl Datapath {
         let config = self.config();
         let now_s = now_s()?;
         let mut removed = 0;
+        let mut shares = BTreeMap::from([(ALL, 0)]);
         for (tuple, flow) in self.flows::<F>()? {
             if self.is_dead::<F>(&config, &tuple, &flow, now_s) {
                 let same = |other: &Flow<F::Addr>| {
                     other.last_seen_s == flow.last_seen_s && other.generation == flow.generation
                 };
-                removed += usize::from(self.tables.remove_flow::<F>(&tuple, same)?);
+                if self.tables.remove_flow::<F>(&tuple, same)? {
+                    removed += 1;
+                    continue;
+                }
+            }
+            let mut add_to = |endpoint| *shares.entry(endpoint).or_default() += 1;
+            add_to(ALL);
+            if self.generation(flow.endpoint.into()) == Some(flow.generation) {
+                add_to(flow.endpoint.into());
             }
         }
+        self.tables.set_shares::<F>(&shares).context("count the flows of each container")?;
         self.sweep_mappings::<F>(now_s)?;
         Ok(removed)
     }
@@ -123,6 +135,20 @@ impl Datapath {
 }
 
 impl Tables {
+    /// Writes how many flows each endpoint has. Those that programs begin or end meanwhile are counted wrong until the
+    /// next time: shares are about fairness, and what the table holds is the map's to say.
+    fn set_shares<F: FamilyMaps>(&mut self, flows: &BTreeMap<u32, u64>) -> Result<(), MapError> {
+        let shares = &mut F::tables_mut(self).shares;
+        for index in 0..shares.len() {
+            let share = shares.get(&index, 0)?;
+            let flows = flows.get(&index).copied().unwrap_or(0);
+            if share.flows != flows {
+                shares.set(index, Share { flows, ..share }, 0)?;
+            }
+        }
+        Ok(())
+    }
+
     fn remove_flow<F: FamilyMaps>(
         &mut self,
         tuple: &Tuple<F::Addr>,

@@ -16,7 +16,7 @@ use super::links::unpin;
 use super::program;
 
 /// By their places in the table.
-const JUMPED_TO: [&str; 8] = [
+const JUMPED_TO: [&str; 10] = [
     "inside_from_container",
     "inside_from_container6",
     "from_container",
@@ -25,6 +25,8 @@ const JUMPED_TO: [&str; 8] = [
     "to_external6",
     "begin_flow",
     "begin_flow6",
+    "answer_refusal",
+    "answer_refusal6",
 ];
 
 const PREFIX: &str = "JUMPS-";

@@ -37,7 +37,12 @@ impl Sizes {
 /// Sets the sizes of the maps. Those that are pinned keep their own, which have to be these: what walks through an array
 /// believes what is set here.
 pub(super) fn set(loader: &mut EbpfLoader<'_>, sizes: &Sizes) {
-    for (name, size) in [("ENDPOINTS", sizes.max_endpoints), ("COUNTERS", sizes.max_counters)] {
+    for (name, size) in [
+        ("ENDPOINTS", sizes.max_endpoints),
+        ("SHARES_V4", sizes.max_endpoints),
+        ("SHARES_V6", sizes.max_endpoints),
+        ("COUNTERS", sizes.max_counters),
+    ] {
         loader.map_max_entries(name, size);
     }
     for (name4, name6, size) in [

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap};
 use aya::{Ebpf, Pod};
-use netpath_common::{Addr4, Addr6, Config, Counter, DropKey, Endpoint, External, Link, LinkKey, Network, TrustedKey};
+use netpath_common::{
+    Addr4, Addr6, Config, Counter, DropKey, Endpoint, External, Link, LinkKey, Network, Share, TrustedKey,
+};
 use netpath_ebpf::family::{Family, V4, V6};
 
 use super::Datapath;
@@ -149,6 +151,15 @@ impl Tables {
         Ok(())
     }
 
+    /// Writes an endpoint. A new one has no flows yet, whatever the one before it at this index had.
+    fn put_endpoint(&mut self, index: u32, endpoint: Endpoint) -> Result<(), MapError> {
+        if self.endpoints.get(&index, 0)?.generation != endpoint.generation {
+            self.v4.shares.set(index, Share::default(), 0)?;
+            self.v6.shares.set(index, Share::default(), 0)?;
+        }
+        self.endpoints.set(index, endpoint, 0)
+    }
+
     /// Writes an external interface, and its copy in the settings if it is the primary one or becomes it.
     fn put_external(&mut self, ifindex: u32, external: External) -> Result<(), MapError> {
         self.externals.insert(ifindex, external, 0)?;
@@ -276,7 +287,7 @@ impl Datapath {
         match *change {
             Change::PutNetwork(index, network) => tables.networks.set(index, network, 0),
             Change::DeleteNetwork(index) => tables.networks.set(index, Network::EMPTY, 0),
-            Change::PutEndpoint(index, endpoint) => tables.endpoints.set(index, endpoint, 0),
+            Change::PutEndpoint(index, endpoint) => tables.put_endpoint(index, endpoint),
             Change::DeleteEndpoint(index) => tables.endpoints.set(index, Endpoint::EMPTY, 0),
             Change::PutExternal(ifindex, external) => tables.put_external(ifindex, external),
             Change::DeleteExternal(ifindex) => tables.delete_external(ifindex),

@@ -5,13 +5,12 @@ use core::hint::cold_path;
 use aya_ebpf::{bindings::TC_ACT_SHOT, macros::classifier, programs::TcContext};
 use netpath_common::{Reason, proto};
 use netpath_ebpf::{
-    conntrack,
     env::Env,
     external,
     family::{Family, V4, V6},
     icmp::{self, Inner},
     inside,
-    packet::{Bytes, Kind, Packet},
+    packet::{Bytes, Kind},
     policy::{self, Arrival, Step},
 };
 use network_types::eth::EthHdr;
@@ -21,7 +20,7 @@ use super::{
     family_maps::FamilyMaps,
     forward::{NextHop, PASS, carry_out, carry_out_error},
     frame::{Context as _, Frame},
-    hand::{Hand, Parked},
+    hand::Hand,
     kernel::Kernel,
     maps, nd,
     rewrite::StoreL3,
@@ -105,18 +104,6 @@ pub(super) fn inside_from_container(ctx: TcContext) -> i32 {
 #[classifier]
 pub(super) fn inside_from_container6(ctx: TcContext) -> i32 {
     verdict(&ctx, stay_inside::<V6>(&ctx))
-}
-
-/// Where programs jump to that need a flow made.
-#[classifier]
-pub(super) fn begin_flow(ctx: TcContext) -> i32 {
-    verdict(&ctx, begin::<V4>(&ctx))
-}
-
-/// The same for IPv6.
-#[classifier]
-pub(super) fn begin_flow6(ctx: TcContext) -> i32 {
-    verdict(&ctx, begin::<V6>(&ctx))
 }
 
 #[inline(always)]
@@ -278,31 +265,10 @@ fn decide<F: Path>(
 /// Goes on in another program; returns if that fails. The kernel allows 33 jumps, should a flow vanish over and over
 /// before it is found.
 #[inline(always)]
-fn jump<F: Path>(ctx: &TcContext, place: u32) {
+pub(super) fn jump<F: FamilyMaps>(ctx: &TcContext, place: u32) {
     // The agent has filled the table before it attaches anything.
     // SAFETY: the context is valid, and the program jumped to is of the same type.
     let _ = unsafe { maps::JUMPS.tail_call(ctx, place + F::JUMP) };
-}
-
-/// Makes the flow that is parked for the packet in hand.
-#[inline(always)]
-fn begin<F: Path>(ctx: &TcContext) -> Result<i32, Reason> {
-    let (Some(hand), Some(parked)) = (F::hand(), F::parked()) else { return Err(Reason::Malformed) };
-    // SAFETY: this CPU's own elements, and programs do not interrupt each other on one CPU.
-    let (hand, parked) = unsafe { (&*hand, &mut *parked) };
-    create(ctx, &hand.packet, parked)?;
-    jump::<F>(ctx, parked.asker);
-    Err(Reason::FlowTableFull)
-}
-
-/// Not inlined, for a stack of its own.
-#[inline(never)]
-fn create<F: Path>(ctx: &TcContext, packet: &Packet<F>, parked: &mut Parked<F>) -> Result<(), Reason> {
-    let env = Kernel { ctx };
-    let config = Env::<F>::config(&env).ok_or(Reason::EndpointGone)?;
-    let request = parked.take(packet);
-    conntrack::create(&env, config, &request)?;
-    Ok(())
 }
 
 #[inline(always)]

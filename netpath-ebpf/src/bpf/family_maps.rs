@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use netpath_common::{
     Addr4, Addr6, Address, AllowedSource, Flow, FragmentKey, Inside, Mapping, MappingKey, PortKey, PortSource,
-    PortTarget, Ports, Tuple, network_bit,
+    PortTarget, Ports, Share, Tuple, network_bit,
 };
 use netpath_ebpf::family::{Family, V4, V6};
 
@@ -30,6 +30,7 @@ pub(super) trait FamilyMaps: Family {
     fn flows() -> &'static HashMap<Tuple<Self::Addr>, Flow<Self::Addr>>;
     fn mappings() -> &'static HashMap<MappingKey<Self::Addr>, Mapping<Self::Addr>>;
     fn replies() -> &'static HashMap<Tuple<Self::Addr>, Inside<Self::Addr>>;
+    fn shares() -> &'static Array<Share>;
     fn flow_ring() -> &'static Array<Tuple<Self::Addr>>;
     fn fragments() -> &'static LruHashMap<FragmentKey<Self::Addr>, Ports>;
     fn allowed() -> &'static LpmTrie<AllowedSource<Self::Addr>, u32>;
@@ -57,7 +58,7 @@ fn no_tuple() -> bpf_sock_tuple {
 /// The maps of a family, by the names they have with its suffix.
 macro_rules! family_maps {
     ($addresses:ident, $published_ports:ident, $published_sources:ident, $allowed:ident, $flows:ident,
-     $mappings:ident, $replies:ident, $flow_ring:ident, $fragments:ident, $hand:ident, $parked:ident) => {
+     $mappings:ident, $replies:ident, $shares:ident, $flow_ring:ident, $fragments:ident, $hand:ident, $parked:ident) => {
         #[inline(always)]
         fn addresses() -> &'static HashMap<Self::Addr, u32> {
             &maps::$addresses
@@ -85,6 +86,10 @@ macro_rules! family_maps {
         #[inline(always)]
         fn replies() -> &'static HashMap<Tuple<Self::Addr>, Inside<Self::Addr>> {
             &maps::$replies
+        }
+        #[inline(always)]
+        fn shares() -> &'static Array<Share> {
+            &maps::$shares
         }
         #[inline(always)]
         fn flow_ring() -> &'static Array<Tuple<Self::Addr>> {
@@ -116,6 +121,7 @@ impl FamilyMaps for V4 {
         FLOWS_V4,
         MAPPINGS_V4,
         REPLIES_V4,
+        SHARES_V4,
         FLOW_RING_V4,
         FRAGMENTS_V4,
         HAND_V4,
@@ -176,6 +182,7 @@ impl FamilyMaps for V6 {
         FLOWS_V6,
         MAPPINGS_V6,
         REPLIES_V6,
+        SHARES_V6,
         FLOW_RING_V6,
         FRAGMENTS_V6,
         HAND_V6,

@@ -1,22 +1,23 @@
 //! [`Env`] of the running kernel: maps and helpers.
 
 use core::{
+    arch::asm,
     hint::{black_box, cold_path},
     ptr,
 };
 
 use aya_ebpf::{
-    bindings::{BPF_F_CURRENT_NETNS, BPF_NOEXIST, bpf_fib_lookup},
+    bindings::{BPF_EXIST, BPF_F_CURRENT_NETNS, BPF_NOEXIST, bpf_fib_lookup},
     helpers,
     maps::lpm_trie,
 };
 use netpath_common::{
     Address, AllowedSource, Config, Endpoint, Event, EventKind, External, Flow, FragmentKey, Inside, Link, LinkKey,
-    Mapping, MappingKey, Network, PortKey, PortSource, PortTarget, Ports, Reason, TrustedKey, Tuple, config_flag,
-    port_bit, proto, seconds,
+    Mapping, MappingKey, Network, PortKey, PortSource, PortTarget, Ports, Reason, Share, TrustedKey, Tuple,
+    config_flag, port_bit, proto, seconds,
 };
 use netpath_ebpf::{
-    env::{Env, Refused, Route},
+    env::{Env, Inserted, Refused, Route},
     mapping::Request,
     packet::Packet,
 };
@@ -178,13 +179,28 @@ impl<F: FamilyMaps, C: Context> Env<F> for Kernel<'_, C> {
     }
 
     #[inline(always)]
-    fn insert_flow(&self, tuple: &Tuple<F::Addr>, flow: &Flow<F::Addr>) -> Result<(), Refused> {
-        inserted(F::flows().insert(tuple, flow, 0))
+    fn insert_flow(&self, tuple: &Tuple<F::Addr>, flow: &Flow<F::Addr>) -> Result<Inserted, Refused> {
+        if F::flows().insert(tuple, flow, u64::from(BPF_NOEXIST)).is_ok() {
+            return Ok(Inserted::New);
+        }
+        inserted(F::flows().insert(tuple, flow, u64::from(BPF_EXIST))).map(|()| Inserted::Replaced)
     }
 
     #[inline(always)]
-    fn remove_flow(&self, tuple: &Tuple<F::Addr>) {
-        let _ = F::flows().remove(tuple);
+    fn remove_flow(&self, tuple: &Tuple<F::Addr>) -> bool {
+        F::flows().remove(tuple).is_ok()
+    }
+
+    #[inline(always)]
+    fn add(&self, word: &mut u64, change: u64) {
+        // The compiler has no atomic addition for BPF.
+        // SAFETY: one instruction that adds to an aligned word of a map's value.
+        unsafe { asm!("lock *(u64 *)({word} + 0) += {change}", word = in(reg) word, change = in(reg) change) };
+    }
+
+    #[inline(always)]
+    fn share(&self, endpoint: u32) -> Option<*mut Share> {
+        F::shares().get_ptr_mut(endpoint)
     }
 
     #[inline(always)]

@@ -11,15 +11,18 @@ use aya_ebpf::{
 use netpath_common::{
     Addr4, Addr6, AllowedSource, Config, Counter, DropKey, Endpoint, External, Flow, FragmentKey, HostPeer,
     HostPeerKey, Inside, Link, LinkKey, Mapping, MappingKey, NETWORK_BITS_WORDS, Network, PORT_BITS_WORDS, PortKey,
-    PortSource, PortTarget, Ports, TrustedKey, Tuple,
+    PortSource, PortTarget, Ports, Share, TrustedKey, Tuple,
 };
 use netpath_ebpf::family::{V4, V6};
 
-use super::hand::{Hand, Parked};
+use super::{
+    answer::Draft,
+    hand::{Hand, Parked},
+};
 
 /// Programs that are jumped to, by [`jump`]. Written by the agent before anything is attached.
 #[map]
-pub(super) static JUMPS: ProgramArray = ProgramArray::with_max_entries(8, 0);
+pub(super) static JUMPS: ProgramArray = ProgramArray::with_max_entries(10, 0);
 
 /// Places in `JUMPS`: that of IPv4's program, and behind it that of IPv6's.
 pub(super) mod jump {
@@ -27,6 +30,7 @@ pub(super) mod jump {
     pub(in super::super) const FROM_CONTAINER: u32 = 2;
     pub(in super::super) const TO_EXTERNAL: u32 = 4;
     pub(in super::super) const BEGIN_FLOW: u32 = 6;
+    pub(in super::super) const ANSWER_REFUSAL: u32 = 8;
 }
 
 /// Settings: one element. Written by the agent.
@@ -115,6 +119,10 @@ pub(super) static MAPPINGS_V4: HashMap<MappingKey<Addr4>, Mapping<Addr4>> = Hash
 #[map]
 pub(super) static REPLIES_V4: HashMap<Tuple<Addr4>, Inside<Addr4>> = HashMap::with_max_entries(32768, 0);
 
+/// What each endpoint has of the table of flows, by its index; 0: all together. Written here, put right by the agent.
+#[map]
+pub(super) static SHARES_V4: Array<Share> = Array::with_max_entries(4096, 0);
+
 /// Every flow's tuple again, in a ring that collection walks. Written here. A lost place is harmless.
 #[map]
 pub(super) static FLOW_RING_V4: Array<Tuple<Addr4>> = Array::with_max_entries(131_072, 0);
@@ -134,6 +142,10 @@ pub(super) static HAND_V4: PerCpuArray<Hand<V4>> = PerCpuArray::with_max_entries
 /// The flow that is to be made. Written here.
 #[map]
 pub(super) static PARKED_V4: PerCpuArray<Parked<V4>> = PerCpuArray::with_max_entries(1, 0);
+
+/// The frame that a program makes. Written here.
+#[map]
+pub(super) static DRAFT: PerCpuArray<Draft> = PerCpuArray::with_max_entries(1, 0);
 
 /// Sources that may use a published port that has such a list. Written by the agent.
 #[map]
@@ -183,6 +195,10 @@ pub(super) static MAPPINGS_V6: HashMap<MappingKey<Addr6>, Mapping<Addr6>> =
 #[map]
 pub(super) static REPLIES_V6: HashMap<Tuple<Addr6>, Inside<Addr6>> =
     HashMap::with_max_entries(32768, BPF_F_NO_PREALLOC);
+
+/// What each endpoint has of the table of flows, by its index; 0: all together. Written here, put right by the agent.
+#[map]
+pub(super) static SHARES_V6: Array<Share> = Array::with_max_entries(4096, 0);
 
 /// Every flow's tuple again, in a ring that collection walks. Written here. A lost place is harmless.
 #[map]

@@ -1,6 +1,8 @@
 //! The eBPF side: maps, helpers, packet rewriting, and one entry point per hook.
 
+mod answer;
 mod arp;
+mod begin;
 mod bridge;
 mod entry;
 mod event;

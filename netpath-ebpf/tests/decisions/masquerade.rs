@@ -1,6 +1,6 @@
 //! Masquerade: ports, flows and their ends.
 
-use netpath_common::{Address as _, CtState, PortRange, Reason, Tuple, proto};
+use netpath_common::{Address as _, CtState, PortRange, Reason, Share, Tuple, proto};
 use netpath_ebpf::decision::Out;
 
 use super::{Addr, CLIENT, HOST, ICMP, OTHER_CLIENT, OTHER_HOST, World, container};
@@ -168,24 +168,80 @@ fn blind_rst_from_outside_does_not_end_a_connection() {
 #[test]
 fn full_table_refuses_new_flows_and_keeps_the_living() {
     let world = World::with_flows(8);
-    let living: Vec<_> =
-        (0..8).map(|i| world.send(1, &udp((container(1), 5000 + i), (CLIENT, 53))).unwrap().tuple).collect();
-    assert_eq!(port(&world, 2, 6000, (CLIENT, 53)), Err(Reason::FlowTableFull));
-    for out in living {
-        assert_eq!(world.arrive(&answer(&out, 0)).unwrap().tuple.dst_addr, container(1));
+    let living = fill(&world);
+    assert_eq!(living.len(), 8);
+    assert_eq!(port(&world, 3, 6000, (CLIENT, 53)), Err(Reason::FlowTableFull));
+    for (n, out) in living {
+        assert_eq!(world.arrive(&answer(&out, 0)).unwrap().tuple.dst_addr, container(n));
     }
+}
+
+/// Fills the table of flows with those of containers 1 and 2.
+fn fill(world: &World) -> Vec<(u8, Tuple<Addr>)> {
+    let mut living = Vec::new();
+    for n in [1, 2] {
+        let flows = (5000..).map(|port| world.send(n, &udp((container(n), port), (CLIENT, 53))));
+        living.extend(flows.map_while(Result::ok).map(|decision| (n, decision.tuple)));
+    }
+    living
+}
+
+#[test]
+fn a_container_that_takes_all_the_flows_it_can_leaves_room_for_others() {
+    let world = World::with_flows(100);
+    let take_all = |n| (1024..).take_while(|from| port(&world, n, *from, (CLIENT, 53)).is_ok()).count();
+    assert_eq!([1, 2, 3].map(take_all), [80, 16, 4]);
+    assert_eq!(world.flow_count(), 100);
+}
+
+#[test]
+fn a_container_with_its_share_goes_on_with_its_flows_and_gets_others_when_they_end() {
+    let world = World::with_flows(100);
+    for from in 0..80 {
+        port(&world, 1, 5000 + from, (CLIENT, 53)).unwrap();
+    }
+    assert_eq!(port(&world, 1, 6000, (CLIENT, 53)), Err(Reason::FlowQuota));
+    assert_eq!(port(&world, 1, 5000, (CLIENT, 53)), Ok(5000));
+    world.wait(world.config.timeouts.udp_unreplied + 1);
+    // It comes to them on its way round the ring.
+    let refused = (6000..6080).filter(|from| port(&world, 1, *from, (CLIENT, 53)).is_err()).count();
+    assert!(refused < 8, "{refused} refused");
+}
+
+#[test]
+fn what_a_container_before_has_left_is_not_on_the_share_of_the_next_one() {
+    let mut world = World::with_flows(100);
+    for from in 0..50 {
+        port(&world, 1, 5000 + from, (CLIENT, 53)).unwrap();
+    }
+    world.replace(1);
+    *world.shares[1].get_mut() = Share::default();
+    for from in 0..50 {
+        port(&world, 1, 5000 + from, (CLIENT, 53)).unwrap();
+    }
+    let shares = [0, 1].map(|index| world.shares[index].get_mut().flows());
+    assert_eq!(shares, [world.flow_count() as u32, 50]);
+}
+
+#[test]
+fn a_container_that_takes_all_the_ports_it_can_leaves_some_for_others() {
+    let mut world = World::with_flows(4096);
+    world.config.ports = PortRange { first: 2000, last: 2799 };
+    let server = (CLIENT, 53);
+    let taken: Vec<u16> = (10000..20000).filter_map(|from| port(&world, 1, from, server).ok()).collect();
+    assert!(taken.len() > 650 && taken[64..].iter().all(|port| *port < 2700), "{} ports", taken.len());
+    let others: Vec<u16> = (10000..10060).filter_map(|from| port(&world, 2, from, server).ok()).collect();
+    assert!(others.len() > 50 && others.iter().filter(|port| **port >= 2700).count() > 20, "{others:?}");
+    // What it has it keeps when it is not modest any more.
+    assert_eq!(port(&world, 2, 10000, server), Ok(others[0]));
 }
 
 #[test]
 fn expired_flows_make_room_without_any_sweep() {
     let world = World::with_flows(8);
-    for i in 0..8 {
-        port(&world, 1, 5000 + i, (CLIENT, 53)).unwrap();
-    }
+    assert_eq!(fill(&world).len(), 8);
     world.wait(world.config.timeouts.udp_unreplied + 1);
-    for i in 0..8 {
-        port(&world, 2, 6000 + i, (CLIENT, 53)).unwrap();
-    }
+    assert_eq!(fill(&world).len(), 8);
     assert_eq!(world.flow_count(), 8);
 }
 

@@ -7,11 +7,11 @@ use std::hash::Hash;
 
 use netpath_common::{
     Address, BLOCK_LEN, Config, Endpoint, External, Flow, Inside, LAYOUT, Link, LinkKey, Mapping, MappingKey, Network,
-    PortKey, PortRange, PortSource, PortTarget, Reason, Timeouts, TrustedKey, Tuple, config_flag, network_flag,
+    PortKey, PortRange, PortSource, PortTarget, Reason, Share, Timeouts, TrustedKey, Tuple, config_flag, network_flag,
 };
 use netpath_ebpf::conntrack;
 use netpath_ebpf::decision::Decision;
-use netpath_ebpf::env::{Env, Refused, Route};
+use netpath_ebpf::env::{Env, Inserted, Refused, Route};
 use netpath_ebpf::external;
 use netpath_ebpf::family::Family;
 use netpath_ebpf::icmp::{Inner, Translation};
@@ -65,6 +65,7 @@ pub(crate) struct World<F: Place> {
     pub(crate) flows: Cells<Tuple<F::Addr>, Flow<F::Addr>>,
     pub(crate) mappings: Cells<MappingKey<F::Addr>, Mapping<F::Addr>>,
     pub(crate) replies: Cells<Tuple<F::Addr>, Inside<F::Addr>>,
+    pub(crate) shares: Vec<UnsafeCell<Share>>,
     ring: Vec<UnsafeCell<Tuple<F::Addr>>>,
     hand: Cell<u32>,
     locks: RefCell<HashSet<u64>>,
@@ -135,6 +136,7 @@ impl<F: Place> World<F> {
             flows: RefCell::default(),
             mappings: RefCell::default(),
             replies: RefCell::default(),
+            shares: (0..=5).map(|_| UnsafeCell::default()).collect(),
             ring: (0..max_flows).map(|_| UnsafeCell::new(nobody::<F>())).collect(),
             hand: Cell::new(0),
             locks: RefCell::default(),
@@ -327,14 +329,22 @@ impl<F: Place> Env<F> for World<F> {
     fn flow(&self, tuple: &Tuple<F::Addr>) -> Option<*mut Flow<F::Addr>> {
         get(&self.flows, tuple)
     }
-    fn insert_flow(&self, tuple: &Tuple<F::Addr>, flow: &Flow<F::Addr>) -> Result<(), Refused> {
+    fn insert_flow(&self, tuple: &Tuple<F::Addr>, flow: &Flow<F::Addr>) -> Result<Inserted, Refused> {
         if let Some(meanwhile) = self.meanwhile.take() {
             meanwhile(self);
         }
-        insert(&self.flows, tuple, flow, self.config.max_flows as usize, true)
+        let inserted = if self.flows.borrow().contains_key(tuple) { Inserted::Replaced } else { Inserted::New };
+        insert(&self.flows, tuple, flow, self.config.max_flows as usize, true)?;
+        Ok(inserted)
     }
-    fn remove_flow(&self, tuple: &Tuple<F::Addr>) {
-        self.flows.borrow_mut().remove(tuple);
+    fn remove_flow(&self, tuple: &Tuple<F::Addr>) -> bool {
+        self.flows.borrow_mut().remove(tuple).is_some()
+    }
+    fn add(&self, word: &mut u64, change: u64) {
+        *word = word.wrapping_add(change);
+    }
+    fn share(&self, endpoint: u32) -> Option<*mut Share> {
+        self.shares.get(endpoint as usize).map(UnsafeCell::get)
     }
     fn mapping(&self, key: &MappingKey<F::Addr>) -> Option<*mut Mapping<F::Addr>> {
         get(&self.mappings, key)
