@@ -1,0 +1,236 @@
+//! A packet as the model sees it: its fields. How they become bytes is the business of who sends it.
+
+use std::net::{IpAddr, SocketAddr};
+
+/// What has ports, or an identifier in their place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Proto {
+    Tcp,
+    Udp,
+    Icmp,
+}
+
+/// An address and port that the data plane chose: what `inside` is called by `asked`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name {
+    pub proto: Proto,
+    pub inside: SocketAddr,
+    /// Whom the inside talks to, as it knows it.
+    pub asked: SocketAddr,
+    /// The host's address that masquerade uses.
+    pub host: IpAddr,
+}
+
+impl Name {
+    /// Whether both are one mapping: it does not depend on whom the inside talks to (RFC 4787, REQ-1).
+    pub fn is_same_mapping(&self, other: &Self) -> bool {
+        (self.proto, self.inside, self.host) == (other.proto, other.inside, other.host)
+    }
+}
+
+/// One end of a packet. The port of an echo is its identifier, at the end of who asks; where there is no port it is 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum End {
+    At(SocketAddr),
+    Name(Name),
+}
+
+impl End {
+    /// The address, which is known of a name, too.
+    pub fn addr(&self) -> IpAddr {
+        match self {
+            Self::At(at) => at.ip(),
+            Self::Name(name) => name.host,
+        }
+    }
+
+    /// Whether both are the same address and port.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::At(one), Self::At(other)) => one == other,
+            (Self::Name(one), Self::Name(other)) => one.is_same_mapping(other),
+            _ => false,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packet {
+    pub src: End,
+    pub dst: End,
+    pub ttl: u8,
+    pub tos: u8,
+    pub id: u16,
+    pub dont_fragment: bool,
+    /// IPv4 options, in bytes; a multiple of four.
+    pub options: Vec<u8>,
+    pub body: Body,
+    pub checksum: Checksum,
+    pub fragment: Option<Fragment>,
+    pub flaw: Option<Flaw>,
+}
+
+/// Which part of the datagram this packet carries, in bytes of transport header and payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fragment {
+    pub offset: usize,
+    pub len: usize,
+    pub more: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    Tcp(Tcp),
+    Udp {
+        payload: Vec<u8>,
+    },
+    Echo {
+        is_reply: bool,
+        sequence: u16,
+        payload: Vec<u8>,
+    },
+    /// An ICMP error.
+    Error(Quote),
+    /// An ICMP message that is neither echo nor error.
+    OtherIcmp {
+        kind: u8,
+        payload: Vec<u8>,
+    },
+    /// A protocol without ports.
+    Other {
+        proto: u8,
+        payload: Vec<u8>,
+    },
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tcp {
+    pub flags: u8,
+    pub seq: u32,
+    pub ack: u32,
+    pub window: u16,
+    /// In bytes; a multiple of four.
+    pub options: Vec<u8>,
+    pub payload: Vec<u8>,
+}
+
+/// An ICMP error and what it quotes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quote {
+    pub kind: ErrorKind,
+    pub code: u8,
+    /// The last half of the header's second word: of Fragmentation Needed the MTU.
+    pub word: u16,
+    pub packet: Box<Packet>,
+    /// How much of it is quoted behind its network header, in bytes.
+    pub len: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    Unreachable,
+    TimeExceeded,
+    ParameterProblem,
+}
+
+/// The transport header's checksum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checksum {
+    Right,
+    /// UDP over IPv4: there is none.
+    None,
+    /// Wrong by this much.
+    Wrong(u16),
+}
+
+/// What is wrong with the packet's headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    /// IP version 5.
+    Version,
+    /// A network header of four words.
+    HeaderLength,
+    /// The network header's checksum.
+    HeaderChecksum,
+    /// A total length of less than the network header's.
+    TotalShort,
+    /// A total length of more than the packet's.
+    TotalLong,
+    /// The transport header ends after this many bytes, and the total length says so.
+    Cut(usize),
+    /// UDP's length field says this, or of TCP the data offset in words.
+    Length(u16),
+}
+
+impl Flaw {
+    /// Whether the headers contradict each other, so that nobody can say what the packet is. A wrong header checksum
+    /// does not.
+    pub fn is_malformed(self) -> bool {
+        self != Self::HeaderChecksum
+    }
+}
+
+impl Tcp {
+    pub const FIN: u8 = 0x01;
+    pub const SYN: u8 = 0x02;
+    pub const RST: u8 = 0x04;
+    pub const ACK: u8 = 0x10;
+
+    pub fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+
+    /// The only segment that begins a connection: SYN without ACK, FIN and RST.
+    pub fn is_opening(&self) -> bool {
+        self.flags & (Self::SYN | Self::ACK | Self::RST | Self::FIN) == Self::SYN
+    }
+
+    /// The sequence number after the segment: SYN and FIN take one each (RFC 9293, 3.4).
+    pub fn end(&self) -> u32 {
+        let phantom = u32::from(self.has(Self::SYN)) + u32::from(self.has(Self::FIN));
+        self.seq.wrapping_add(self.payload.len() as u32).wrapping_add(phantom)
+    }
+}
+
+impl Packet {
+    /// A packet with nothing special about it.
+    pub fn new(src: End, dst: End, body: Body) -> Self {
+        Self {
+            src,
+            dst,
+            ttl: 64,
+            tos: 0,
+            id: 1,
+            dont_fragment: false,
+            options: Vec::new(),
+            body,
+            checksum: Checksum::Right,
+            fragment: None,
+            flaw: None,
+        }
+    }
+
+    /// What its ports are ports of; none where there is nothing to translate by.
+    pub fn proto(&self) -> Option<Proto> {
+        match self.body {
+            Body::Tcp(_) => Some(Proto::Tcp),
+            Body::Udp { .. } => Some(Proto::Udp),
+            Body::Echo { .. } => Some(Proto::Icmp),
+            Body::Error(_) | Body::OtherIcmp { .. } | Body::Other { .. } => None,
+        }
+    }
+
+    pub fn is_malformed(&self) -> bool {
+        self.flaw.is_some_and(Flaw::is_malformed)
+    }
+
+    /// A fragment without the transport header.
+    pub fn is_later_fragment(&self) -> bool {
+        self.fragment.is_some_and(|fragment| fragment.offset > 0)
+    }
+
+    /// The same packet one hop on.
+    pub fn hopped(&self) -> Self {
+        Self { ttl: self.ttl - 1, ..self.clone() }
+    }
+}
