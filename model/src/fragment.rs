@@ -7,8 +7,8 @@ use crate::packet::{Body, End, Name, Packet};
 /// What all fragments of a datagram have in common (RFC 791, 3.2).
 type Key = (IpAddr, IpAddr, u16, u8);
 
-/// Datagrams whose first fragment has passed, and the mappings that were begun: the port that a first fragment went to
-/// is not that of a name which came to be later.
+/// Datagrams whose first fragment has passed, and the names that were given: the port that a first fragment went to
+/// is not that of a name which was given later.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Fragments {
     known: Vec<(Key, usize)>,
@@ -20,7 +20,7 @@ impl Fragments {
         *self = Self::default();
     }
 
-    /// Notes that a mapping was begun.
+    /// Notes that a name was given.
     pub(crate) fn note_name(&mut self, name: Name) {
         self.named.push(name);
     }

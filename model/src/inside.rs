@@ -96,9 +96,6 @@ impl Nat {
         let mut flow = Flow::new(proto, inside, packet.dst, End::Name(name), sender);
         flow.begin(packet, Side::Inside, self.now_s);
         self.flows.push(flow);
-        if is_new {
-            self.fragments.note_name(name);
-        }
         Ok((End::Name(name), is_new.then_some(name)))
     }
 

@@ -178,6 +178,11 @@ impl Nat {
         &self.flows
     }
 
+    /// The name stands for another port from now on: fragments on the way to the one it had will miss it.
+    pub fn rename(&mut self, name: Name) {
+        self.fragments.note_name(name);
+    }
+
     /// All flows end.
     pub fn forget(&mut self) {
         self.flows.clear();

@@ -86,6 +86,14 @@ impl FrameSocket {
         }
     }
 
+    /// The next frame that has been seen by now, put into `frame`; its length.
+    pub fn next_seen(&self, frame: &mut [u8]) -> Option<usize> {
+        // SAFETY: the buffer is live and of the length given.
+        let read =
+            unsafe { libc::recv(self.socket.as_raw_fd(), frame.as_mut_ptr().cast(), frame.len(), libc::MSG_DONTWAIT) };
+        usize::try_from(read).ok()
+    }
+
     /// The frames that have been seen by now.
     pub fn take(&mut self) -> Vec<Vec<u8>> {
         self.socket.set_nonblocking(true).expect("wait for nothing");

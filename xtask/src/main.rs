@@ -5,6 +5,7 @@ mod bench;
 mod ci;
 mod conformance;
 mod demo;
+mod differential;
 mod docker_proxy;
 mod linker;
 mod lint;
@@ -58,6 +59,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "BENCH OPTIONS")]
         args: Vec<OsString>,
     },
+    /// Send random packets through netpath, Docker's rules and a reference model, and compare; the options are those of the
+    /// comparison: --packets, --seed, ... (root)
+    Differential {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
+        args: Vec<OsString>,
+    },
     /// Run the conformance tests and write docs/conformance.md (root)
     Conformance {
         /// Run nothing: write what the last tests saw
@@ -86,6 +93,7 @@ fn dispatch(task: Task) -> Result<ExitCode> {
         Task::Test { args } => test::run(&args),
         Task::Lint => lint::run(),
         Task::Bench { args } => bench::run(&args),
+        Task::Differential { args } => differential::run(&args),
         Task::Conformance { tables } => conformance::run(tables),
         Task::Ci => ci::run(),
     }

@@ -1,0 +1,305 @@
+//! Steps by chance: mostly what two who talk would say next, and near misses of it.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+
+use netpath_model::packet::Fragment;
+use netpath_model::{Body, Checksum, End, Name, Nat, Packet, Place, Proto, Tcp};
+
+use crate::conversation::{Conversation, Party};
+use crate::layout::{self, CLOSED_PORTS, CONTAINERS, FAR, GATEWAY, OUTSIDE, SPARE_PORTS, STRANGER, at};
+use crate::malformed;
+use crate::rng::Rng;
+use crate::step::{Step, Stimulus, Via};
+use crate::wire;
+use netpath_tests::HOST;
+
+/// How many talk at once.
+const CONVERSATIONS: usize = 14;
+
+/// Makes steps, as many as are wanted.
+pub struct Generator {
+    rng: Rng,
+    conversations: Vec<Conversation>,
+    /// What is to be sent soon: the rest of a datagram's fragments.
+    queue: VecDeque<Stimulus>,
+    sent: u16,
+    /// Control-plane steps and packets of all steps: one in so many.
+    rarely: usize,
+}
+
+impl Generator {
+    pub fn new(seed: u64) -> Self {
+        let rng = Rng::new(seed);
+        Self { rng, conversations: Vec::new(), queue: VecDeque::new(), sent: 0, rarely: 400 }
+    }
+
+    /// The next step in worlds of which `model` knows the state.
+    pub fn step(&mut self, model: &Nat) -> Step {
+        if self.queue.is_empty() && self.rng.below(self.rarely) == 0 {
+            return self.control(model);
+        }
+        let rest = if self.rng.chance(70) { self.queue.pop_front() } else { None };
+        let mut stimulus = rest.unwrap_or_else(|| self.stimulus(model));
+        if stimulus.packet.fragment.is_none() {
+            // Identifications of whole packets tell them apart; those of fragments are given to all of a datagram.
+            self.sent = self.sent.wrapping_add(1);
+            stimulus.packet.id = self.sent;
+        }
+        Step::Send(Box::new(stimulus))
+    }
+
+    /// What is left to be sent of what was begun.
+    pub fn rest(&mut self) -> Option<Step> {
+        self.queue.pop_front().map(|stimulus| Step::Send(Box::new(stimulus)))
+    }
+
+    fn control(&mut self, model: &Nat) -> Step {
+        let port = self.rng.pick(&SPARE_PORTS);
+        let is_published = model.ports().contains(&port);
+        match self.rng.below(20) {
+            0 => Step::Replace(self.rng.below(CONTAINERS)),
+            1 if self.rng.chance(20) => Step::RestartAgent,
+            2..=6 if is_published => Step::Unpublish(port),
+            2..=6 => Step::Publish(port),
+            _ => Step::Advance(self.rng.pick(&[25, 70, 130, 250, 310, 2000, 7500])),
+        }
+    }
+
+    fn stimulus(&mut self, model: &Nat) -> Stimulus {
+        if self.conversations.len() < 3 || (self.rng.chance(10) && self.conversations.len() < CONVERSATIONS) {
+            let begun = self.conversation(model);
+            self.conversations.push(begun);
+        } else if self.rng.chance(2) {
+            let over = self.rng.below(self.conversations.len());
+            self.conversations.swap_remove(over);
+        }
+        let chosen =
+            if self.rng.chance(30) { self.conversations.len() - 1 } else { self.rng.below(self.conversations.len()) };
+        match self.rng.below(100) {
+            0..64 => self.progress(chosen),
+            64..70 => self.error(chosen),
+            70..75 => self.fragments(chosen),
+            75..80 => self.wrong_peer(chosen),
+            80..86 => self.odd_segment(chosen),
+            86..90 => self.malformed(chosen),
+            90..93 => self.disguised(chosen),
+            _ => self.uninvited(),
+        }
+    }
+
+    /// Who talks to whom.
+    fn conversation(&mut self, model: &Nat) -> Conversation {
+        let rng = &mut self.rng;
+        let proto = rng.pick(&[Proto::Tcp, Proto::Tcp, Proto::Udp, Proto::Udp, Proto::Icmp]);
+        let container = rng.below(CONTAINERS);
+        let own_port = match proto {
+            Proto::Icmp => rng.pick(&[77, 78, 0x8000]),
+            Proto::Tcp => rng.pick(&[5000, 5001, 5002, 700, 80]),
+            Proto::Udp => rng.pick(&[5000, 5001, 5002, 700, 53]),
+        };
+        let own = (Place::Container(container), at(layout::container(container), own_port));
+        let outside_addr = rng.pick(&OUTSIDE);
+        let far_port = if proto == Proto::Icmp { 0 } else { rng.pick(&[7000, 7001, 443]) };
+        let far = (Place::Outside, at(outside_addr, far_port));
+        let ports: Vec<_> = model.ports().iter().filter(|port| port.proto == proto).copied().collect();
+        let kind = rng.below(20) / 2;
+        if kind < 4 || (ports.is_empty() && kind < 9) {
+            let name = Name { proto, inside: own.1, asked: far.1, host: HOST };
+            return Conversation::direct(proto, own, far, rng).named(name);
+        }
+        if kind >= 9 || ports.is_empty() {
+            let other = (container + 1 + rng.below(CONTAINERS - 1)) % CONTAINERS;
+            let port = if proto == Proto::Icmp { 0 } else { rng.pick(&[80, 53, 5000]) };
+            let other = (Place::Container(other), at(layout::container(other), port));
+            return Conversation::direct(proto, own, other, rng);
+        }
+        let port = rng.pick(&ports);
+        let target = (Place::Container(port.container), at(layout::container(port.container), port.port));
+        if kind < 7 {
+            let client = (Place::Outside, at(outside_addr, rng.pick(&[40000, 40001, 40002])));
+            return Conversation::direct(proto, client, target, rng).asking(at(HOST, port.host_port));
+        }
+        let asked = at(rng.pick(&[HOST, GATEWAY]), port.host_port);
+        let name = Name { proto, inside: own.1, asked, host: asked.ip() };
+        Conversation::direct(proto, own, target, rng).asking(asked).named(name)
+    }
+
+    /// What comes next, now and then with a field of its own or once more.
+    fn progress(&mut self, chosen: usize) -> Stimulus {
+        let rng = &mut self.rng;
+        let conversation = &mut self.conversations[chosen];
+        let (party, mut packet) = conversation.next(rng);
+        match rng.below(30) {
+            0 => packet.tos = rng.word() as u8,
+            1 => packet.dont_fragment = true,
+            2 => packet.ttl = rng.pick(&[0, 1, 1, 1, 2, 255]),
+            3 => packet.options = rng.pick(&[vec![1; 4], vec![1; 40], vec![1; 12]]),
+            4 if matches!(packet.body, Body::Udp { .. }) => packet.checksum = Checksum::None,
+            5 => packet.checksum = Checksum::Wrong(1 + rng.below(0xfffd) as u16),
+            _ => {}
+        }
+        let padding = if rng.chance(5) { rng.below(20) } else { 0 };
+        Stimulus { padding, ..conversation.stimulus(party, packet) }
+    }
+
+    /// An error about what one of the two has got, by itself or by a router in between.
+    fn error(&mut self, chosen: usize) -> Stimulus {
+        let rng = &mut self.rng;
+        let conversation = &self.conversations[chosen];
+        let party = rng.pick(&Party::BOTH);
+        let payload = vec![7; rng.below(30)];
+        let quoted = conversation.anything(party.other(), payload, rng);
+        let mut error = conversation.error(party, quoted, rng);
+        if conversation.place(party) == Place::Outside && rng.chance(40) {
+            error.src = End::At(at(rng.pick(&[FAR, STRANGER]), 0));
+        }
+        if rng.chance(10) {
+            error.ttl = 1;
+        }
+        if rng.chance(10)
+            && let Body::Error(quote) = &mut error.body
+            && conversation.proto != Proto::Icmp
+        {
+            // About somebody else's packet.
+            quote.packet.dst = End::At(at(quote.packet.dst.addr(), 4444));
+        }
+        conversation.stimulus(party, error)
+    }
+
+    /// A datagram in pieces, which come one after the other, though not at once.
+    fn fragments(&mut self, chosen: usize) -> Stimulus {
+        let rng = &mut self.rng;
+        let conversation = &self.conversations[chosen];
+        if conversation.proto == Proto::Tcp && conversation.is_hairpin() {
+            // A later fragment of a segment may give a flow another name, as no segment but a SYN should.
+            return self.progress(chosen);
+        }
+        let party = rng.pick(&Party::BOTH);
+        let payload = (0..48 + rng.below(40)).map(|byte| byte as u8).collect();
+        let mut packet = conversation.anything(party, payload, rng);
+        let total = wire::transport_len(&packet);
+        let size = rng.pick(&[24, 32, 48]);
+        // Identifications of datagrams are even, those of pieces that nobody knows are odd.
+        let is_stray = rng.chance(15);
+        self.sent = self.sent.wrapping_add(2);
+        packet.id = self.sent & !1 | u16::from(is_stray);
+        let mut pieces: VecDeque<Stimulus> = (0..total)
+            .step_by(size)
+            .map(|offset| {
+                let fragment = Fragment { offset, len: size.min(total - offset), more: offset + size < total };
+                conversation.stimulus(party, Packet { fragment: Some(fragment), ..packet.clone() })
+            })
+            .collect();
+        if is_stray {
+            pieces.pop_front();
+        }
+        let first = pieces.pop_front().expect("more than one piece");
+        self.queue.extend(pieces);
+        first
+    }
+
+    /// To whom one of the two talks, but from somebody else.
+    fn wrong_peer(&mut self, chosen: usize) -> Stimulus {
+        let rng = &mut self.rng;
+        let conversation = &self.conversations[chosen];
+        let party = rng.pick(&Party::BOTH);
+        let mut packet = conversation.anything(party, vec![1; 3], rng);
+        if let (Place::Outside, End::At(src)) = (conversation.place(party), packet.src) {
+            let has_port = packet.proto() != Some(Proto::Icmp);
+            let port = src.port() ^ u16::from(has_port);
+            let other = rng.pick(&[at(src.ip(), port), at(FAR, src.port()), at(STRANGER, src.port())]);
+            packet.src = End::At(other);
+        } else if let End::At(dst) = packet.dst {
+            let is_open = conversation.place(party.other()) == Place::Outside && party == Party::First;
+            let to = if is_open { at(rng.pick(&OUTSIDE), dst.port() ^ 1) } else { dst };
+            packet.dst = End::At(if packet.proto() == Some(Proto::Icmp) { at(to.ip(), dst.port()) } else { to });
+        }
+        conversation.stimulus(party, packet)
+    }
+
+    /// A segment with flags or numbers that do not fit; a datagram of another kind.
+    fn odd_segment(&mut self, chosen: usize) -> Stimulus {
+        const FLAGS: [u8; 11] = [0, 0x29, 0x03, 0x06, 0x01, 0x04, 0x14, 0x12, 0x10, 0x02, 0xff];
+        let rng = &mut self.rng;
+        let conversation = &self.conversations[chosen];
+        let party = rng.pick(&Party::BOTH);
+        if conversation.proto != Proto::Tcp {
+            // An answer that nobody asked for, or a question where answers are due.
+            let mut packet = conversation.anything(party.other(), vec![2; 4], rng);
+            (packet.src, packet.dst) = conversation.sent_by(party);
+            if let Body::Echo { is_reply, .. } = packet.body {
+                let port = |is_askers: bool| if is_askers { 77 } else { 0 };
+                packet.src = End::At(at(packet.src.addr(), port(!is_reply)));
+                packet.dst = End::At(at(packet.dst.addr(), port(is_reply)));
+            }
+            return conversation.stimulus(party, packet);
+        }
+        let flags = rng.pick(&FLAGS);
+        let mut tcp = conversation.segment(party, flags);
+        tcp.seq = tcp.seq.wrapping_add(rng.pick(&[0, 0, 1, 1000, u32::MAX, 1 << 31]));
+        conversation.stimulus(party, conversation.packet(party, Body::Tcp(tcp)))
+    }
+
+    fn malformed(&mut self, chosen: usize) -> Stimulus {
+        let rng = &mut self.rng;
+        let conversation = &self.conversations[chosen];
+        let party = rng.pick(&Party::BOTH);
+        let mut packet = conversation.anything(party, vec![3; 12], rng);
+        packet.flaw = Some(malformed::flaw(conversation.proto, rng));
+        conversation.stimulus(party, packet)
+    }
+
+    /// As if it were somebody else.
+    fn disguised(&mut self, chosen: usize) -> Stimulus {
+        let rng = &mut self.rng;
+        let conversation = &self.conversations[chosen];
+        let party = rng.pick(&Party::BOTH);
+        let mut packet = conversation.anything(party, vec![4; 5], rng);
+        let Place::Container(number) = conversation.place(party) else {
+            let inside = layout::container(rng.below(CONTAINERS));
+            let src: IpAddr =
+                rng.pick(&[inside, GATEWAY, [224, 0, 0, 9].into(), [0, 0, 0, 0].into(), [127, 0, 0, 1].into()]);
+            packet.src = End::At(at(src, if let End::At(src) = packet.src { src.port() } else { 0 }));
+            return conversation.stimulus(party, packet);
+        };
+        let mut stimulus = conversation.stimulus(party, packet);
+        if rng.chance(50) {
+            stimulus.has_own_mac = false;
+        } else if let End::At(src) = stimulus.packet.src {
+            let other = layout::container((number + 1) % CONTAINERS);
+            stimulus.packet.src = End::At(at(rng.pick(&[other, [10, 9, 9, 9].into(), FAR]), src.port()));
+        }
+        stimulus
+    }
+
+    /// What belongs to no conversation.
+    fn uninvited(&mut self) -> Stimulus {
+        let rng = &mut self.rng;
+        let number = rng.below(CONTAINERS);
+        let own = layout::container(number);
+        let (inside, outside) = (End::At(at(own, 5005)), End::At(at(rng.pick(&OUTSIDE), 7005)));
+        let closed = End::At(at(rng.pick(&[HOST, GATEWAY]), rng.pick(&CLOSED_PORTS)));
+        let body = match rng.below(6) {
+            0 | 1 => Body::Tcp(Tcp { flags: rng.pick(&[2, 0x12, 4, 0x10]), seq: 77, ack: 99, ..Tcp::default() }),
+            2 | 3 => Body::Udp { payload: vec![5; 9] },
+            4 => Body::Other { proto: 253, payload: vec![6; 20] },
+            _ => Body::OtherIcmp { kind: rng.pick(&[10, 40, 9]), payload: vec![6; 8] },
+        };
+        match rng.below(6) {
+            0 => Stimulus::new(Place::Container(number), Packet::new(inside, outside, body)),
+            1 => Stimulus::new(Place::Container(number), Packet::new(inside, closed, body)),
+            2 => Stimulus::new(Place::Outside, Packet::new(outside, inside, body)),
+            3 => Stimulus::new(Place::Outside, Packet::new(outside, closed, body)),
+            4 => {
+                let loopback = End::At(at([127, 0, 0, 1].into(), 8080));
+                Stimulus::new(Place::Outside, Packet::new(outside, loopback, body))
+            }
+            _ => {
+                let other = (number + 1) % CONTAINERS;
+                let packet = Packet::new(inside, End::At(at(layout::container(other), 80)), body);
+                Stimulus { via: Via::Neighbour(other), ..Stimulus::new(Place::Container(number), packet) }
+            }
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! One of the two worlds: a data plane, and a packet socket at each of its ends, where nobody else speaks.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+
+use netpath_common::Addr4;
+use netpath_model::{Flow, Name, Place, Port, Proto};
+use netpath_tests::frames::FrameSocket;
+use netpath_tests::packets;
+use netpath_tests::{CLIENT, Container, Family, HOST, Namespace, Options, Plane, SECOND_CLIENT, World, program};
+
+use crate::conntrack::Conntrack;
+use crate::layout::{self, CONTAINERS, MASQUERADE_PORTS, at};
+use crate::step::{Stimulus, Via};
+use crate::tables::Tables;
+use crate::wire;
+
+/// A world, and who is who in it.
+pub struct Side {
+    pub world: World,
+    outside: FrameSocket,
+    containers: Vec<Inhabitant>,
+    host_mac: [u8; 6],
+    bridge_mac: [u8; 6],
+    memory: Memory,
+    /// What each name stands for here.
+    names: HashMap<Name, SocketAddr>,
+    buffer: Vec<u8>,
+    /// Containers that have been here before.
+    gone: usize,
+}
+
+struct Inhabitant {
+    container: Container,
+    tap: FrameSocket,
+}
+
+/// What the data plane remembers of traffic.
+enum Memory {
+    Netpath(Box<Tables<Addr4>>),
+    Netfilter(Conntrack),
+}
+
+/// A frame that came out.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub at: Place,
+    pub dst_mac: [u8; 6],
+    pub src_mac: [u8; 6],
+    /// From the network header on.
+    pub packet: Vec<u8>,
+}
+
+impl Side {
+    pub fn netpath(icc: bool) -> Self {
+        let (first, last) = MASQUERADE_PORTS;
+        let options = Options::agent(&format!("--max-flows 4096 --masquerade-ports {first}-{last}"));
+        Self::new(Plane::Netpath { shortcuts: true }, Options { icc, watch: false, ..options })
+    }
+
+    pub fn netfilter(icc: bool) -> Self {
+        Self::new(Plane::Iptables { proxy: false }, Options { icc, watch: false, ..Options::default() })
+    }
+
+    fn new(plane: Plane, options: Options) -> Self {
+        let world = World::with(plane, options);
+        let bridge = if plane.is_netpath() { "netpath0" } else { "docker0" };
+        quieten(&world.host, plane.is_netpath());
+        mute(&world.client);
+        let outside = tap(&world.client);
+        for address in [CLIENT, SECOND_CLIENT] {
+            know(&world.host, address, outside.mac(), "up0");
+        }
+        world.host.ip(&format!("route add default via {CLIENT}"));
+        let containers = (0..CONTAINERS).map(|number| {
+            let specs: Vec<String> = own_ports(number).map(|port| layout::spec(&port)).collect();
+            let specs: Vec<&str> = specs.iter().map(String::as_str).collect();
+            inhabit(&world, world.container(&format!("c{number}"), &specs), bridge)
+        });
+        let containers = containers.collect();
+        let memory = if plane.is_netpath() {
+            Memory::Netpath(Box::new(Tables::open(&world.instance().pin_dir.join("maps"), "V4")))
+        } else {
+            Memory::Netfilter(Conntrack::new(&world.host))
+        };
+        let (host_mac, bridge_mac) = (world.host.mac("up0"), world.host.mac(bridge));
+        stop_offloads(&world.host);
+        Self {
+            outside,
+            containers,
+            host_mac,
+            bridge_mac,
+            memory,
+            names: HashMap::new(),
+            buffer: vec![0; 4096],
+            gone: 0,
+            world,
+        }
+    }
+
+    pub fn is_netpath(&self) -> bool {
+        matches!(self.memory, Memory::Netpath(_))
+    }
+
+    /// What `name` stands for. netpath has one for all whom the inside talks to; netfilter chooses for each.
+    pub fn name(&self, name: &Name) -> Option<SocketAddr> {
+        self.names.get(&self.key(name)).copied()
+    }
+
+    /// The same; an end where nothing is, if the name has never been used.
+    pub fn resolve(&self, name: &Name) -> SocketAddr {
+        let of_mapping = || self.names.iter().find(|(other, _)| other.is_same_mapping(name)).map(|(_, to)| *to);
+        self.name(name).or_else(of_mapping).unwrap_or_else(|| at(name.host, layout::CLOSED_PORTS[0]))
+    }
+
+    pub fn bind(&mut self, name: &Name, to: SocketAddr) {
+        self.names.insert(self.key(name), to);
+    }
+
+    /// Another name that stands for `to`.
+    pub fn other_name(&self, name: &Name, to: SocketAddr) -> Option<Name> {
+        let own = self.key(name);
+        let is_other =
+            |(other, bound): &(&Name, &SocketAddr)| **bound == to && **other != own && other.proto == own.proto;
+        self.names.iter().find(is_other).map(|(other, _)| *other)
+    }
+
+    pub fn unbind(&mut self, name: &Name) {
+        self.names.remove(name);
+    }
+
+    fn key(&self, name: &Name) -> Name {
+        if self.is_netpath() { Name { asked: at(name.host, 0), ..*name } } else { *name }
+    }
+
+    /// Whether a name stands for this port of the host.
+    pub fn is_in_use(&self, port: &Port) -> bool {
+        self.names.iter().any(|(name, to)| name.proto == port.proto && to.port() == port.host_port)
+    }
+
+    /// Sends `stimulus`.
+    pub fn send(&self, stimulus: &Stimulus) {
+        const FOREIGN: [u8; 6] = [2, 0xf0, 0, 0, 0, 0xf0];
+        let tap = self.tap(stimulus.from);
+        let dst_mac = match (stimulus.via, stimulus.from) {
+            (Via::Neighbour(number), _) => self.containers[number].tap.mac(),
+            (Via::Host, Place::Outside) => self.host_mac,
+            (Via::Host, Place::Container(_)) => self.bridge_mac,
+        };
+        let src_mac = if stimulus.has_own_mac { tap.mac() } else { FOREIGN };
+        let packet = wire::bytes(&stimulus.packet, &|name| self.resolve(name));
+        let padding = vec![0xee; stimulus.padding];
+        tap.send_frame(&[&dst_mac, &src_mac, &[8, 0][..], &packet, &padding].concat());
+    }
+
+    /// The IPv4 packets that have come out by now.
+    pub fn seen(&mut self) -> Vec<Seen> {
+        let mut seen = Vec::new();
+        let places = (0..CONTAINERS).map(Place::Container).chain([Place::Outside]);
+        for place in places {
+            let tap = match place {
+                Place::Outside => &self.outside,
+                Place::Container(number) => &self.containers[number].tap,
+            };
+            while let Some(length) = tap.next_seen(&mut self.buffer) {
+                // What the bridge does not know it sends to all; the others look at the address and drop it.
+                let is_for_it = [tap.mac(), self.host_mac].iter().any(|mac| self.buffer[..length].starts_with(mac));
+                seen.extend(Seen::parse(place, &self.buffer[..length]).filter(|_| is_for_it));
+            }
+        }
+        seen
+    }
+
+    /// Whether `seen` has the hardware addresses of a packet that is meant for whom it reached. What a shortcut takes
+    /// straight into a container from outside keeps those that it came with.
+    pub fn is_addressed(&self, seen: &Seen) -> bool {
+        let wire = (self.host_mac, self.outside.mac());
+        match seen.at {
+            Place::Outside => (seen.src_mac, seen.dst_mac) == wire,
+            Place::Container(number) => {
+                let is_routed = seen.src_mac == self.bridge_mac && seen.dst_mac == self.containers[number].tap.mac();
+                let is_short = self.is_netpath() && (seen.dst_mac, seen.src_mac) == wire;
+                let is_neighbours = seen.dst_mac == self.containers[number].tap.mac()
+                    && self.containers.iter().any(|other| other.tap.mac() == seen.src_mac);
+                is_routed || is_short || is_neighbours
+            }
+        }
+    }
+
+    fn tap(&self, place: Place) -> &FrameSocket {
+        match place {
+            Place::Outside => &self.outside,
+            Place::Container(number) => &self.containers[number].tap,
+        }
+    }
+
+    /// Nothing has ever been sent.
+    pub fn forget(&mut self) {
+        self.names.clear();
+        match &mut self.memory {
+            Memory::Netpath(tables) => tables.forget(),
+            Memory::Netfilter(conntrack) => conntrack.forget(Family::V4),
+        }
+    }
+
+    /// Time passes, after which `over` have expired. Netfilter's own clock is not what is compared: it is told.
+    pub fn advance(&mut self, seconds: u32, over: &[Flow]) {
+        match &mut self.memory {
+            Memory::Netpath(tables) => tables.advance(seconds),
+            Memory::Netfilter(_) => over.iter().for_each(|flow| {
+                if let netpath_model::End::At(outside) = flow.outside {
+                    self.cut(flow.proto, flow.inside, outside);
+                }
+            }),
+        }
+    }
+
+    /// Deletes a connection of netfilter's; netpath's goes on.
+    pub fn cut(&mut self, proto: Proto, from: SocketAddr, to: SocketAddr) {
+        if let Memory::Netfilter(conntrack) = &mut self.memory {
+            conntrack.delete(proto, from, to);
+        }
+    }
+
+    /// All connections of netfilter's end; netpath's go on.
+    pub fn cut_all(&mut self) {
+        if let Memory::Netfilter(conntrack) = &mut self.memory {
+            conntrack.forget(Family::V4);
+        }
+    }
+
+    pub fn publish(&self, port: &Port) {
+        self.world.publish(&self.containers[port.container].container, &layout::spec(port));
+    }
+
+    pub fn unpublish(&self, port: &Port) {
+        self.world.unpublish(&self.containers[port.container].container, &layout::spec(port));
+    }
+
+    /// The container goes, and another one gets its address. To netfilter, which knows addresses only, that is one whose
+    /// connections are deleted, as Docker does.
+    pub fn replace(&mut self, number: usize) {
+        let Memory::Netpath(tables) = &mut self.memory else { return self.cut_all() };
+        if let IpAddr::V4(addr) = layout::container(number) {
+            tables.bury(Addr4(addr.octets()));
+        }
+        self.gone += 1;
+        let (old, name) = (self.containers[number].container.clone(), format!("c{number}-{}", self.gone));
+        self.world.netpath_ok(&["detach", &old.name]);
+        let inside = self.world.namespace(&name);
+        let (path, ip) = (inside.path().display().to_string(), layout::container(number).to_string());
+        let specs: Vec<String> = own_ports(number).map(|port| layout::spec(&port)).collect();
+        let mut args = vec!["attach", &name, "--netns", &path, "--ip", &ip];
+        args.extend(specs.iter().flat_map(|spec| ["-p", spec]));
+        self.world.netpath_ok(&args);
+        let container = Container { name, address: layout::container(number), address6: None, inside };
+        self.containers[number] = inhabit(&self.world, container, "netpath0");
+        stop_offloads(&self.world.host);
+    }
+
+    /// netpath's agent ends and starts again.
+    pub fn restart_agent(&self) {
+        if self.is_netpath() {
+            self.world.take_agent().stop();
+            self.world.start_agent();
+        }
+    }
+}
+
+impl Seen {
+    /// None: no IPv4, or multicast's own signalling, or the stack gives up a datagram of which it has waited for a piece
+    /// since an earlier case.
+    fn parse(at: Place, frame: &[u8]) -> Option<Self> {
+        const IGMP: u8 = 2;
+        const REASSEMBLY_TIME_EXCEEDED: [u8; 2] = [11, 1];
+        let (macs, packet) = (frame.get(..12)?, frame.get(14..)?);
+        let proto = packet.get(9)?;
+        let gives_up = *proto == packets::ICMP && packet.get(20..22) == Some(&REASSEMBLY_TIME_EXCEEDED);
+        if frame[12..14] != [8, 0] || *proto == IGMP || gives_up {
+            return None;
+        }
+        let (mut dst_mac, mut src_mac) = ([0; 6], [0; 6]);
+        dst_mac.copy_from_slice(&macs[..6]);
+        src_mac.copy_from_slice(&macs[6..]);
+        Some(Self { at, dst_mac, src_mac, packet: packet.to_vec() })
+    }
+
+    /// The packet without what lies behind its length.
+    pub fn trimmed(&self) -> &[u8] {
+        let length = self.packet.get(2..4).map_or(0, |bytes| usize::from(u16::from_be_bytes([bytes[0], bytes[1]])));
+        self.packet.get(..length).unwrap_or(&self.packet)
+    }
+
+    pub fn source(&self) -> IpAddr {
+        let bytes: [u8; 4] = self.packet.get(12..16).and_then(|bytes| bytes.try_into().ok()).unwrap_or_default();
+        bytes.into()
+    }
+}
+
+/// The ports that container `number` always publishes.
+pub fn own_ports(number: usize) -> impl Iterator<Item = Port> {
+    layout::PORTS.into_iter().filter(move |port| port.container == number)
+}
+
+/// Puts a socket at the container's end and lets the host know it for ever.
+fn inhabit(world: &World, container: Container, bridge: &str) -> Inhabitant {
+    mute(&container.inside);
+    let tap = tap(&container.inside);
+    know(&world.host, container.address, tap.mac(), bridge);
+    Inhabitant { container, tap }
+}
+
+fn tap(namespace: &Namespace) -> FrameSocket {
+    let tap = FrameSocket::new(namespace, "eth0");
+    tap.ignore_outgoing();
+    tap
+}
+
+/// The kernel in `namespace` neither hears nor says anything.
+fn mute(namespace: &Namespace) {
+    for (program, chain) in ["iptables", "ip6tables"].into_iter().flat_map(|p| ["INPUT", "OUTPUT"].map(|c| (p, c))) {
+        program::stdout_of(namespace.command(program).args(["-P", chain, "DROP"]));
+    }
+    program::stdout_of(namespace.command("ethtool").args(["-K", "eth0", "tx", "off", "gro", "off"]));
+}
+
+/// A neighbour that is never asked for.
+fn know(host: &Namespace, address: IpAddr, mac: [u8; 6], ifname: &str) {
+    let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+    host.ip(&format!("neigh replace {address} lladdr {mac} dev {ifname} nud permanent"));
+}
+
+/// The host answers everything that it answers at all, and gives up nothing that it waits for. Netfilter's connections end
+/// when they are deleted.
+fn quieten(host: &Namespace, is_netpath: bool) {
+    assert!(host.addresses().contains(&HOST));
+    host.set_sysctl("net/ipv4/icmp_ratelimit", "0");
+    for name in ["icmp_msgs_per_sec", "icmp_msgs_burst"] {
+        host.set_sysctl(&format!("net/ipv4/{name}"), "10000000");
+    }
+    // Seconds: strays are to be forgotten, and nobody takes as long over one datagram.
+    host.set_sysctl("net/ipv4/ipfrag_time", "5");
+    if is_netpath {
+        // Fragments for the host itself: it takes none, so nothing is left of them for the next case.
+        ["low", "high"].iter().for_each(|end| host.set_sysctl(&format!("net/ipv4/ipfrag_{end}_thresh"), "0"));
+        return;
+    }
+    let states = ["close", "close_wait", "fin_wait", "last_ack", "syn_recv", "syn_sent", "time_wait", "unacknowledged"];
+    let tcp = states.map(|state| format!("tcp_timeout_{state}"));
+    let others = ["udp_timeout", "udp_timeout_stream", "icmp_timeout", "generic_timeout"].map(str::to_owned);
+    for name in tcp.iter().chain(&others) {
+        host.set_sysctl(&format!("net/netfilter/nf_conntrack_{name}"), "36000");
+    }
+}
+
+fn stop_offloads(host: &Namespace) {
+    for ifname in host.interfaces() {
+        // A bridge has not all of them.
+        program::output_of(host.command("ethtool").args(["-K", &ifname, "tx", "off", "gro", "off", "tso", "off"]));
+    }
+}

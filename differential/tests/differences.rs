@@ -1,0 +1,126 @@
+//! Each legitimate difference between netfilter and the model, shown by the shortest sequence that shows it: a list that
+//! nobody has seen would be a list of excuses.
+
+#![expect(clippy::unwrap_used, reason = "a test panics when something is not as it should be")]
+
+use std::net::SocketAddr;
+
+use netpath_differential::difference::Difference;
+use netpath_differential::layout::STRANGER;
+use netpath_differential::step::{Step, Stimulus};
+use netpath_differential::twin::Twin;
+use netpath_model::packet::{ErrorKind, Fragment, Quote};
+use netpath_model::{Body, Checksum, End, Flaw, Name, Packet, Place, Proto, Tcp};
+
+const INSIDE: &str = "172.17.0.4:5000";
+const OUTSIDE: &str = "198.18.0.2:7000";
+const WEB: &str = "198.18.0.1:8080";
+/// The server behind it.
+const SERVER: &str = "172.17.0.2:80";
+const CLIENT: &str = "198.18.0.2:40000";
+
+#[test]
+fn every_difference_can_be_shown() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: network namespaces need root");
+        return;
+    }
+    let mut twin = Twin::new(true, true);
+    for (difference, stimuli) in cases() {
+        twin.forget();
+        let seen: Vec<_> = stimuli.into_iter().map(|stimulus| difference_of(&mut twin, stimulus)).collect();
+        assert_eq!(seen.last(), Some(&Some(difference)), "{seen:?}");
+    }
+    drop(twin);
+    let mut twin = Twin::new(false, true);
+    let asked = from(2, segment(INSIDE, WEB, Tcp::SYN));
+    assert_eq!(difference_of(&mut twin, asked), Some(Difference::NoHairpinWithoutIcc));
+}
+
+fn difference_of(twin: &mut Twin, stimulus: Stimulus) -> Option<Difference> {
+    let told = stimulus.to_string();
+    twin.take(&Step::Send(Box::new(stimulus))).unwrap_or_else(|what| panic!("{told}: {what}"));
+    twin.last_difference()
+}
+
+/// Each difference and what shows it last.
+fn cases() -> Vec<(Difference, Vec<Stimulus>)> {
+    let bare = |packet: Packet| vec![from(2, packet)];
+    let spoofed = datagram("10.9.9.9:5000", OUTSIDE);
+    let martian = segment("172.17.0.4:1", WEB, Tcp::SYN);
+    let wrong = Packet { checksum: Checksum::Wrong(9), ..datagram(INSIDE, OUTSIDE) };
+    let spoilt = Packet { flaw: Some(Flaw::HeaderChecksum), ..datagram(INSIDE, OUTSIDE) };
+    let nothing = Packet::new(at(INSIDE), at(OUTSIDE), Body::Other { proto: 253, payload: vec![1; 8] });
+    let piece = Packet { fragment: Some(Fragment { offset: 0, len: 8, more: true }), ..datagram(INSIDE, OUTSIDE) };
+    let unasked = datagram("172.17.0.2:53", OUTSIDE);
+    let gateway = datagram(OUTSIDE, "172.17.0.1:9");
+    vec![
+        (Difference::LeaksInvalid, bare(segment(INSIDE, OUTSIDE, Tcp::SYN | Tcp::ACK))),
+        (Difference::ForwardsSpoofed, bare(spoofed)),
+        (Difference::BelievesMartian, vec![outside(martian)]),
+        (Difference::ChecksTransportChecksum, bare(wrong)),
+        (Difference::ChecksHeaderChecksum, bare(spoilt)),
+        (Difference::TracksWindow, vec![outside(segment(CLIENT, WEB, Tcp::RST))]),
+        (Difference::PicksUpMidStream, bare(segment(INSIDE, OUTSIDE, Tcp::ACK))),
+        (Difference::TranslatesAddressesOnly, bare(nothing)),
+        (Difference::NamesByPeer, overloaded()),
+        (Difference::PublishedSpeaksFirst, vec![from(0, unasked)]),
+        (Difference::HairpinUnderOwnAddress, bare(segment(INSIDE, WEB, Tcp::SYN))),
+        (Difference::MergesFragments, bare(piece)),
+        (Difference::ErrorNeedsConnection, vec![outside(error(OUTSIDE, segment(WEB, OUTSIDE, Tcp::ACK)))]),
+        (Difference::LeaksError, bare(error(INSIDE, datagram(OUTSIDE, INSIDE)))),
+        (Difference::GatewayFromOutside, vec![outside(gateway)]),
+        (Difference::LoopbackFromOutside, vec![outside(segment(OUTSIDE, "127.0.0.1:8080", Tcp::SYN))]),
+        (Difference::Consequence, after_a_picked_up_connection()),
+    ]
+}
+
+/// Two containers have the same port, and talk to different peers: to netfilter one host port will do for both.
+fn overloaded() -> Vec<Stimulus> {
+    let other = "172.17.0.3:5000";
+    let name = Name {
+        proto: Proto::Udp,
+        inside: socket(other),
+        asked: SocketAddr::new(STRANGER, 7000),
+        host: "198.18.0.1".parse().unwrap(),
+    };
+    let to_other = Packet::new(at(other), End::At(name.asked), Body::Udp { payload: vec![1; 9] });
+    let answer = Packet::new(at(OUTSIDE), End::Name(name), Body::Udp { payload: vec![2; 9] });
+    vec![from(2, datagram(INSIDE, OUTSIDE)), from(1, to_other), outside(answer)]
+}
+
+/// What netfilter took up in its middle it goes on translating, also where the model knows a published port.
+fn after_a_picked_up_connection() -> Vec<Stimulus> {
+    let (server, client) = (segment(SERVER, CLIENT, Tcp::ACK), segment(CLIENT, WEB, Tcp::SYN));
+    vec![from(0, server), outside(client)]
+}
+
+fn socket(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn at(text: &str) -> End {
+    End::At(socket(text))
+}
+
+fn from(container: usize, packet: Packet) -> Stimulus {
+    Stimulus::new(Place::Container(container), packet)
+}
+
+fn outside(packet: Packet) -> Stimulus {
+    Stimulus::new(Place::Outside, packet)
+}
+
+fn datagram(src: &str, dst: &str) -> Packet {
+    Packet::new(at(src), at(dst), Body::Udp { payload: vec![7; 16] })
+}
+
+fn segment(src: &str, dst: &str, flags: u8) -> Packet {
+    Packet::new(at(src), at(dst), Body::Tcp(Tcp { flags, seq: 1000, ack: 1, window: 0xffff, ..Tcp::default() }))
+}
+
+fn error(src: &str, quoted: Packet) -> Packet {
+    let (src, dst) = (SocketAddr::new(socket(src).ip(), 0), SocketAddr::new(quoted.src.addr(), 0));
+    let quote = Quote { kind: ErrorKind::Unreachable, code: 1, word: 0, packet: Box::new(quoted), len: 8 };
+    Packet::new(End::At(src), End::At(dst), Body::Error(quote))
+}
