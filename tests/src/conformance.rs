@@ -8,7 +8,7 @@
 /// Declares rows: for each a test per data plane. A row's function has its name.
 ///
 /// `with` names a function, as a module below would, that gives the [`testbed::Setup`] of a row which needs a world of its own.
-/// The others' worlds are alike, so without shortcuts, where each row is run a second time, all of a part share one.
+/// The others' worlds are alike, so without shortcuts and with XDP, where each row is run once more, all of a part share one.
 macro_rules! rows {
     (
         $order:literal, $part:literal;
@@ -20,16 +20,20 @@ macro_rules! rows {
 
         #[test]
         fn rows_without_shortcuts() {
-            use netpath_tests::Plane;
+            use crate::conformance::record::{Road, run_in_one_world};
 
-            let rows = [$($name::ROW),+];
-            crate::conformance::record::run_in_one_world(&rows, Plane::Netpath { shortcuts: false });
+            run_in_one_world(&[$($name::ROW),+], Road::WithoutShortcuts);
+        }
+
+        #[test]
+        fn rows_with_xdp() {
+            use crate::conformance::record::{Road, run_in_one_world};
+
+            run_in_one_world(&[$($name::ROW),+], Road::Xdp);
         }
 
         $(mod $name {
-            use netpath_tests::Plane;
-
-            use crate::conformance::record::{Expected, Families, Level, Row};
+            use crate::conformance::record::{Expected, Families, Level, Road, Row};
 
             pub(super) const ROW: Row = Row {
                 order: ($order, super::ROWS),
@@ -47,12 +51,12 @@ macro_rules! rows {
 
             #[test]
             fn netfilter() {
-                ROW.run(Plane::Iptables { proxy: false });
+                ROW.run(Road::Netfilter);
             }
 
             #[test]
             fn netpath() {
-                ROW.run(Plane::Netpath { shortcuts: true });
+                ROW.run(Road::Netpath);
             }
 
             rows!(@own $($setup)?);
@@ -64,7 +68,12 @@ macro_rules! rows {
     (@own $setup:path) => {
         #[test]
         fn netpath_without_shortcuts() {
-            ROW.run(Plane::Netpath { shortcuts: false });
+            ROW.run(Road::WithoutShortcuts);
+        }
+
+        #[test]
+        fn netpath_with_xdp() {
+            ROW.run(Road::Xdp);
         }
     };
 }

@@ -33,13 +33,27 @@ pub(crate) enum Families {
     V6,
 }
 
+/// Who forwards, and on which of its roads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Road {
+    Netfilter,
+    /// netpath as it is without options.
+    Netpath,
+    /// All of it through the kernel's stack.
+    WithoutShortcuts,
+    /// With XDP in front, in the driver of the wire to the server.
+    Xdp,
+}
+
 /// What the table says about a plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Expected {
     Met,
     Unmet,
-    /// netpath's shortcuts do not meet it, and the kernel's road does.
+    /// netpath's shortcuts do not meet it, with XDP or not, and the kernel's road does.
     MetWithoutShortcuts,
+    /// Chance decides, which threads do: a fault that is known, and not one that every run shows.
+    UnmetAtTimes,
     /// The plane has no such thing, or a namespace has not; the table says so.
     NotRun,
 }
@@ -62,17 +76,18 @@ pub(crate) struct Row {
     pub(crate) check: fn(&mut Testbed) -> Met,
 }
 
-/// Runs those of `rows` that need no world of their own on `plane`, one after the other in one world.
-pub(crate) fn run_in_one_world(rows: &[Row], plane: Plane) {
+/// Runs those of `rows` that need no world of their own on `road`, one after the other in one world.
+pub(crate) fn run_in_one_world(rows: &[Row], road: Road) {
     /// Longer than anything is remembered, in seconds.
     const FOREVER: u32 = 1_000_000;
-    let rows: Vec<&Row> = rows.iter().filter(|row| row.setup.is_none() && row.is_asked(plane)).collect();
-    if let Some(why) = planes::missing(plane).or(rows.is_empty().then(|| "every row has a world of its own".to_owned()))
+    let rows: Vec<&Row> = rows.iter().filter(|row| row.setup.is_none() && row.is_asked(road)).collect();
+    if let Some(why) =
+        planes::missing(road.plane()).or(rows.is_empty().then(|| "every row has a world of its own".to_owned()))
     {
         eprintln!("skipped: {why}");
         return;
     }
-    let mut bed = Testbed::new(plane, Setup::muted());
+    let mut bed = Testbed::new(road, Setup::muted());
     let mut wrong = Vec::new();
     for row in rows {
         wrong.extend(row.check_in(&mut bed).err());
@@ -82,27 +97,27 @@ pub(crate) fn run_in_one_world(rows: &[Row], plane: Plane) {
 }
 
 impl Row {
-    /// Runs the row on `plane` for each of its families, writes the result down, and panics when it is not the expected one.
-    pub(crate) fn run(&self, plane: Plane) {
-        if let Some(why) = planes::missing(plane) {
+    /// Runs the row on `road` for each of its families, writes the result down, and panics when it is not the expected one.
+    pub(crate) fn run(&self, road: Road) {
+        if let Some(why) = planes::missing(road.plane()) {
             eprintln!("skipped: {why}");
-        } else if !self.is_asked(plane) {
-            eprintln!("skipped: {} {} is no question to {}", self.part, self.id, plane_name(plane));
+        } else if !self.is_asked(road) {
+            eprintln!("skipped: {} {} is no question to {}", self.part, self.id, road.name());
         } else {
-            let mut bed = Testbed::new(plane, self.setup.unwrap_or(Setup::muted)());
+            let mut bed = Testbed::new(road, self.setup.unwrap_or(Setup::muted)());
             self.check_in(&mut bed).unwrap_or_else(|wrong| panic!("{wrong}"));
         }
     }
 
-    fn is_asked(&self, plane: Plane) -> bool {
-        self.expected(plane) != Expected::NotRun
+    fn is_asked(&self, road: Road) -> bool {
+        self.expected(road) != Expected::NotRun
     }
 
-    fn expected(&self, plane: Plane) -> Expected {
-        match (self.netpath, plane) {
-            (_, Plane::Iptables { .. }) => self.netfilter,
-            (Expected::MetWithoutShortcuts, Plane::Netpath { shortcuts: true }) => Expected::Unmet,
-            (Expected::MetWithoutShortcuts, _) => Expected::Met,
+    fn expected(&self, road: Road) -> Expected {
+        match (self.netpath, road) {
+            (_, Road::Netfilter) => self.netfilter,
+            (Expected::MetWithoutShortcuts, Road::WithoutShortcuts) => Expected::Met,
+            (Expected::MetWithoutShortcuts, _) => Expected::Unmet,
             (expected, _) => expected,
         }
     }
@@ -114,12 +129,15 @@ impl Row {
             Families::V4 => &[Family::V4],
             Families::V6 => &[Family::V6],
         };
-        let results: Vec<(Family, Met)> =
+        let mut results: Vec<(Family, Met)> =
             families.iter().map(|family| (*family, bed.check(*family, self.check))).collect();
-        let plane = bed.world.plane;
-        self.write(plane, &results);
+        let expected = self.expected(bed.road);
+        if expected == Expected::UnmetAtTimes {
+            results.iter_mut().for_each(|(_, met)| *met = Err("not in every run".to_owned()));
+        }
+        self.write(bed.road, &results);
         let is_met = results.iter().all(|(_, met)| met.is_ok());
-        if is_met == (self.expected(plane) == Expected::Met) {
+        if is_met == (expected == Expected::Met) {
             return Ok(());
         }
         let what = format!("{} {}: {}", self.part, self.id, self.requirement);
@@ -130,7 +148,7 @@ impl Row {
         })
     }
 
-    fn write(&self, plane: Plane, results: &[(Family, Met)]) {
+    fn write(&self, road: Road, results: &[(Family, Met)]) {
         let results: Vec<_> = results
             .iter()
             .map(|(family, met)| {
@@ -148,20 +166,31 @@ impl Row {
             "test": test,
             "level": format!("{:?}", self.level),
             "requirement": self.requirement,
-            "plane": plane_name(plane),
+            "plane": road.name(),
             "results": results,
         });
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("conformance");
-        let path = dir.join(format!("{}.{}.json", test.replace("::", "."), plane_name(plane)));
+        let path = dir.join(format!("{}.{}.json", test.replace("::", "."), road.name()));
         let written = fs::create_dir_all(&dir).and_then(|()| fs::write(&path, format!("{row:#}\n")));
         written.unwrap_or_else(|e| panic!("write {}: {e}", path.display()));
     }
 }
 
-fn plane_name(plane: Plane) -> &'static str {
-    match plane {
-        Plane::Iptables { .. } => "netfilter",
-        Plane::Netpath { shortcuts: true } => "netpath",
-        Plane::Netpath { shortcuts: false } => "netpath_without_shortcuts",
+impl Road {
+    pub(crate) fn plane(self) -> Plane {
+        match self {
+            Self::Netfilter => Plane::Iptables { proxy: false },
+            Self::Netpath | Self::Xdp => Plane::Netpath { shortcuts: true },
+            Self::WithoutShortcuts => Plane::Netpath { shortcuts: false },
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Netfilter => "netfilter",
+            Self::Netpath => "netpath",
+            Self::WithoutShortcuts => "netpath_without_shortcuts",
+            Self::Xdp => "netpath_with_xdp",
+        }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::net::{TcpStream, UdpSocket};
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use netpath_tests::transfer::Transfer;
 use netpath_tests::{Namespace, program};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::record::Met;
+use super::record::{Met, Road};
 use super::testbed::{Setup, Testbed, WEB, WEB_INSIDE, require};
 
 rows! {
@@ -26,7 +27,9 @@ rows! {
     datagrams_arrive_intact(Both): "offloads", Must, netfilter Met, netpath Met,
         with super::Setup::with_sockets; "Datagrams of 1 to 60,000 bytes, with offloads and without";
     flows_that_begin_at_once_are_kept_apart(Both): "races", Must, netfilter Met, netpath Met,
-        with super::Setup::with_sockets; "128 threads of two containers begin flows from one port at once: each answer finds its asker";
+        with super::Setup::with_sockets; "128 threads of two containers begin flows from one port at once: no answer reaches another asker";
+    flows_that_begin_at_once_all_pass(Both): "races", Must, netfilter Met, netpath UnmetAtTimes,
+        with super::Setup::with_sockets; "The same: each asker, who asks at most three times, is answered";
 }
 
 const STREAM: u64 = 8 << 20;
@@ -56,10 +59,13 @@ fn streams_arrive_intact_with_either_offload(bed: &mut Testbed) -> Met {
 /// Of every interface of the world.
 fn switch(bed: &Testbed, offloads: &[&str], to: &str) {
     for namespace in [&bed.world.host, &bed.world.client, &*bed.app.inside] {
-        for ifname in namespace.interfaces() {
-            let words = offloads.iter().flat_map(|offload| [*offload, to]);
+        // What XDP redirects into a container is taken in by NAPI, which a veth has as long as it has GRO.
+        let needs_gro = bed.road == Road::Xdp && namespace.path() == bed.app.inside.path();
+        let offloads = offloads.iter().filter(|offload| !(needs_gro && **offload == "gro"));
+        let words: Vec<&str> = offloads.flat_map(|offload| [*offload, to]).collect();
+        for ifname in namespace.interfaces().iter().filter(|_| !words.is_empty()) {
             // A bridge refuses some of them and says so.
-            let output = program::output_of(namespace.command("ethtool").args(["-K", &ifname]).args(words));
+            let output = program::output_of(namespace.command("ethtool").args(["-K", ifname]).args(&words));
             let refused = program::text(&output.stderr);
             assert!(output.status.success() || refused.contains("Cannot change"), "ethtool -K {ifname}: {refused}");
         }
@@ -101,20 +107,37 @@ fn datagrams_arrive_intact(bed: &mut Testbed) -> Met {
 }
 
 fn flows_that_begin_at_once_are_kept_apart(bed: &mut Testbed) -> Met {
+    require(!race_of_two_containers(bed).contains(&Heard::Another), "an answer reaches another asker")
+}
+
+fn flows_that_begin_at_once_all_pass(bed: &mut Testbed) -> Met {
+    require(race_of_two_containers(bed).iter().all(|heard| *heard == Heard::Own), "an asker is never answered")
+}
+
+/// What an asker heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heard {
+    Own,
+    Another,
+    Nothing,
+}
+
+fn race_of_two_containers(bed: &Testbed) -> Vec<Heard> {
     const ROUNDS: u16 = 8;
     const THREADS: u16 = 64;
     let servers: Vec<UdpSocket> =
         (0..THREADS).map(|index| bed.world.client.udp_at(at(bed.family.any(), 7000 + index))).collect();
+    let mut heard = Vec::new();
     for round in 0..ROUNDS {
         let containers = [&bed.app.inside, &bed.other.inside];
-        let askers: Vec<(u16, UdpSocket)> = containers
+        let askers: Vec<UdpSocket> = containers
             .into_iter()
             .flat_map(|inside| (0..THREADS).map(move |index| (index, inside)))
-            .map(|(index, inside)| (index, asker(bed, inside, 5000 + round, 7000 + index)))
+            .map(|(index, inside)| asker(bed, inside, 5000 + round, 7000 + index))
             .collect();
-        race(&askers, &servers)?;
+        heard.extend(race(&askers, &servers));
     }
-    Ok(())
+    heard
 }
 
 /// A socket that shares its port with the others of its namespace, connected to the server's port `to`.
@@ -125,18 +148,18 @@ fn asker(bed: &Testbed, inside: &Namespace, port: u16, to: u16) -> UdpSocket {
         socket.set_reuse_port(true).expect("share a port");
         socket.bind(&SockAddr::from(from)).expect("bind a shared port");
         socket.connect(&SockAddr::from(to)).expect("connect a datagram socket");
-        socket.set_read_timeout(Some(Duration::from_secs(2))).expect("set a time limit");
+        socket.set_read_timeout(Some(Duration::from_secs(1))).expect("set a time limit");
         socket.into()
     })
 }
 
 /// All ask at once; the servers answer with what they were asked, and each asker must hear its own question.
-fn race(askers: &[(u16, UdpSocket)], servers: &[UdpSocket]) -> Met {
+fn race(askers: &[UdpSocket], servers: &[UdpSocket]) -> Vec<Heard> {
     let start = Barrier::new(askers.len());
-    let heard: Vec<Met> = thread::scope(|scope| {
-        let answering = servers.iter().map(|server| scope.spawn(|| (0..2).for_each(|_| answer(server))));
-        let answering: Vec<_> = answering.collect();
-        let asking = askers.iter().enumerate().map(|(number, (_, socket))| {
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        servers.iter().for_each(|server| _ = scope.spawn(|| answer(server, &is_over)));
+        let asking = askers.iter().enumerate().map(|(number, socket)| {
             let start = &start;
             scope.spawn(move || {
                 start.wait();
@@ -145,27 +168,32 @@ fn race(askers: &[(u16, UdpSocket)], servers: &[UdpSocket]) -> Met {
         });
         let asking: Vec<_> = asking.collect();
         let heard = asking.into_iter().map(|asker| asker.join().expect("an asker")).collect();
-        answering.into_iter().for_each(|server| server.join().expect("a server"));
+        is_over.store(true, Ordering::Relaxed);
         heard
-    });
-    heard.into_iter().collect()
+    })
 }
 
-/// One question, answered with itself; one that does not come has been lost, and its asker says so.
-fn answer(server: &UdpSocket) {
-    server.set_read_timeout(Some(Duration::from_secs(2))).expect("set a time limit");
+/// Answers each question with itself, until all have been answered.
+fn answer(server: &UdpSocket, is_over: &AtomicBool) {
+    server.set_read_timeout(Some(Duration::from_millis(20))).expect("set a time limit");
     let mut question = [0; 64];
-    if let Ok((length, from)) = server.recv_from(&mut question) {
-        let _ = server.send_to(&question[..length], from);
+    while !is_over.load(Ordering::Relaxed) {
+        if let Ok((length, from)) = server.recv_from(&mut question) {
+            server.send_to(&question[..length], from).expect("send an answer");
+        }
     }
 }
 
-fn ask(socket: &UdpSocket, question: &[u8]) -> Met {
-    socket.send(question).map_err(|_| "a question cannot be sent".to_owned())?;
+/// Asks again when no answer comes, as whoever uses datagrams does.
+fn ask(socket: &UdpSocket, question: &[u8]) -> Heard {
     let mut heard = [0; 64];
-    match socket.recv(&mut heard) {
-        Ok(length) if heard[..length] == *question => Ok(()),
-        Ok(_) => Err("an answer reaches another asker".to_owned()),
-        Err(_) => Err("an answer is lost".to_owned()),
+    for _ in 0..3 {
+        socket.send(question).expect("send a question");
+        match socket.recv(&mut heard) {
+            Ok(length) if heard[..length] == *question => return Heard::Own,
+            Ok(_) => return Heard::Another,
+            Err(_) => {}
+        }
     }
+    Heard::Nothing
 }

@@ -10,11 +10,11 @@ use std::net::{IpAddr, SocketAddr};
 use netpath_tests::frames::FrameSocket;
 use netpath_tests::packets::Packet;
 use netpath_tests::sockets::{PATIENCE, at};
-use netpath_tests::{Container, Family, Namespace, Options, Plane, World, program};
+use netpath_tests::{Container, Family, Namespace, Options, World, program};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
-use super::record::Met;
+use super::record::{Met, Road};
 
 /// Who sends and hears.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,6 +47,7 @@ const APP_MARK: u16 = 9;
 const OTHER_MARK: u16 = 10;
 
 pub(crate) struct Testbed {
+    pub(crate) road: Road,
     pub(crate) world: World,
     pub(crate) app: Container,
     pub(crate) other: Container,
@@ -54,6 +55,13 @@ pub(crate) struct Testbed {
     pub(crate) family: Family,
     sockets: BTreeMap<Station, (FrameSocket, [u8; 6])>,
     marks: u32,
+}
+
+/// Which way a marker goes.
+#[derive(Clone, Copy)]
+enum Direction {
+    Out,
+    In,
 }
 
 /// What arrived where.
@@ -84,7 +92,11 @@ impl Setup {
 }
 
 impl Testbed {
-    pub(crate) fn new(plane: Plane, setup: Setup) -> Self {
+    pub(crate) fn new(road: Road, mut setup: Setup) -> Self {
+        let plane = road.plane();
+        if road == Road::Xdp {
+            setup.options.agent.extend(["--xdp", "force-native"].map(str::to_owned));
+        }
         let world = World::with(plane, setup.options);
         let publish = |ports: [(u16, u16, &str); 3]| ports.map(|(host, port, proto)| format!("{host}:{port}/{proto}"));
         let of_app = publish([(WEB, WEB_INSIDE, "tcp"), (DNS, DNS_INSIDE, "udp"), (APP_MARK, APP_MARK, "udp")]);
@@ -105,7 +117,7 @@ impl Testbed {
             socket.ignore_outgoing();
             sockets.insert(station, (socket, world.host.mac(towards)));
         }
-        let mut bed = Self { world, app, other, family: Family::V4, sockets, marks: 0 };
+        let mut bed = Self { road, world, app, other, family: Family::V4, sockets, marks: 0 };
         if setup.is_muted {
             bed.name_neighbours(bridge);
             stay_on_one_cpu();
@@ -210,24 +222,36 @@ impl Testbed {
             let (socket, next_hop) = &self.sockets[&from];
             socket.send_packet(*next_hop, packet);
         }
+        let mut heard = Heard::default();
+        // What comes back of what the server sent may be behind the first markers on their way to it.
+        self.mark(&mut heard, Direction::Out);
+        self.mark(&mut heard, Direction::In);
+        self.mark(&mut heard, Direction::Out);
+        heard
+    }
+
+    /// Sends a marker from, or to, each container, and hears what arrives before it.
+    fn mark(&mut self, heard: &mut Heard, direction: Direction) {
         self.marks += 1;
         let payload = format!("mark {}", self.marks).into_bytes();
         let [host, server] = [Family::V4.host(), Family::V4.client()];
         let containers = [(Station::App, self.app.address, APP_MARK), (Station::Other, self.other.address, OTHER_MARK)];
-        let containers = containers.into_iter().filter(|(station, ..)| self.sockets.contains_key(station));
         for (station, address, port) in containers {
-            self.put(station, &Packet::udp(at(address, port), at(server, port), &payload));
-            self.put(Station::Server, &Packet::udp(at(server, port), at(host, port), &payload));
-        }
-        let mut heard = Heard::default();
-        for (station, (socket, _)) in &mut self.sockets {
-            // The server gets a marker from each container; that of the neighbour is the later one.
-            let port = if *station == Station::App { APP_MARK } else { OTHER_MARK };
+            if !self.sockets.contains_key(&station) {
+                continue;
+            }
+            let (from, to, packet) = match direction {
+                Direction::Out => {
+                    (station, Station::Server, Packet::udp(at(address, port), at(server, port), &payload))
+                }
+                Direction::In => (Station::Server, station, Packet::udp(at(server, port), at(host, port), &payload)),
+            };
+            self.put(from, &packet);
+            let socket = &mut self.sockets.get_mut(&to).expect("a station that is there").0;
             let is_last = |frame: &[u8]| is_mark(frame, port, Some(&payload));
-            let frames = socket.until(is_last, PATIENCE).unwrap_or_else(|| panic!("no marker reached {station:?}"));
-            heard.0.insert(*station, frames.into_iter().filter(|frame| is_of_interest(frame)).collect());
+            let frames = socket.until(is_last, PATIENCE).unwrap_or_else(|| panic!("no marker reached {to:?}"));
+            heard.0.entry(to).or_default().extend(frames.into_iter().filter(|frame| is_of_interest(frame)));
         }
-        heard
     }
 
     /// A container that is there no more sends and hears nothing.
