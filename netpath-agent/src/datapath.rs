@@ -87,6 +87,8 @@ const PINNED: &[&str] = &[
     "RESERVED_V6",
     "HOST_PEERS_V6",
     "RING_HAND",
+    "HELD",
+    "HELD_BUCKETS",
     "LOCKS",
     "COUNTERS",
     "DROPS",
@@ -94,7 +96,7 @@ const PINNED: &[&str] = &[
 ];
 
 /// Names of the programs, in the order in which they are listed.
-pub const PROGRAMS: [&str; 13] = [
+pub const PROGRAMS: [&str; 15] = [
     "from_external",
     "from_external6",
     "to_external",
@@ -107,6 +109,8 @@ pub const PROGRAMS: [&str; 13] = [
     "begin_flow6",
     "answer_refusal",
     "answer_refusal6",
+    "release_fragments",
+    "release_fragments6",
     "to_bridge",
 ];
 

@@ -14,6 +14,7 @@ pub mod env;
 pub mod external;
 pub mod family;
 pub mod flow_table;
+pub mod fragment;
 pub mod hairpin;
 pub mod hash;
 pub mod host;

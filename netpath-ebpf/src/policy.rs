@@ -9,7 +9,7 @@ use crate::{
     decision::{Decision, Out},
     env::{Env, Route},
     family::Family,
-    hairpin, link,
+    fragment, hairpin, link,
     packet::{Kind, Packet},
     snat,
 };
@@ -151,6 +151,9 @@ pub fn from_container<F: Family, E: Env<F>>(
         Road::Host if !hairpin::is_possible::<F, E>(env, config, packet) => {}
         Road::Host | Road::Network => return Ok(Step::Inside),
         Road::External { addr, ifindex, next_hop } => {
+            if fragment::is_orphan(packet) {
+                return Err(Reason::Fragment);
+            }
             // `to_external` translates what takes the kernel's road.
             let Some(next_hop) = next_hop else { return Ok(Step::Done(decision)) };
             let through_bridge = arrival.dst_mac == sender.network.mac;

@@ -53,6 +53,9 @@ mod xdp;
 /// `netpath doctor`: what a host has and lacks.
 mod doctor;
 
+/// Fragments in any order: whole datagrams or none.
+mod fragments;
+
 /// ICMP errors and packet sizes: TTL, path MTU, fragments, offloads.
 mod packet_size;
 

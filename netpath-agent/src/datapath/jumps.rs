@@ -16,7 +16,7 @@ use super::links::unpin;
 use super::program;
 
 /// By their places in the table.
-const JUMPED_TO: [&str; 10] = [
+const JUMPED_TO: [&str; 12] = [
     "inside_from_container",
     "inside_from_container6",
     "from_container",
@@ -27,6 +27,8 @@ const JUMPED_TO: [&str; 10] = [
     "begin_flow6",
     "answer_refusal",
     "answer_refusal6",
+    "release_fragments",
+    "release_fragments6",
 ];
 
 const PREFIX: &str = "JUMPS-";

@@ -19,6 +19,7 @@ use super::{
     arp, event,
     family_maps::FamilyMaps,
     forward::{NextHop, PASS, carry_out, carry_out_error},
+    fragments,
     frame::{Context as _, Frame},
     hand::Hand,
     kernel::Kernel,
@@ -124,7 +125,7 @@ impl<F: FamilyMaps + StoreL3 + NextHop> Path for F {}
 
 #[inline(always)]
 fn arrive_external<F: Path>(ctx: &TcContext) -> Result<i32, Reason> {
-    let hand = match skb::load::<F>(ctx) {
+    let hand = match skb::load::<F>(ctx, false) {
         Ok(hand) => hand,
         // The stack knows best what to do with a broken packet for the host. One for a container it might
         // forward: it does not look behind IPv6's first header.
@@ -136,7 +137,10 @@ fn arrive_external<F: Path>(ctx: &TcContext) -> Result<i32, Reason> {
             return carry_out_error(ctx, hand);
         }
     }
-    decide_from_external(ctx, hand)?;
+    if let Err(reason) = decide_from_external(ctx, hand) {
+        return fragments::hold_back(ctx, hand, reason);
+    }
+    fragments::admit(ctx, hand)?;
     carry_out(ctx, hand)
 }
 
@@ -173,7 +177,7 @@ fn leave_external<F: Path>(ctx: &TcContext) -> Result<i32, Reason> {
     if is_hosts_own::<F>(ctx) {
         return Ok(PASS);
     }
-    let hand = match skb::load::<F>(ctx) {
+    let hand = match skb::load::<F>(ctx, true) {
         Ok(hand) => hand,
         // The host may send what it likes.
         Err(reason) => return if is_inside::<F>(ctx, F::SRC_OFF) { Err(reason) } else { Ok(PASS) },
@@ -191,6 +195,10 @@ fn leave_external<F: Path>(ctx: &TcContext) -> Result<i32, Reason> {
         }
     }
     decide(ctx, hand, maps::jump::TO_EXTERNAL, decide_to_external)?;
+    if hand.packet.l3.is_first_fragment() {
+        cold_path();
+        fragments::remember(ctx, &hand.packet);
+    }
     carry_out(ctx, hand)
 }
 
@@ -283,19 +291,22 @@ fn leave_container<F: Path>(
     ctx: &TcContext,
     signal: impl FnOnce(&TcContext, &mut Hand<F>) -> Result<(), Reason>,
 ) -> Result<i32, Reason> {
-    let hand = skb::load::<F>(ctx)?;
+    let hand = skb::load::<F>(ctx, false)?;
     hand.arrival = arrival(ctx)?;
     hand.plan.set_undecided();
     signal(ctx, hand)?;
     if !hand.plan.is_undecided() {
         return Ok(PASS);
     }
-    decide(ctx, hand, maps::jump::FROM_CONTAINER, decide_from_container)?;
+    if let Err(reason) = decide(ctx, hand, maps::jump::FROM_CONTAINER, decide_from_container) {
+        return fragments::hold_back(ctx, hand, reason);
+    }
     if hand.plan.is_undecided() {
         cold_path();
         jump::<F>(ctx, maps::jump::INSIDE);
         return Err(Reason::Isolated);
     }
+    fragments::admit(ctx, hand)?;
     carry_out(ctx, hand)
 }
 
@@ -321,7 +332,10 @@ fn stay_inside<F: Path>(ctx: &TcContext) -> Result<i32, Reason> {
     if hand.packet.kind == Kind::IcmpError {
         return if error_inside(ctx, hand)? { carry_out_error(ctx, hand) } else { Ok(PASS) };
     }
-    decide(ctx, hand, maps::jump::INSIDE, decide_inside)?;
+    if let Err(reason) = decide(ctx, hand, maps::jump::INSIDE, decide_inside) {
+        return fragments::hold_back(ctx, hand, reason);
+    }
+    fragments::admit(ctx, hand)?;
     carry_out(ctx, hand)
 }
 

@@ -58,16 +58,22 @@ pub(super) fn count(index: u32, len: u32) {
 #[inline(never)]
 pub(super) fn drop<C: Context>(ctx: &C, reason: Reason) {
     let len = ctx.frame_len().saturating_sub(EthHdr::LEN as u32);
-    let key = DropKey { ifindex: ctx.ifindex(), reason: reason as u32 };
+    count_drop(ctx.ifindex(), reason, len);
+    #[cfg(feature = "trace")]
+    aya_log_ebpf::info!(ctx, "reason {} on interface {}", reason as u32, ctx.ifindex());
+    if maps::CONFIG.get(0).is_some_and(|c| c.flags & config_flag::MONITOR != 0) {
+        tell(ctx, reason, len);
+    }
+}
+
+/// Counts a packet of so many bytes that was dropped on an interface.
+#[inline(always)]
+pub(super) fn count_drop(ifindex: u32, reason: Reason, len: u32) {
+    let key = DropKey { ifindex, reason: reason as u32 };
     if let Some(counter) = maps::DROPS.get_ptr_mut(key) {
         add(counter, u64::from(len));
     } else {
         let _ = maps::DROPS.insert(key, Counter { packets: 1, bytes: u64::from(len) }, 0);
-    }
-    #[cfg(feature = "trace")]
-    aya_log_ebpf::info!(ctx, "reason {} on interface {}", key.reason, key.ifindex);
-    if maps::CONFIG.get(0).is_some_and(|c| c.flags & config_flag::MONITOR != 0) {
-        tell(ctx, reason, len);
     }
 }
 

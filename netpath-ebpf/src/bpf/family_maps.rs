@@ -7,8 +7,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, lpm_trie},
 };
 use netpath_common::{
-    Addr4, Addr6, Address, AllowedSource, Flow, FragmentKey, Inside, Mapping, MappingKey, PortKey, PortSource,
-    PortTarget, Ports, Share, Tuple, network_bit,
+    Addr4, Addr6, Address, AllowedSource, Datagram, Flow, FragmentKey, Inside, Mapping, MappingKey, PortKey,
+    PortSource, PortTarget, Share, Tuple, network_bit,
 };
 use netpath_ebpf::family::{Family, V4, V6};
 
@@ -32,7 +32,7 @@ pub(super) trait FamilyMaps: Family {
     fn replies() -> &'static HashMap<Tuple<Self::Addr>, Inside<Self::Addr>>;
     fn shares() -> &'static Array<Share>;
     fn flow_ring() -> &'static Array<Tuple<Self::Addr>>;
-    fn fragments() -> &'static LruHashMap<FragmentKey<Self::Addr>, Ports>;
+    fn fragments() -> &'static LruHashMap<FragmentKey<Self::Addr>, Datagram>;
     fn allowed() -> &'static LpmTrie<AllowedSource<Self::Addr>, u32>;
 
     /// What this CPU has in hand.
@@ -96,7 +96,7 @@ macro_rules! family_maps {
             &maps::$flow_ring
         }
         #[inline(always)]
-        fn fragments() -> &'static LruHashMap<FragmentKey<Self::Addr>, Ports> {
+        fn fragments() -> &'static LruHashMap<FragmentKey<Self::Addr>, Datagram> {
             &maps::$fragments
         }
         #[inline(always)]

@@ -19,7 +19,6 @@ use super::{
     family_maps::FamilyMaps,
     hand::Hand,
     icmp::rewrite_error,
-    kernel::Kernel,
     maps,
     rewrite::{StoreL3, rewrite},
 };
@@ -73,12 +72,6 @@ const ACROSS: i32 = i32::MIN + 1;
 #[inline(never)]
 fn rewrite_and_send<F: FamilyMaps + StoreL3 + NextHop>(ctx: &TcContext, hand: &Hand<F>) -> i32 {
     let Hand { packet, plan, .. } = hand;
-    if packet.l3.is_first_fragment() {
-        cold_path();
-        // Only here: a container that sends it is known to be who it says.
-        let tuple = &packet.tuple;
-        Kernel { ctx }.remember_fragment::<F>(&packet.fragment_key(), tuple.src_port, tuple.dst_port);
-    }
     event::count(plan.counters[0], packet.l3.len);
     event::count(plan.counters[1], packet.l3.len);
     let out = plan.out();

@@ -12,9 +12,9 @@ use aya_ebpf::{
     maps::lpm_trie,
 };
 use netpath_common::{
-    Address, AllowedSource, Config, Endpoint, Event, EventKind, External, Flow, FragmentKey, Inside, Link, LinkKey,
-    Mapping, MappingKey, Network, PortKey, PortSource, PortTarget, Ports, Reason, Share, TrustedKey, Tuple,
-    config_flag, port_bit, proto, seconds,
+    Address, AllowedSource, Config, Endpoint, Event, EventKind, External, Flow, Inside, Link, LinkKey, Mapping,
+    MappingKey, Network, PortKey, PortSource, PortTarget, Reason, Share, TrustedKey, Tuple, config_flag, port_bit,
+    proto, seconds,
 };
 use netpath_ebpf::{
     env::{Env, Inserted, Refused, Route},
@@ -34,18 +34,6 @@ pub(super) struct Kernel<'a, C> {
 }
 
 impl<C: Context> Kernel<'_, C> {
-    #[inline(always)]
-    pub(super) fn fragment_ports<F: FamilyMaps>(&self, key: &FragmentKey<F::Addr>) -> Option<Ports> {
-        // SAFETY: a torn value gives a fragment wrong ports, as a reused fragment ID would.
-        unsafe { F::fragments().get(key) }.copied()
-    }
-
-    #[inline(always)]
-    pub(super) fn remember_fragment<F: FamilyMaps>(&self, key: &FragmentKey<F::Addr>, src_port: u16, dst_port: u16) {
-        // A refusal loses the later fragments of one datagram.
-        let _ = F::fragments().insert(key, Ports { src_port, dst_port }, 0);
-    }
-
     /// What socket of the host would take a packet with this tuple. Other protocols' sockets than those of TCP
     /// and UDP cannot be looked up.
     #[inline(never)]

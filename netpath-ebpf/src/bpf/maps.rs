@@ -9,11 +9,14 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray, RingBuf},
 };
 use netpath_common::{
-    Addr4, Addr6, AllowedSource, Config, Counter, DropKey, Endpoint, External, Flow, FragmentKey, HostPeer,
-    HostPeerKey, Inside, Link, LinkKey, Mapping, MappingKey, NETWORK_BITS_WORDS, Network, PORT_BITS_WORDS, PortKey,
-    PortSource, PortTarget, Ports, Share, TrustedKey, Tuple,
+    Addr4, Addr6, AllowedSource, Config, Counter, Datagram, DropKey, Endpoint, External, Flow, FragmentKey, Held,
+    HeldBucket, HostPeer, HostPeerKey, Inside, Link, LinkKey, Mapping, MappingKey, NETWORK_BITS_WORDS, Network,
+    PORT_BITS_WORDS, PortKey, PortSource, PortTarget, Share, TrustedKey, Tuple,
 };
-use netpath_ebpf::family::{V4, V6};
+use netpath_ebpf::{
+    family::{V4, V6},
+    fragment::{BUCKETS, HELD_PER_BUCKET},
+};
 
 use super::{
     answer::Draft,
@@ -22,7 +25,7 @@ use super::{
 
 /// Programs that are jumped to, by [`jump`]. Written by the agent before anything is attached.
 #[map]
-pub(super) static JUMPS: ProgramArray = ProgramArray::with_max_entries(10, 0);
+pub(super) static JUMPS: ProgramArray = ProgramArray::with_max_entries(12, 0);
 
 /// Places in `JUMPS`: that of IPv4's program, and behind it that of IPv6's.
 pub(super) mod jump {
@@ -31,6 +34,7 @@ pub(super) mod jump {
     pub(in super::super) const TO_EXTERNAL: u32 = 4;
     pub(in super::super) const BEGIN_FLOW: u32 = 6;
     pub(in super::super) const ANSWER_REFUSAL: u32 = 8;
+    pub(in super::super) const RELEASE: u32 = 10;
 }
 
 /// Settings: one element. Written by the agent.
@@ -131,9 +135,9 @@ pub(super) static FLOW_RING_V4: Array<Tuple<Addr4>> = Array::with_max_entries(13
 #[map]
 pub(super) static RING_HAND: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
 
-/// Ports of datagrams whose first fragment was seen. Written here; the oldest goes when it is full.
+/// Datagrams whose first fragment was seen. Written here; the oldest goes when it is full.
 #[map]
-pub(super) static FRAGMENTS_V4: LruHashMap<FragmentKey<Addr4>, Ports> = LruHashMap::with_max_entries(4096, 0);
+pub(super) static FRAGMENTS_V4: LruHashMap<FragmentKey<Addr4>, Datagram> = LruHashMap::with_max_entries(4096, 0);
 
 /// What is in hand. Written here.
 #[map]
@@ -142,6 +146,14 @@ pub(super) static HAND_V4: PerCpuArray<Hand<V4>> = PerCpuArray::with_max_entries
 /// The flow that is to be made. Written here.
 #[map]
 pub(super) static PARKED_V4: PerCpuArray<Parked<V4>> = PerCpuArray::with_max_entries(1, 0);
+
+/// Frames that are held back until their datagram's first fragment comes, by buckets. Written here.
+#[map]
+pub(super) static HELD: Array<Held> = Array::with_max_entries(BUCKETS * HELD_PER_BUCKET, 0);
+
+/// Where the next frame is held in each bucket. Written here.
+#[map]
+pub(super) static HELD_BUCKETS: Array<HeldBucket> = Array::with_max_entries(BUCKETS, 0);
 
 /// The frame that a program makes. Written here.
 #[map]
@@ -204,9 +216,9 @@ pub(super) static SHARES_V6: Array<Share> = Array::with_max_entries(4096, 0);
 #[map]
 pub(super) static FLOW_RING_V6: Array<Tuple<Addr6>> = Array::with_max_entries(131_072, 0);
 
-/// Ports of datagrams whose first fragment was seen. Written here; the oldest goes when it is full.
+/// Datagrams whose first fragment was seen. Written here; the oldest goes when it is full.
 #[map]
-pub(super) static FRAGMENTS_V6: LruHashMap<FragmentKey<Addr6>, Ports> = LruHashMap::with_max_entries(4096, 0);
+pub(super) static FRAGMENTS_V6: LruHashMap<FragmentKey<Addr6>, Datagram> = LruHashMap::with_max_entries(4096, 0);
 
 /// What is in hand. Written here.
 #[map]

@@ -8,6 +8,7 @@ mod entry;
 mod event;
 mod family_maps;
 mod forward;
+mod fragments;
 mod frame;
 mod hand;
 mod host;

@@ -13,9 +13,9 @@ use network_types::eth::EthHdr;
 
 use super::{
     family_maps::FamilyMaps,
+    fragments::ports_of_first,
     frame::{Context, Frame},
     hand::Hand,
-    kernel::Kernel,
 };
 
 /// Headers up to the checksum inside an ICMP error, with as many extension headers as are walked through in
@@ -108,20 +108,20 @@ pub(super) fn linearize(ctx: &TcContext, len: usize) {
     }
 }
 
-/// Takes the packet in hand.
+/// Takes the packet in hand. `leaves`: it is on its way out of this host.
 ///
 /// # Errors
 ///
 /// [`Reason::Malformed`].
 #[inline(always)]
-pub(super) fn load<F: FamilyMaps>(ctx: &TcContext) -> Result<&'static mut Hand<F>, Reason> {
+pub(super) fn load<F: FamilyMaps>(ctx: &TcContext, leaves: bool) -> Result<&'static mut Hand<F>, Reason> {
     let hand = F::hand().ok_or(Reason::Malformed)?;
     // SAFETY: this CPU's own element, and programs do not interrupt each other on one CPU.
     let hand = unsafe { &mut *hand };
     read(ctx, &mut hand.packet)?;
     if hand.packet.kind == Kind::LaterFragment {
         cold_path();
-        let ports = ports_of_first(ctx, &hand.packet);
+        let ports = ports_of_first(ctx, &hand.packet, leaves);
         hand.packet.set_ports((ports >> 16) as u16, ports as u16);
     }
     Ok(hand)
@@ -150,12 +150,4 @@ fn read<F: Family>(ctx: &TcContext, slot: &mut Packet<F>) -> Result<(), Reason> 
         slot.segment_len = (slot.l3.l4_off - EthHdr::LEN) as u32 + slot.l4_header_len().saturating_add(gso_size);
     }
     Ok(())
-}
-
-/// Source and destination port of a later fragment, in one number; 0: the first one was not seen. Not inlined, as
-/// [`read`].
-#[inline(never)]
-fn ports_of_first<F: FamilyMaps>(ctx: &TcContext, packet: &Packet<F>) -> u32 {
-    let ports = Kernel { ctx }.fragment_ports::<F>(&packet.fragment_key());
-    ports.map_or(0, |ports| u32::from(ports.src_port) << 16 | u32::from(ports.dst_port))
 }

@@ -31,7 +31,7 @@ rows! {
         "Fragments of eight bytes pass";
     many_fragments_pass(Both): "RFC 791", Must, netfilter Met, netpath Met;
         "A datagram of 60 kB passes in 50 fragments";
-    fragments_beyond_the_largest_packet_reach_nobody(V4): "RFC 791", Nice, netfilter Met, netpath Unmet;
+    fragments_beyond_the_largest_packet_reach_nobody(V4): "RFC 791", Nice, netfilter Met, netpath Met;
         "A fragment that ends beyond 65,535 bytes reaches nobody (ping of death)";
     frames_with_a_vlan_tag_are_not_translated(Both): "802.1Q", Must, netfilter Met, netpath Met;
         "Frames of a VLAN, or of two, are not the container's own and do not leave";
