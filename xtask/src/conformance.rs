@@ -135,30 +135,37 @@ fn results_dir() -> Result<PathBuf> {
     built("tmp", "conformance")
 }
 
-/// The results, in the order of the table.
+/// The results, in the order of the table. Where tests have been run one by one between changes of a table, the last one
+/// knows its order.
 fn rows() -> Result<Vec<Row>> {
     let dir = results_dir()?;
-    let mut rows: BTreeMap<(u64, u64, String), Row> = BTreeMap::new();
-    for entry in fs::read_dir(&dir).with_context(|| format!("list {} (has any test run?)", dir.display()))? {
-        let path = entry?.path();
+    let entries = fs::read_dir(&dir).with_context(|| format!("list {} (has any test run?)", dir.display()))?;
+    let mut files = entries.collect::<Result<Vec<_>, _>>()?;
+    files.sort_by_cached_key(|file| file.metadata().and_then(|data| data.modified()).ok());
+    let mut rows: BTreeMap<String, ([u64; 2], Row)> = BTreeMap::new();
+    for path in files.iter().map(fs::DirEntry::path) {
         let result = read(&path).with_context(|| format!("read {}", path.display()))?;
         let text = |name: &str| result[name].as_str().unwrap_or_default().to_owned();
-        let order = |index: usize| result["order"][index].as_u64().unwrap_or(0);
-        let row = rows.entry((order(0), order(1), text("test"))).or_insert_with(|| Row {
+        let order = [0, 1].map(|index| result["order"][index].as_u64().unwrap_or(0));
+        let seen = rows.remove(&text("test")).map(|(_, row)| row.seen).unwrap_or_default();
+        let mut row = Row {
             part: text("part"),
             id: text("id"),
             level: text("level"),
             requirement: text("requirement"),
             test: text("test"),
-            seen: BTreeMap::new(),
-        });
+            seen,
+        };
         let seen = result["results"].as_array().into_iter().flatten().map(|result| Seen {
             family: result["family"].as_str().unwrap_or_default().to_owned(),
             instead: result["seen"].as_str().unwrap_or_default().to_owned(),
         });
         row.seen.insert(text("plane"), seen.collect());
+        rows.insert(text("test"), (order, row));
     }
-    Ok(rows.into_values().collect())
+    let mut rows: Vec<_> = rows.into_values().collect();
+    rows.sort_by_key(|(order, _)| *order);
+    Ok(rows.into_iter().map(|(_, row)| row).collect())
 }
 
 fn read(path: &Path) -> Result<Value> {

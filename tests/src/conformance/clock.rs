@@ -53,11 +53,11 @@ fn replace<K: Pod, V: Pod>(map: &mut HashMap<MapData, K, V>, key: &K, value: &V)
 
 fn age_conntrack(world: &World, family: Family, seconds: u32) {
     let family = family.pick("ipv4", "ipv6");
-    let listed = program::stdout_of(world.host.command("conntrack").args(["-L", "-f", family]));
+    let list = || program::stdout_of(world.host.command("conntrack").args(["-L", "-f", family]));
     // Of other protocols there is the host's own talk to groups, which no row is about.
     let of_interest =
         |line: &&str| ["tcp", "udp", "icmp", "icmpv6", "sctp"].iter().any(|p| line.split(' ').next() == Some(p));
-    for line in listed.lines().filter(of_interest) {
+    for line in list().lines().filter(of_interest) {
         let (selector, remaining) = selector(line).unwrap_or_else(|| panic!("what does conntrack mean by `{line}`?"));
         let left = remaining.saturating_sub(seconds);
         let mut command = world.host.command("conntrack");
@@ -65,7 +65,10 @@ fn age_conntrack(world: &World, family: Family, seconds: u32) {
         if left > 0 {
             command.arg("-t").arg(left.to_string());
         }
-        program::stdout_of(&mut command);
+        // The tool walks the table, and on a busy machine a walk may miss an entry.
+        let is_done = (0..5).any(|_| program::output_of(&mut command).status.success());
+        let shown = line.split(" src=").nth(1).unwrap_or(line);
+        assert!(is_done || !list().contains(shown), "age `{line}` by {seconds} s");
     }
 }
 

@@ -59,6 +59,14 @@ rows! {
         "Fragments that arrive in order pass, out of a container and in at a mapping";
     req_14_published_ports_take_fragments(Both): "REQ-14", Must, netfilter Met, netpath Met;
         "Fragments that arrive in order pass to a published port and back";
+    req_14a_fragments_out_of_order_are_translated(Both): "REQ-14a", Must, netfilter Met, netpath Met;
+        "Fragments that arrive in any order pass, out of a container, in at a mapping and to a published port";
+    req_14a_fragments_that_come_twice_are_translated(Both): "REQ-14a", Must, netfilter Met, netpath Met;
+        "A datagram arrives whole though some of its fragments come twice";
+    req_14a_fragments_of_two_senders_are_told_apart(Both): "REQ-14a", Must, netfilter Met, netpath Met;
+        "Fragments of two clients with one identification, mixed, make two datagrams";
+    req_14a_lone_fragments_cost_nobody_else(Both): "REQ-14a", Must, netfilter Unmet, netpath Met;
+        "After 5,000 fragments of datagrams that never become whole, others still pass, fragmented and not";
 }
 
 fn req_1_endpoint_independent_mapping(bed: &mut Testbed) -> Met {
@@ -279,6 +287,75 @@ fn req_14_published_ports_take_fragments(bed: &mut Testbed) -> Met {
     let answer = Packet::udp(seen.to(), client, &[b'a'; 3000]);
     let seen = arrived_whole(&bed.send_all(App, &answer.fragments(1000)).at(Server), &answer)?;
     require(seen.from() == published, "the answer has another source")
+}
+
+/// Each order of three.
+const ORDERS: [[usize; 3]; 5] = [[2, 1, 0], [1, 0, 2], [0, 2, 1], [2, 0, 1], [1, 2, 0]];
+
+fn req_14a_fragments_out_of_order_are_translated(bed: &mut Testbed) -> Met {
+    let (inside, server) = (bed.end(App, 5000), at(bed.server(), 7000));
+    for (id, order) in (1000..).zip(ORDERS) {
+        let shuffled = |packet: &Packet| {
+            let parts = Packet { id, ..packet.clone() }.fragments(1000);
+            order.map(|index| parts[index].clone())
+        };
+        let question = Packet::udp(inside, server, &[b'q'; 2500]);
+        let outside = arrived_whole(&bed.send_all(App, &shuffled(&question)).at(Server), &question)?.from();
+        require(outside.ip() == bed.host(), "it leaves under the container's own address")?;
+        let answer = Packet::udp(server, outside, &[b'a'; 2500]);
+        let seen = arrived_whole(&bed.send_all(Server, &shuffled(&answer)).at(App), &answer)?;
+        require(seen.to() == inside, "the answer has another destination")?;
+        let asked = Packet::udp(server, bed.host_end(DNS), &[b'q'; 2500]);
+        let seen = arrived_whole(&bed.send_all(Server, &shuffled(&asked)).at(App), &asked)?;
+        require(seen.to() == bed.end(App, DNS_INSIDE), "the question has another destination")?;
+    }
+    Ok(())
+}
+
+/// Without the fragments that have the same place as an earlier one.
+fn once(parts: Vec<Packet>) -> Vec<Packet> {
+    let mut seen = std::collections::BTreeSet::new();
+    parts.into_iter().filter(|part| seen.insert(part.offset)).collect()
+}
+
+fn req_14a_fragments_that_come_twice_are_translated(bed: &mut Testbed) -> Met {
+    let server = at(bed.server(), 7000);
+    for (id, order) in (2000..).zip([[0, 0, 1, 2], [0, 1, 1, 2], [2, 0, 1, 0], [1, 0, 1, 2]]) {
+        let sent = Packet { id, ..Packet::udp(server, bed.host_end(DNS), &[b'q'; 2500]) };
+        let parts = sent.fragments(1000);
+        let parts = order.map(|index| parts[index].clone());
+        arrived_whole(&once(bed.send_all(Server, &parts).at(App)), &sent)?;
+    }
+    Ok(())
+}
+
+fn req_14a_fragments_of_two_senders_are_told_apart(bed: &mut Testbed) -> Met {
+    let clients = [at(bed.server(), 7000), at(bed.second_server(), 7000)];
+    let sent = clients.map(|client| {
+        let payload = client.ip().to_string().repeat(200);
+        Packet { id: 3000, ..Packet::udp(client, bed.host_end(DNS), payload.as_bytes()) }
+    });
+    let [one, other] = sent.each_ref().map(|packet| packet.fragments(1000));
+    let mixed = [&one[0], &other[0], &other[1], &one[1], &one[2], &other[2]].map(Packet::clone);
+    let heard = bed.send_all(Server, &mixed).at(App);
+    for packet in sent {
+        let parts: Vec<Packet> = heard.iter().filter(|part| part.src == packet.src).cloned().collect();
+        arrived_whole(&parts, &packet)?;
+    }
+    Ok(())
+}
+
+fn req_14a_lone_fragments_cost_nobody_else(bed: &mut Testbed) -> Met {
+    const LONE: u32 = 5000;
+    let server = at(bed.server(), 7000);
+    let later = Packet::udp(server, bed.host_end(DNS), &[b'x'; 2500]).fragments(1000).remove(1);
+    let lone: Vec<Packet> = (10_000..10_000 + LONE).map(|id| Packet { id, ..later.clone() }).collect();
+    for some in lone.chunks(100) {
+        bed.send_all(Server, some).nothing(App)?;
+    }
+    bed.udp_in(server, bed.host_end(DNS), App)?;
+    let sent = Packet { id: 4000, ..Packet::udp(server, bed.host_end(DNS), &[b'q'; 2500]) };
+    arrived_whole(&bed.send_all(Server, &sent.fragments(1000)).at(App), &sent).map(drop)
 }
 
 /// The datagram that `parts` make, which has the payload of `sent` and a good checksum.

@@ -8,6 +8,7 @@ use netpath_tests::sockets::at;
 use super::clock;
 use super::errors::{Kind, error, kinds, port_unreachable, quotes, shortest};
 use super::record::Met;
+use super::rfc6888::{FEW_PORTS, few_ports, limit_ports};
 use super::testbed::{DNS, DNS_INSIDE, OTHER_DNS, Station, Testbed, require};
 use Station::{App, Other, Server};
 
@@ -40,12 +41,18 @@ rows! {
         "An error about a flow that is not there, or about another destination, reaches nobody";
     req_5_errors_from_inside_are_translated(Both): "REQ-5", Must, netfilter Met, netpath Met;
         "A container's errors about what came to a published port leave under the outside address, with what the client sent";
+    req_5_errors_of_other_containers_are_translated(Both): "REQ-5b", Nice, netfilter Met, netpath Unmet;
+        "An error from inside about a neighbour's flow, as a router between them would send it, leaves under the outside address";
     req_5_errors_about_answers_are_translated(Both): "REQ-5", Must, netfilter Met, netpath Met;
         "A container's errors about answers to its own flows leave under the outside address";
     req_6_errors_do_not_refresh_a_query(Both): "REQ-6", Must, netfilter Met, netpath Met;
         "An error about a query neither ends nor prolongs its mapping";
     req_7_hairpinned_errors_are_translated(Both): "REQ-7", Must, netfilter Met, netpath Met;
         "A neighbour's error about a hairpinned packet reaches the container from the outside address, with what it sent";
+    req_8_refused_flows_are_reported(Both): "REQ-8", Must, netfilter Unmet, netpath Met,
+        with super::few_ports; "Who gets no outside port is told so: administratively prohibited, about the packet it sent";
+    req_8_reports_are_few(Both): "REQ-8", Must, netfilter Met, netpath Met,
+        with super::few_ports; "Of many refused packets at once only some are reported (RFC 1812, 4.3.2.8)";
     req_10_a_hop_count_that_ends_is_reported_inside(Both): "REQ-10", Must, netfilter Met, netpath Met;
         "A hop count that ends on the translator is reported to the container";
     req_10_a_hop_count_that_ends_is_reported_outside(Both): "REQ-10", Must, netfilter Met, netpath Met;
@@ -258,6 +265,14 @@ fn req_5_errors_about_answers_are_translated(bed: &mut Testbed) -> Met {
     Errors { station: App, src, dst, seen, hearer: Server, heard_from, sent }.pass(bed)
 }
 
+fn req_5_errors_of_other_containers_are_translated(bed: &mut Testbed) -> Met {
+    let [sent, seen, _, _] = &exchange(bed)?;
+    let kind = port_unreachable(bed.family);
+    let report = error(bed.address(Other), bed.server(), kind, &seen.bytes());
+    let heard = bed.send(Other, &report).one(Server)?;
+    quotes(&heard, kind, bed.host(), bed.server(), sent, sent.bytes().len())
+}
+
 fn req_6_errors_do_not_refresh_a_query(bed: &mut Testbed) -> Met {
     let to = bed.server();
     let seen = bed.out(App, &Packet::echo_request(bed.address(App), to, 77, b"anybody there?"))?;
@@ -282,6 +297,41 @@ fn req_7_hairpinned_errors_are_translated(bed: &mut Testbed) -> Met {
     require(seen.to() == bed.end(Other, DNS_INSIDE), "the question has another destination")?;
     let (src, dst, heard_from) = (bed.address(Other), seen.src, bed.host());
     Errors { station: Other, src, dst, seen, hearer: App, heard_from, sent }.pass(bed)
+}
+
+/// All outside ports towards the server are taken.
+fn exhaust_ports(bed: &mut Testbed) -> Met {
+    limit_ports(bed, FEW_PORTS);
+    let server = at(bed.server(), 7000);
+    let taken = (5000..5010).filter(|port| {
+        let packet = Packet::udp(bed.end(Other, *port), server, b"one more");
+        bed.send(Other, &packet).one(Server).is_ok()
+    });
+    require((1..=4).contains(&taken.count()), "more flows than ports")
+}
+
+fn req_8_refused_flows_are_reported(bed: &mut Testbed) -> Met {
+    exhaust_ports(bed)?;
+    let kind = bed.family.pick(Kind(3, 13, [0; 4]), Kind(1, 1, [0; 4]));
+    let sent = Packet::udp(bed.end(App, 6000), at(bed.server(), 7000), b"a question of some length");
+    let heard = bed.send(App, &sent);
+    heard.nothing(Server)?;
+    let gateway = bed.world.gateway(bed.family);
+    quotes(&heard.one(App)?, kind, gateway, bed.address(App), &sent, shortest(bed.family))
+}
+
+fn req_8_reports_are_few(bed: &mut Testbed) -> Met {
+    /// Far more than any host answers in the time that this takes (Linux: 1000 a second, 50 at once).
+    const REFUSED: u16 = 4000;
+    exhaust_ports(bed)?;
+    let mut reports = 0;
+    for port in (10_000..10_000 + REFUSED).step_by(AT_ONCE) {
+        let some: Vec<_> = (0..AT_ONCE as u16)
+            .map(|index| Packet::udp(bed.end(App, port + index), at(bed.server(), 7000), b"one more"))
+            .collect();
+        reports += bed.send_all(App, &some).at(App).len();
+    }
+    require(reports < usize::from(REFUSED) / 2, "every packet is reported")
 }
 
 fn req_10_a_hop_count_that_ends_is_reported_inside(bed: &mut Testbed) -> Met {

@@ -11,6 +11,10 @@ use Station::{App, Other, Server};
 rows! {
     5, "RFC 6888: limits";
 
+    req_4_one_container_leaves_flows_for_others(Both): "REQ-4", Must, netfilter NotRun, netpath Met,
+        with super::few_flows; "A container that begins as many flows as it can leaves some for its neighbour";
+    req_4_one_container_leaves_ports_for_others(Both): "REQ-4", Must, netfilter Unmet, netpath Met,
+        with super::some_ports; "A container that takes all ports towards a server leaves some for its neighbour";
     req_11_a_full_table_keeps_what_is_in_it(Both): "REQ-11", Must, netfilter NotRun, netpath Met,
         with super::few_flows; "When the table of flows is full, new flows are refused and living ones stay";
     req_11_exhausted_ports_keep_what_they_have(Both): "REQ-11", Must, netfilter Met, netpath Met,
@@ -20,15 +24,20 @@ rows! {
 }
 
 const FLOWS: u16 = 64;
-const PORTS: &str = "30000-30003";
+pub(crate) const FEW_PORTS: &str = "30000-30003";
+const SOME_PORTS: &str = "30000-30127";
 
 /// The table of a namespace's connections is the machine's on netfilter.
 fn few_flows() -> Setup {
     Setup::agent(&format!("--max-flows {FLOWS}"))
 }
 
-fn few_ports() -> Setup {
-    Setup::agent(&format!("--masquerade-ports {PORTS}"))
+pub(crate) fn few_ports() -> Setup {
+    Setup::agent(&format!("--masquerade-ports {FEW_PORTS}"))
+}
+
+fn some_ports() -> Setup {
+    Setup::agent(&format!("--masquerade-ports {SOME_PORTS}"))
 }
 
 fn req_11_a_full_table_keeps_what_is_in_it(bed: &mut Testbed) -> Met {
@@ -45,14 +54,41 @@ fn req_11_a_full_table_keeps_what_is_in_it(bed: &mut Testbed) -> Met {
     require(bed.udp_out(App, 5000, at(bed.server(), 7000))?.from() == first, "a living flow has lost its port")
 }
 
+fn req_4_one_container_leaves_flows_for_others(bed: &mut Testbed) -> Met {
+    let server = at(bed.server(), 7001);
+    for port in 0..4 * FLOWS {
+        let packet = Packet::udp(bed.end(App, 10_000 + port), server, b"one more");
+        bed.send(App, &packet);
+    }
+    for port in 5000..5004 {
+        bed.udp_out(Other, port, server).map_err(|_| "the neighbour gets no flow".to_owned())?;
+    }
+    Ok(())
+}
+
+fn req_4_one_container_leaves_ports_for_others(bed: &mut Testbed) -> Met {
+    limit_ports(bed, SOME_PORTS);
+    let server = at(bed.server(), 7000);
+    let mut taken = 0;
+    for port in 10_000..10_512 {
+        let packet = Packet::udp(bed.end(App, port), server, b"one more");
+        taken += u32::from(bed.send(App, &packet).one(Server).is_ok());
+    }
+    require((64..=128).contains(&taken), "another number of flows than there are ports")?;
+    for port in 5000..5004 {
+        bed.udp_out(Other, port, server).map_err(|_| "the neighbour gets no port".to_owned())?;
+    }
+    Ok(())
+}
+
 /// Docker's rules with as few ports as netpath has in this row.
-fn limit_ports(bed: &Testbed) {
+pub(crate) fn limit_ports(bed: &Testbed, ports: &str) {
     if bed.is_netpath() {
         return;
     }
     for (family, command) in Family::BOTH.iter().zip(["iptables", "ip6tables"]) {
         let subnet = bed.world.network("bridge").subnet(*family);
-        let rule = format!("-I POSTROUTING -s {subnet} ! -o docker0 -p udp -j MASQUERADE --to-ports {PORTS}");
+        let rule = format!("-I POSTROUTING -s {subnet} ! -o docker0 -p udp -j MASQUERADE --to-ports {ports}");
         let mut command = bed.world.host.command(command);
         program::stdout_of(command.args(["-t", "nat", "-w"]).args(rule.split(' ')));
     }
@@ -60,7 +96,7 @@ fn limit_ports(bed: &Testbed) {
 
 /// Flows from two containers to one destination until one does not pass; the ports inside and outside.
 fn exhaust(bed: &mut Testbed) -> Result<Vec<(Station, u16, u16)>, String> {
-    limit_ports(bed);
+    limit_ports(bed, FEW_PORTS);
     let server = at(bed.server(), 7000);
     let mut open = Vec::new();
     for port in 5000..5010 {
