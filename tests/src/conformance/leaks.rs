@@ -6,12 +6,13 @@ use std::net::IpAddr;
 use netpath_tests::Family;
 use netpath_tests::packets::{ACK, FIN, NO_NEXT_HEADER, PSH, Packet, RST, SYN, Segment, TCP, UDP, URG, icmp_of};
 use netpath_tests::sockets::at;
+use netpath_tests::watcher::Watcher;
 
 use super::connection::Connection;
 use super::errors::{error, port_unreachable};
 use super::record::Met;
-use super::testbed::{Heard, Station, Testbed};
-use Station::{App, Server};
+use super::testbed::{Heard, Station, Testbed, require};
+use Station::{App, Other, Server};
 
 rows! {
     12, "Leaks: a container's packets that must not leave untranslated";
@@ -42,28 +43,34 @@ rows! {
         "Later fragments without a first one, and overlapping ones";
 }
 
-/// Sends packets from `app`, one by one.
+/// Sends packets from `app`, one by one. The watcher that every other test ends with must see what the server hears.
 fn do_not_leak(bed: &mut Testbed, packets: impl IntoIterator<Item = Packet>) -> Met {
+    let network = bed.world.network("bridge");
+    let length = u32::from(network.prefix_len(bed.family));
+    let mut watcher = Watcher::new(&bed.world.client, network.address(bed.family, 0), length);
     for packet in packets {
         let heard = bed.send(App, &packet);
+        let own = [bed.address(App), bed.address(Other)];
+        let seen =
+            heard.frames(Server).iter().filter_map(|frame| source(frame)).filter(|src| own.contains(src)).count();
+        assert_eq!(watcher.take().len(), seen, "what the watcher caught of {packet:?}");
         nothing_untranslated(bed, &heard)?;
     }
     Ok(())
 }
 
-/// The source is read where it lies, since the rest need not make sense.
 fn nothing_untranslated(bed: &Testbed, heard: &Heard) -> Met {
-    for frame in heard.frames(Server) {
-        let source = match (frame.get(12..14), frame.get(26..30), frame.get(22..38)) {
-            (Some([0x08, 0x00]), Some(v4), _) => IpAddr::from(<[u8; 4]>::try_from(v4).expect("four bytes")),
-            (Some([0x86, 0xdd]), _, Some(v6)) => IpAddr::from(<[u8; 16]>::try_from(v6).expect("sixteen bytes")),
-            _ => continue,
-        };
-        if source != bed.host() {
-            return Err("it leaves under another address than the host's".to_owned());
-        }
+    let mut sources = heard.frames(Server).iter().filter_map(|frame| source(frame));
+    require(sources.all(|source| source == bed.host()), "it leaves under another address than the host's")
+}
+
+/// The source is read where it lies, since the rest need not make sense.
+fn source(frame: &[u8]) -> Option<IpAddr> {
+    match (frame.get(12..14)?, frame.get(26..30), frame.get(22..38)) {
+        ([0x08, 0x00], Some(v4), _) => Some(<[u8; 4]>::try_from(v4).ok()?.into()),
+        ([0x86, 0xdd], _, Some(v6)) => Some(<[u8; 16]>::try_from(v6).ok()?.into()),
+        _ => None,
     }
-    Ok(())
 }
 
 /// A datagram, a SYN and an echo request to the server.
@@ -172,7 +179,7 @@ fn foreign_sources_do_not_leak(bed: &mut Testbed) -> Met {
         ["fd00:9::9", "2001:db8:9::9", "::ffff:1.2.3.4", "64:ff9b::1.2.3.4"],
     );
     let mut sources: Vec<IpAddr> = texts.iter().map(|text| text.parse().expect("an address")).collect();
-    sources.extend([bed.address(Station::Other), bed.server()]);
+    sources.extend([bed.address(Other), bed.server()]);
     let server = at(bed.server(), 7000);
     do_not_leak(bed, sources.into_iter().map(|source| Packet::udp(at(source, 5000), server, b"who am I?")))
 }

@@ -2,14 +2,14 @@
 
 use std::net::IpAddr;
 
-use netpath_tests::packets::{Packet, Segment};
+use netpath_tests::packets::{ACK, Packet, SYN, Segment};
 use netpath_tests::sockets::at;
 
 use super::clock;
 use super::errors::{Kind, error, kinds, port_unreachable, quotes, shortest};
 use super::record::Met;
 use super::rfc6888::{FEW_PORTS, few_ports, limit_ports};
-use super::testbed::{DNS, DNS_INSIDE, OTHER_DNS, Station, Testbed, require};
+use super::testbed::{DNS, DNS_INSIDE, OTHER_DNS, Station, Testbed, WEB, require};
 use Station::{App, Other, Server};
 
 rows! {
@@ -36,11 +36,11 @@ rows! {
     req_4_errors_from_outside_are_translated(Both): "REQ-4", Must, netfilter Met, netpath Met;
         "Errors of every kind about UDP, TCP and queries out of containers, quoting any length, reach the container with what it sent";
     req_4_errors_about_published_ports_are_translated(Both): "REQ-4", Must, netfilter Met, netpath Met;
-        "The same about what a container answered from a published port";
+        "The same about what a container answered from published ports of UDP and TCP";
     req_4_errors_about_no_mapping_reach_nobody(Both): "REQ-4", Must, netfilter Met, netpath Met;
         "An error about a flow that is not there, or about another destination, reaches nobody";
     req_5_errors_from_inside_are_translated(Both): "REQ-5", Must, netfilter Met, netpath Met;
-        "A container's errors about what came to a published port leave under the outside address, with what the client sent";
+        "A container's errors about what came to published ports of UDP and TCP leave under the outside address, with what the client sent";
     req_5_errors_of_other_containers_are_translated(Both): "REQ-5b", Nice, netfilter Met, netpath Unmet;
         "An error from inside about a neighbour's flow, as a router between them would send it, leaves under the outside address";
     req_5_errors_about_answers_are_translated(Both): "REQ-5", Must, netfilter Met, netpath Met;
@@ -218,19 +218,27 @@ fn req_4_errors_from_outside_are_translated(bed: &mut Testbed) -> Met {
     Ok(())
 }
 
-/// What a client sent to the published port of `app` and what that one saw of it, its answer and what the client saw of it.
-fn exchange(bed: &mut Testbed) -> Result<[Packet; 4], String> {
-    let asked = Packet::udp(at(bed.server(), 7000), bed.host_end(DNS), b"a question of some length");
-    let seen = bed.send(Server, &asked).one(App)?;
-    let answer = Packet::udp(seen.to(), seen.from(), b"an answer of some length");
-    let heard = bed.send(App, &answer).one(Server)?;
-    Ok([asked, seen, answer, heard])
+/// A question to `app`'s published port, of UDP and of TCP, and what answers it.
+fn exchanges(bed: &Testbed) -> [(Packet, fn(&Packet) -> Packet); 2] {
+    let client = at(bed.server(), 7000);
+    [
+        (Packet::udp(client, bed.host_end(DNS), b"a question of some length"), |seen| {
+            Packet::udp(seen.to(), seen.from(), b"an answer of some length")
+        }),
+        (Packet::tcp(client, bed.host_end(WEB), &Segment::new(SYN, 10, 0), b""), |seen| {
+            Packet::tcp(seen.to(), seen.from(), &Segment::new(SYN | ACK, 50, 11), b"")
+        }),
+    ]
 }
 
 fn req_4_errors_about_published_ports_are_translated(bed: &mut Testbed) -> Met {
-    let [_, _, sent, seen] = &exchange(bed)?;
-    let (src, dst) = (bed.router(), bed.host());
-    Errors { station: Server, src, dst, seen, hearer: App, heard_from: src, sent }.pass(bed)
+    for (asked, answer) in exchanges(bed) {
+        let sent = &answer(&bed.send(Server, &asked).one(App)?);
+        let seen = &bed.send(App, sent).one(Server)?;
+        let (src, dst) = (bed.router(), bed.host());
+        Errors { station: Server, src, dst, seen, hearer: App, heard_from: src, sent }.pass(bed)?;
+    }
+    Ok(())
 }
 
 fn req_4_errors_about_no_mapping_reach_nobody(bed: &mut Testbed) -> Met {
@@ -252,9 +260,12 @@ fn req_4_errors_about_no_mapping_reach_nobody(bed: &mut Testbed) -> Met {
 }
 
 fn req_5_errors_from_inside_are_translated(bed: &mut Testbed) -> Met {
-    let [sent, seen, _, _] = &exchange(bed)?;
-    let (src, dst, heard_from) = (bed.address(App), bed.server(), bed.host());
-    Errors { station: App, src, dst, seen, hearer: Server, heard_from, sent }.pass(bed)
+    for (sent, _) in &exchanges(bed) {
+        let seen = &bed.send(Server, sent).one(App)?;
+        let (src, dst, heard_from) = (bed.address(App), bed.server(), bed.host());
+        Errors { station: App, src, dst, seen, hearer: Server, heard_from, sent }.pass(bed)?;
+    }
+    Ok(())
 }
 
 fn req_5_errors_about_answers_are_translated(bed: &mut Testbed) -> Met {
@@ -266,7 +277,8 @@ fn req_5_errors_about_answers_are_translated(bed: &mut Testbed) -> Met {
 }
 
 fn req_5_errors_of_other_containers_are_translated(bed: &mut Testbed) -> Met {
-    let [sent, seen, _, _] = &exchange(bed)?;
+    let [(sent, _), _] = &exchanges(bed);
+    let seen = bed.send(Server, sent).one(App)?;
     let kind = port_unreachable(bed.family);
     let report = error(bed.address(Other), bed.server(), kind, &seen.bytes());
     let heard = bed.send(Other, &report).one(Server)?;
