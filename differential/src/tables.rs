@@ -8,8 +8,8 @@ use std::path::Path;
 use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData};
 use netpath_common::{
-    Address, CtState, Flow, FragmentKey, Inside, Mapping, MappingKey, Ports, Share, Timeouts, Tuple, flow_flag, proto,
-    seconds,
+    Address, CtState, Datagram, Flow, FragmentKey, Inside, Mapping, MappingKey, Share, Timeouts, Tuple, flow_flag,
+    proto, seconds,
 };
 use nix::time::{ClockId, clock_gettime};
 
@@ -24,7 +24,7 @@ pub struct Tables<A: Address + Pod> {
     flows: HashMap<MapData, Tuple<A>, Flow<A>>,
     mappings: HashMap<MapData, MappingKey<A>, Mapping<A>>,
     replies: HashMap<MapData, Tuple<A>, Inside<A>>,
-    fragments: HashMap<MapData, FragmentKey<A>, Ports>,
+    fragments: HashMap<MapData, FragmentKey<A>, Datagram>,
     shares: Array<MapData, Share>,
 }
 

@@ -52,6 +52,7 @@ reasons! {
     RouterAdvertisement = 23, "router-advertisement", "a container sent a router advertisement or a redirect";
     TooBig = 24, "too-big", "larger than the other network's interfaces take, and no router is in between to say so";
     FlowQuota = 25, "flow-quota", "the container has its share of the flow table; the new flow was refused";
+    PortTaken = 26, "port-taken", "another CPU was faster to take the masquerade port, over and over; the new flow was refused";
 }
 
 impl Reason {

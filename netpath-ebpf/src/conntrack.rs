@@ -255,7 +255,7 @@ fn refresh_mapping<F: Family, E: Env<F>>(
 ///
 /// # Errors
 ///
-/// [`Reason::PortsExhausted`], [`Reason::FlowTableFull`], [`Reason::FlowQuota`]; no live flow is ever evicted for a new one.
+/// [`Reason::PortTaken`], to be tried anew; [`Reason::PortsExhausted`], [`Reason::FlowTableFull`], [`Reason::FlowQuota`]; no live flow is ever evicted for a new one.
 #[inline(always)]
 pub fn create<F: Family, E: Env<F>>(env: &E, config: &Config, request: &Request<'_, F>) -> Result<u16, Reason> {
     purge::<F, E>(env, config, request.owner.index, request.now_s);

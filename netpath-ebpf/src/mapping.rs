@@ -145,6 +145,11 @@ enum Found {
 }
 
 /// Finds the inside address and port's mapping, or gives it one.
+///
+/// # Errors
+///
+/// [`Reason::PortsExhausted`]. [`Reason::PortTaken`]: another CPU was faster, and there is another port or it is the very
+/// mapping that was looked for: to be tried anew.
 #[inline(never)]
 pub fn allocate<F: Family, E: Env<F>>(env: &E, config: &Config, request: &Request<'_, F>) -> Result<Port, Reason> {
     let tuple = &request.packet.tuple;
@@ -152,7 +157,9 @@ pub fn allocate<F: Family, E: Env<F>>(env: &E, config: &Config, request: &Reques
     let port = match search::<F, E>(env, config, request, &candidates) {
         Found::Own(port) => join::<F, E>(env, config, request, port),
         Found::Free(port) if claim::<F, E>(env, config, request, port) => join::<F, E>(env, config, request, port),
-        Found::Free(_) | Found::Nothing => Port::NONE,
+        // Sharing it would be too early: others are free.
+        Found::Free(_) => return Err(Reason::PortTaken),
+        Found::Nothing => Port::NONE,
     };
     if port != Port::NONE {
         return Ok(port);

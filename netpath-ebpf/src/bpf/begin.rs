@@ -49,7 +49,13 @@ fn begin<F: FamilyMaps>(ctx: &TcContext) -> Result<i32, Reason> {
     let (Some(hand), Some(parked)) = (F::hand(), F::parked()) else { return Err(Reason::Malformed) };
     // SAFETY: this CPU's own elements, and programs do not interrupt each other on one CPU.
     let (hand, parked) = unsafe { (&*hand, &mut *parked) };
-    match create(ctx, &hand.packet, parked) {
+    let created = create(ctx, &hand.packet, parked);
+    if created == Err(Reason::PortTaken) {
+        // As often as the kernel allows: still parked.
+        jump::<F>(ctx, maps::jump::BEGIN_FLOW);
+    }
+    parked.clear();
+    match created {
         Ok(()) => {
             jump::<F>(ctx, parked.asker);
             Err(Reason::FlowTableFull)
@@ -65,10 +71,10 @@ fn begin<F: FamilyMaps>(ctx: &TcContext) -> Result<i32, Reason> {
 
 /// Not inlined, for a stack of its own.
 #[inline(never)]
-fn create<F: FamilyMaps>(ctx: &TcContext, packet: &Packet<F>, parked: &mut Parked<F>) -> Result<(), Reason> {
+fn create<F: FamilyMaps>(ctx: &TcContext, packet: &Packet<F>, parked: &Parked<F>) -> Result<(), Reason> {
     let env = Kernel { ctx };
     let config = Env::<F>::config(&env).ok_or(Reason::EndpointGone)?;
-    let request = parked.take(packet);
+    let request = parked.request(packet);
     conntrack::create(&env, config, &request)?;
     Ok(())
 }

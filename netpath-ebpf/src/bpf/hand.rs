@@ -66,12 +66,10 @@ impl<F: Family> Parked<F> {
         self.owner.generation = 0;
     }
 
-    /// What is parked, which `packet` asks for. Nothing is any more.
+    /// What is parked, which `packet` asks for.
     #[inline(always)]
-    pub(super) fn take<'a>(&mut self, packet: &'a Packet<F>) -> Request<'a, F> {
-        let request = Request { packet, owner: self.owner, nat_addr: self.nat_addr, now_s: self.now_s };
-        self.clear();
-        request
+    pub(super) fn request<'a>(&self, packet: &'a Packet<F>) -> Request<'a, F> {
+        Request { packet, owner: self.owner, nat_addr: self.nat_addr, now_s: self.now_s }
     }
 }
 

@@ -287,6 +287,29 @@ fn a_claim_on_a_shared_port_that_was_taken_meanwhile_makes_no_flow() {
 }
 
 #[test]
+fn a_port_that_another_cpu_claims_first_is_not_shared_while_others_are_free() {
+    let world = World::new();
+    let server = (CLIENT, 53);
+    world.before_next_mapping(move |world| assert_eq!(port(world, 2, 5000, server), Ok(5000)));
+    let other = port(&world, 1, 5000, server).unwrap();
+    assert_ne!(other, 5000);
+    for (n, port) in [(2, 5000), (1, other)] {
+        assert_eq!(world.mapping_of(HOST, port, proto::UDP).unwrap().shared, 0);
+        let reply = world.arrive(&udp(server, (HOST, port))).unwrap();
+        assert_eq!(reply.tuple.dst_addr, container(n));
+    }
+    world.assert_unlocked();
+}
+
+#[test]
+fn a_mapping_that_another_cpu_makes_first_is_joined() {
+    let world = World::new();
+    world.before_next_mapping(|world| assert_eq!(port(world, 1, 5000, (OTHER_CLIENT, 53)), Ok(5000)));
+    assert_eq!(port(&world, 1, 5000, (CLIENT, 53)), Ok(5000));
+    assert_eq!(world.mapping_of(HOST, 5000, proto::UDP).unwrap().shared, 0);
+}
+
+#[test]
 fn owner_of_a_port_that_began_to_be_shared_meanwhile_makes_no_flow() {
     let mut world = World::new();
     world.config.ports = PortRange { first: 2000, last: 2000 };

@@ -74,6 +74,7 @@ pub(crate) struct World<F: Place> {
     /// Protocol and port of the host's own sockets.
     pub(crate) sockets: HashSet<(u8, u16)>,
     meanwhile: Cell<Option<Meanwhile<F>>>,
+    before_mapping: Cell<Option<Meanwhile<F>>>,
     /// Connections of the host, by the tuple of what arrives for them.
     pub(crate) connections: HashSet<Tuple<F::Addr>>,
     /// Bindings and the sources that they are open to.
@@ -144,6 +145,7 @@ impl<F: Place> World<F> {
             route: Route::To { ifindex: UPLINK, next_hop: F::CLIENT },
             sockets: HashSet::new(),
             meanwhile: Cell::new(None),
+            before_mapping: Cell::new(None),
             connections: HashSet::new(),
             allowed: HashSet::new(),
             links: HashMap::new(),
@@ -226,6 +228,11 @@ impl<F: Place> World<F> {
     /// Has another CPU do something after the next flow's port is chosen and before the flow is there.
     pub(crate) fn before_next_flow(&self, meanwhile: impl FnOnce(&Self) + 'static) {
         self.meanwhile.set(Some(Box::new(meanwhile)));
+    }
+
+    /// Has another CPU do something after the next flow's port is chosen and before it is claimed.
+    pub(crate) fn before_next_mapping(&self, meanwhile: impl FnOnce(&Self) + 'static) {
+        self.before_mapping.set(Some(Box::new(meanwhile)));
     }
 
     /// Bytes of a packet that an ICMP error must quote: the network header and eight more.
@@ -350,6 +357,9 @@ impl<F: Place> Env<F> for World<F> {
         get(&self.mappings, key)
     }
     fn insert_mapping(&self, key: &MappingKey<F::Addr>, mapping: &Mapping<F::Addr>) -> Result<(), Refused> {
+        if let Some(meanwhile) = self.before_mapping.take() {
+            meanwhile(self);
+        }
         insert(&self.mappings, key, mapping, usize::MAX, false)
     }
     fn reply(&self, tuple: &Tuple<F::Addr>) -> Option<&Inside<F::Addr>> {
@@ -369,7 +379,12 @@ impl<F: Place> Env<F> for World<F> {
         self.hand.replace((self.hand.get() + 1) % len)
     }
     fn begin(&self, config: &Config, request: &Request<'_, F>) -> Result<u16, Reason> {
-        conntrack::create(self, config, request)
+        loop {
+            match conntrack::create(self, config, request) {
+                Err(Reason::PortTaken) => {}
+                created => return created,
+            }
+        }
     }
     fn try_lock(&self, name: u64) -> bool {
         self.locks.borrow_mut().insert(name)
