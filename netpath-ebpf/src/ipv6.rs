@@ -148,6 +148,12 @@ impl Family for V6 {
         Ok(l3)
     }
 
+    /// There is none.
+    #[inline(always)]
+    fn is_intact<B: Bytes>(_bytes: &B, _l3_off: usize, _l3: &L3<Addr6>) -> bool {
+        true
+    }
+
     #[inline(always)]
     fn is_icmp_error(icmp_type: u8) -> bool {
         // Destination unreachable, packet too big, time exceeded, parameter problem (RFC 4443, 2.1).

@@ -143,10 +143,13 @@ impl<F: Family> Packet<F> {
     ///
     /// # Errors
     ///
-    /// [`Reason::Malformed`] when a header is cut short or contradicts the packet's length.
+    /// [`Reason::Malformed`] when a header is cut short, contradicts the packet's length or has a wrong checksum.
     #[inline(always)]
     pub fn parse<B: Bytes>(bytes: &B, l3_off: usize) -> Result<Self, Reason> {
         let l3 = F::l3(bytes, l3_off)?;
+        if !F::is_intact(bytes, l3_off, &l3) {
+            return Err(Reason::Malformed);
+        }
         if l3.is_later_fragment() {
             return Ok(Self::new(l3, Kind::LaterFragment, 0, 0));
         }

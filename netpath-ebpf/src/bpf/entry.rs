@@ -22,6 +22,7 @@ use super::{
     fragments,
     frame::{Context as _, Frame},
     hand::Hand,
+    icmp::is_intact,
     kernel::Kernel,
     maps, nd,
     rewrite::StoreL3,
@@ -233,15 +234,14 @@ fn error_to_external<F: Path>(ctx: &TcContext, hand: &mut Hand<F>) -> bool {
     translation.is_some_and(|translation| hand.set_error(&translation))
 }
 
-/// Reads what an ICMP error quotes. False: too little.
+/// Reads what an ICMP error quotes. False: too little, or the error is not intact.
 #[inline(never)]
 fn read_quoted<F: Path>(ctx: &TcContext, hand: &mut Hand<F>) -> bool {
     skb::linearize(ctx, skb::MAX_HEADERS);
     let inner = Inner::parse(&Frame(ctx), &hand.packet);
-    inner.is_ok_and(|inner| {
-        hand.inner = inner;
-        true
-    })
+    let Ok(inner) = inner else { return false };
+    hand.inner = inner;
+    is_intact(ctx, &hand.packet)
 }
 
 /// Decides, and once more if that takes a flow that is to be made first: `begin_flow` makes it and jumps back to `this`

@@ -1,18 +1,26 @@
-//! Writes the translation of an ICMP error: two network headers, the quoted ports and their checksums.
+//! ICMP errors: whether one is intact, and writing its translation: two network headers, the quoted ports and their
+//! checksums.
 
-use aya_ebpf::{bindings::BPF_F_PSEUDO_HDR, programs::TcContext};
-use netpath_common::{Reason, Tuple, proto};
+use core::{hint::black_box, ptr};
+
+use aya_ebpf::{
+    bindings::BPF_F_PSEUDO_HDR,
+    helpers::generated::{bpf_csum_diff, bpf_skb_load_bytes},
+    programs::TcContext,
+};
+use netpath_common::{Address as _, Reason, Tuple, proto};
 use netpath_ebpf::{
-    checksum::Delta,
+    checksum::{Delta, check_of},
     family::Family,
     icmp::Inner,
-    packet::{Bytes, bounded},
+    packet::{Bytes, Packet, bounded},
 };
 use network_types::eth::EthHdr;
 
 use super::{
     frame::{Context as _, Frame},
     hand::Hand,
+    maps,
     rewrite::{StoreL3, address_delta},
 };
 
@@ -36,6 +44,63 @@ pub(super) fn rewrite_error<F: StoreL3>(ctx: &TcContext, hand: &Hand<F>, hops: u
         ctx.adjust_check(outer_check_off, delta, u64::from(BPF_F_PSEUDO_HDR))?;
     }
     F::store_l3(ctx, EthHdr::LEN, &packet.l3, &plan.tuple.src_addr, &plan.tuple.dst_addr, hops)
+}
+
+/// Bytes that are summed up at a time: more, `bpf_csum_diff` does not take on all kernels (Linux 6.12 has 512).
+const CHUNK: usize = 512;
+/// Longer errors there are none: a router quotes what fits into 576 bytes of IPv4 (RFC 1812, 4.3.2.3) or 1,280 of IPv6
+/// (RFC 4443, 2.4), and not more than an Ethernet frame takes.
+const MAX_CHUNKS: usize = 3;
+
+/// Part of a message, and zeros up to a multiple of four bytes behind it.
+pub(super) type Chunk = [u8; CHUNK + 4];
+
+/// Whether the checksum of an ICMP error is right (RFC 5508, REQ-3): translating would make a new one out of it. One that
+/// is too long for that is not looked at. Not inlined, for a stack of its own.
+#[inline(never)]
+pub(super) fn is_intact<F: Family>(ctx: &TcContext, packet: &Packet<F>) -> bool {
+    let len = packet.l3.len.wrapping_sub((packet.l3.l4_off - EthHdr::LEN) as u32) as usize & 0xffff;
+    if len > CHUNK * MAX_CHUNKS {
+        return true;
+    }
+    let Some(chunk) = maps::CHUNK.get_ptr_mut(0) else { return false };
+    let mut sum = 0;
+    if F::ICMP_HAS_PSEUDO_HEADER {
+        let addrs = packet.l3.src_addr.word_sum() + packet.l3.dst_addr.word_sum();
+        sum = addrs + u32::from(u16::from(F::ICMP).to_be()) + u32::from((len as u16).to_be());
+    }
+    let mut summed = 0;
+    while summed < CHUNK * MAX_CHUNKS && summed < len {
+        let Some(part) = sum_of(ctx, packet.l3.l4_off + summed, len - summed, chunk) else { return false };
+        sum += part;
+        summed += CHUNK;
+    }
+    check_of(sum) == 0
+}
+
+/// The sum of the next bytes of `left`, at `off`, not more than a chunk; at most 0x1fffe.
+#[inline(always)]
+fn sum_of(ctx: &TcContext, off: usize, left: usize, chunk: *mut Chunk) -> Option<u32> {
+    // A bound that the verifier sees.
+    let len = black_box(left.min(CHUNK)) & 0x3ff;
+    if len == 0 || len > CHUNK {
+        return None;
+    }
+    let bytes = chunk.cast::<u8>();
+    let padded = (len + 3) & 0x3fc;
+    // SAFETY: this CPU's own element, and programs do not interrupt each other on one CPU. A chunk has room for `padded`
+    // bytes, which is not more than `CHUNK`, and for three zeros behind `len` bytes.
+    let sum = unsafe {
+        if bpf_skb_load_bytes(ctx.skb.skb.cast(), off as u32, bytes.cast(), len as u32) != 0 {
+            return None;
+        }
+        *bytes.add(len) = 0;
+        *bytes.add(len + 1) = 0;
+        *bytes.add(len + 2) = 0;
+        bpf_csum_diff(ptr::null_mut(), 0, bytes.cast(), padded as u32, 0)
+    };
+    let sum = sum as u32;
+    Some((sum & 0xffff) + (sum >> 16))
 }
 
 /// Adjusts the quoted packet's own transport checksum where the quotation reaches so far.

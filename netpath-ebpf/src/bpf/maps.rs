@@ -21,6 +21,7 @@ use netpath_ebpf::{
 use super::{
     answer::Draft,
     hand::{Hand, Parked},
+    icmp::Chunk,
 };
 
 /// Programs that are jumped to, by [`jump`]. Written by the agent before anything is attached.
@@ -154,6 +155,10 @@ pub(super) static HELD: Array<Held> = Array::with_max_entries(BUCKETS * HELD_PER
 /// Where the next frame is held in each bucket. Written here.
 #[map]
 pub(super) static HELD_BUCKETS: Array<HeldBucket> = Array::with_max_entries(BUCKETS, 0);
+
+/// Part of a message that is summed up. Written here.
+#[map]
+pub(super) static CHUNK: PerCpuArray<Chunk> = PerCpuArray::with_max_entries(1, 0);
 
 /// The frame that a program makes. Written here.
 #[map]

@@ -1,6 +1,7 @@
 //! Frames as bytes.
 
 use netpath_common::{Addr4, Addr6, Address, Tuple, proto};
+use netpath_ebpf::checksum::check_of;
 use netpath_ebpf::family::{Family, V4, V6};
 use netpath_ebpf::packet::Bytes;
 
@@ -45,8 +46,16 @@ impl Wire for Addr4 {
         bytes.extend([0, 1, 0, 0, 64, protocol, 0, 0]);
         bytes.extend(src.0);
         bytes.extend(dst.0);
+        seal(&mut bytes);
         bytes
     }
+}
+
+/// Makes the checksum of an IPv4 header right.
+fn seal(header: &mut [u8]) {
+    header[10..12].fill(0);
+    let sum = header[..20].chunks_exact(2).map(|word| u32::from(u16::from_ne_bytes([word[0], word[1]]))).sum();
+    header[10..12].copy_from_slice(&check_of(sum).to_ne_bytes());
 }
 
 impl Wire for Addr6 {
@@ -60,6 +69,16 @@ impl Wire for Addr6 {
         bytes.extend(src.0);
         bytes.extend(dst.0);
         bytes
+    }
+}
+
+impl Frame {
+    /// Sets a byte of the network header.
+    pub(crate) fn set(&mut self, off: usize, value: u8) {
+        self.0[off] = value;
+        if self.0[14] >> 4 == 4 {
+            seal(&mut self.0[14..]);
+        }
     }
 }
 

@@ -31,7 +31,7 @@ fn local(n: u8) -> Addr6 {
 }
 
 fn with_hops(mut frame: Frame, hops: u8) -> Frame {
-    frame.0[HOPS_OFF] = hops;
+    frame.set(HOPS_OFF, hops);
     frame
 }
 

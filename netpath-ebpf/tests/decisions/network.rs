@@ -56,7 +56,7 @@ fn a_routed_container_leaves_under_its_own_address_by_both_roads() {
         }
     }
     let mut other = udp((container(5), 0), (CLIENT, 0));
-    other.0[PROTO_OFF] = 50;
+    other.set(PROTO_OFF, 50);
     assert_eq!(world.send(5, &other).unwrap().tuple.src_addr, container(5));
 }
 
@@ -94,7 +94,7 @@ fn a_routed_port_with_a_list_is_open_to_its_sources_only() {
 fn an_unprotected_container_is_reached_at_every_port_and_answers_under_its_own_address() {
     let world = unprotected();
     let mut other = udp((CLIENT, 0), (container(5), 0));
-    other.0[PROTO_OFF] = 50;
+    other.set(PROTO_OFF, 50);
     for (n, frame) in [
         (4, tcp((CLIENT, 40000), (container(4), 80), SYN)),
         (5, tcp((CLIENT, 40000), (container(5), 81), SYN)),
@@ -104,7 +104,7 @@ fn an_unprotected_container_is_reached_at_every_port_and_answers_under_its_own_a
         let question = world.arrive(&frame).unwrap();
         assert_eq!((question.tuple.dst_addr, question.out), (container(n), Out::Container(veth(n))));
         let mut reply = answer(&question.tuple, SYN_ACK);
-        reply.0[PROTO_OFF] = question.tuple.proto;
+        reply.set(PROTO_OFF, question.tuple.proto);
         for decision in [world.send(n, &reply).unwrap(), world.leave(&reply).unwrap()] {
             assert_eq!(decision.tuple, question.tuple.reversed());
         }

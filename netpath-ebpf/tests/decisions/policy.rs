@@ -84,7 +84,7 @@ fn nothing_leaves_with_an_address_of_a_container_network() {
 fn protocols_without_ports_do_not_leave() {
     let world = World::new();
     let mut frame = udp((container(1), 1), (CLIENT, 53));
-    frame.0[PROTO_OFF] = 50;
+    frame.set(PROTO_OFF, 50);
     assert_eq!(world.send(1, &frame).unwrap_err(), Reason::Untranslatable);
 }
 

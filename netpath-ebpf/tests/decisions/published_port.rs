@@ -68,10 +68,10 @@ fn a_packet_at_the_end_of_its_hops_takes_the_kernels_road() {
     let mut world = World::new();
     world.publish(proto::TCP, 8080, 1, 80);
     let mut frame = tcp((CLIENT, 40000), (HOST, 8080), SYN);
-    frame.0[HOPS_OFF] = 1;
+    frame.set(HOPS_OFF, 1);
     assert_eq!(world.arrive(&frame).unwrap().out, Out::Kernel);
     let mut reply = tcp((container(1), 80), (CLIENT, 40000), SYN_ACK);
-    reply.0[HOPS_OFF] = 1;
+    reply.set(HOPS_OFF, 1);
     assert_eq!(world.send(1, &reply).unwrap().out, Out::Kernel);
 }
 

@@ -15,7 +15,7 @@ rows! {
 
     ipv4_headers_that_lie_reach_nobody(V4): "RFC 791", Must, netfilter Met, netpath Met;
         "Another version, a header length below 5 or beyond the packet, a total length below the header or beyond the frame";
-    wrong_header_checksums_reach_nobody(V4): "RFC 1812, 5.2.2", Must, netfilter Met, netpath MetWithoutShortcuts;
+    wrong_header_checksums_reach_nobody(V4): "RFC 1812, 5.2.2", Must, netfilter Met, netpath Met;
         "A packet whose header checksum is wrong is not forwarded";
     ipv6_headers_that_lie_reach_nobody(V6): "RFC 8200", Must, netfilter Met, netpath Met;
         "A payload length beyond the frame, another version";

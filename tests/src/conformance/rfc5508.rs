@@ -23,7 +23,7 @@ rows! {
         "An echo reply that nobody asked for reaches nobody";
     req_2_a_query_lives_for_a_minute(Both): "REQ-2", Must, netfilter Unmet, netpath Met;
         "The answer to a query may take 60 s";
-    req_3_a_wrong_icmp_checksum_is_dropped(Both): "REQ-3", Must, netfilter Met, netpath Unmet;
+    req_3_a_wrong_icmp_checksum_is_dropped(Both): "REQ-3", Must, netfilter Met, netpath Met;
         "An error whose ICMP checksum is wrong reaches nobody";
     req_3a_a_wrong_quoted_header_checksum_is_dropped(V4): "REQ-3a", Nice, netfilter Unmet, netpath Unmet;
         "An error that quotes a header with a wrong checksum reaches nobody";
