@@ -218,8 +218,11 @@ fn req_4_errors_from_outside_are_translated(bed: &mut Testbed) -> Met {
     Ok(())
 }
 
-/// A question to `app`'s published port, of UDP and of TCP, and what answers it.
-fn exchanges(bed: &Testbed) -> [(Packet, fn(&Packet) -> Packet); 2] {
+/// Makes the answer to what a container has heard.
+type Answer = fn(&Packet) -> Packet;
+
+/// Questions to `app`'s published ports, of UDP and of TCP, and what answers each.
+fn exchanges(bed: &Testbed) -> [(Packet, Answer); 2] {
     let client = at(bed.server(), 7000);
     [
         (Packet::udp(client, bed.host_end(DNS), b"a question of some length"), |seen| {
