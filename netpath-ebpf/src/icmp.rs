@@ -35,19 +35,23 @@ pub struct Translation<F: Family> {
 }
 
 impl<F: Family> Inner<F> {
-    /// Reads what the ICMP error `packet` quotes.
+    /// Reads what the ICMP error `packet`, whose network header lies at `l3_off`, quotes.
     ///
     /// # Errors
     ///
     /// [`Reason::Malformed`] when fewer than eight bytes of the quoted transport header are there: it was cut, or
     /// is in another fragment.
     #[inline(always)]
-    pub fn parse<B: Bytes>(bytes: &B, packet: &Packet<F>) -> Result<Self, Reason> {
+    pub fn parse<B: Bytes>(bytes: &B, l3_off: usize, packet: &Packet<F>) -> Result<Self, Reason> {
         let l3 = F::l3(bytes, bounded(packet.l3.l4_off + 8))?;
         if l3.is_later_fragment() {
             return Err(Reason::Malformed);
         }
         let ports: [u16; 4] = bytes.get(bounded(l3.l4_off)).ok_or(Reason::Malformed)?;
+        // Bytes that follow the packet in its frame are no part of it.
+        if l3.l4_off + size_of_val(&ports) > l3_off + packet.l3.len as usize {
+            return Err(Reason::Malformed);
+        }
         let is_query = l3.proto == F::ICMP;
         let (src_port, dst_port) = if is_query {
             let icmp_type = ports[0].to_ne_bytes()[0];

@@ -62,6 +62,22 @@ fn error_about_a_masqueraded_packet_is_translated_at_every_length() {
 }
 
 #[test]
+fn bytes_behind_an_error_are_neither_read_nor_written() {
+    let plane = Plane::new();
+    let sent = frame(OUT, Ip::default(), TCP, C1, CLIENT, &tcp((C1, 40000), (CLIENT, 80), 2, b"data"));
+    let out = plane.run("from_container", &sent).frame[14..].to_vec();
+    // Where a longer quotation would have its checksum, the frame has something else.
+    for len in SHORTEST..SHORTEST + 10 {
+        let mut message = frame(IN, Ip::default(), ICMP, ROUTER, HOST, &error(ROUTER, HOST, UNREACHABLE, &out[..len]));
+        let whole = message.len();
+        message.extend([0xee; 20]);
+        let run = plane.run("from_external", &message);
+        assert_eq!((run.verdict, &run.frame[whole..]), (REDIRECT, &[0xee; 20][..]), "{len} bytes");
+        assert_header_checksums(&Parts::of_frame(&run.frame[..whole]));
+    }
+}
+
+#[test]
 fn shorter_quotations_are_left_to_the_host() {
     let plane = Plane::new();
     let sent = frame(OUT, Ip::default(), UDP, C1, CLIENT, &udp((C1, 5000), (CLIENT, 53), b"x"));

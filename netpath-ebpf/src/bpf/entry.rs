@@ -238,7 +238,7 @@ fn error_to_external<F: Path>(ctx: &TcContext, hand: &mut Hand<F>) -> bool {
 #[inline(never)]
 fn read_quoted<F: Path>(ctx: &TcContext, hand: &mut Hand<F>) -> bool {
     skb::linearize(ctx, skb::MAX_HEADERS);
-    let inner = Inner::parse(&Frame(ctx), &hand.packet);
+    let inner = Inner::parse(&Frame(ctx), EthHdr::LEN, &hand.packet);
     let Ok(inner) = inner else { return false };
     hand.inner = inner;
     is_intact(ctx, &hand.packet)

@@ -33,7 +33,7 @@ use super::{
 pub(super) fn rewrite_error<F: StoreL3>(ctx: &TcContext, hand: &Hand<F>, hops: u8) -> Result<(), Reason> {
     let Hand { packet, inner, quoted: new, plan, .. } = hand;
     let outer_check_off = packet.l3.l4_off + 2;
-    rewrite_quoted_check::<F>(ctx, outer_check_off, inner, new)?;
+    rewrite_quoted_check(ctx, packet, inner, new)?;
     let l4_off = inner.l3.l4_off;
     let (src_off, dst_off) = if inner.is_query { (l4_off + 4, l4_off + 4) } else { (l4_off, l4_off + 2) };
     replace_word(ctx, outer_check_off, src_off, inner.tuple.src_port.to_be(), new.src_port.to_be())?;
@@ -103,11 +103,12 @@ fn sum_of(ctx: &TcContext, off: usize, left: usize, chunk: *mut Chunk) -> Option
     Some((sum & 0xffff) + (sum >> 16))
 }
 
-/// Adjusts the quoted packet's own transport checksum where the quotation reaches so far.
+/// Adjusts the quoted packet's own transport checksum where the quotation reaches so far. What follows the error in its
+/// frame is no part of the quotation.
 #[inline(always)]
 fn rewrite_quoted_check<F: Family>(
     ctx: &TcContext,
-    outer_check_off: usize,
+    packet: &Packet<F>,
     inner: &Inner<F>,
     new: &Tuple<F::Addr>,
 ) -> Result<(), Reason> {
@@ -121,6 +122,9 @@ fn rewrite_quoted_check<F: Family>(
             proto::UDP => 6,
             _ => 2,
         };
+    if check_off + size_of::<u16>() > EthHdr::LEN + packet.l3.len as usize {
+        return Ok(());
+    }
     let Some(check) = Frame(ctx).get::<u16>(bounded(check_off)) else { return Ok(()) };
     if check == 0 && inner.l3.proto == proto::UDP {
         return Ok(());
@@ -130,7 +134,7 @@ fn rewrite_quoted_check<F: Family>(
     let has_pseudo_header = !inner.is_query || F::ICMP_HAS_PSEUDO_HEADER;
     let delta =
         if has_pseudo_header { ports.plus(address_delta::<F>(&inner.l3, &new.src_addr, &new.dst_addr)) } else { ports };
-    replace_word(ctx, outer_check_off, check_off, check, delta.apply(check))
+    replace_word(ctx, packet.l3.l4_off + 2, check_off, check, delta.apply(check))
 }
 
 /// Replaces a 16-bit word, given as it lies in memory, under the checksum at `check_off`.

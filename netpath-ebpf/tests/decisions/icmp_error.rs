@@ -15,7 +15,7 @@ const SHORTEST: usize = Family::HEADER_LEN + 8;
 
 fn parse(frame: &Frame) -> Result<(Packet<Family>, Inner<Family>), Reason> {
     let packet = Packet::parse(frame, 14)?;
-    let inner = Inner::parse(frame, &packet)?;
+    let inner = Inner::parse(frame, 14, &packet)?;
     Ok((packet, inner))
 }
 
@@ -121,6 +121,16 @@ fn quotation_of_fewer_than_eight_transport_bytes_is_malformed() {
         assert!(parse(&unreachable(ROUTER, HOST, &quoted, len)).is_err(), "{len} bytes");
     }
     assert!(parse(&unreachable(ROUTER, HOST, &quoted, SHORTEST)).is_ok());
+}
+
+#[test]
+fn bytes_behind_an_error_are_no_part_of_its_quotation() {
+    let quoted = udp((HOST, 5000), (CLIENT, 53));
+    for len in Family::HEADER_LEN..=SHORTEST {
+        let mut frame = unreachable(ROUTER, HOST, &quoted, len);
+        frame.0.extend([0; 32]);
+        assert_eq!(parse(&frame).is_ok(), len == SHORTEST, "{len} bytes");
+    }
 }
 
 #[test]

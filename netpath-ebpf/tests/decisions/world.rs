@@ -189,7 +189,7 @@ impl<F: Place> World<F> {
         let dst_mac = if n < 4 { BRIDGE_MAC } else { SECOND_BRIDGE_MAC };
         let arrival = Arrival { ifindex: veth(n), src_mac: mac(n), dst_mac };
         let packet = Packet::parse(frame, 14)?;
-        let inner = Inner::parse(frame, &packet).ok();
+        let inner = Inner::parse(frame, 14, &packet).ok();
         let sender = policy::sender::<F, _>(self, &packet.tuple.src_addr, &arrival)?;
         inside::error_from_container(self, &self.config, &packet, inner.as_ref(), &arrival, &sender)
     }
