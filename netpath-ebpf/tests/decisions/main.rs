@@ -1,6 +1,7 @@
 //! The deciding functions on real packet bytes, against maps, clock, routes and sockets of a test's own.
 //!
-//! `ipv4` and `ipv6` hold the same tests, each with its own addresses.
+//! `ipv4` and `ipv6` hold the same tests, each with its own addresses, which are in `place4` and `place6`. Those, `world` and
+//! `frame` are also what netpath-fuzz stands on.
 //!
 //! | file | promises |
 //! |---|---|
@@ -25,4 +26,6 @@ mod ipv4;
 #[expect(clippy::duplicate_mod, reason = "the same promises for both families")]
 mod ipv6;
 mod nd;
+mod place4;
+mod place6;
 mod world;

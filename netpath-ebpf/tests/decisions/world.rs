@@ -71,10 +71,16 @@ pub(crate) struct World<F: Place> {
     locks: RefCell<HashSet<u64>>,
     pub(crate) now_s: Cell<u32>,
     pub(crate) route: Route<F::Addr>,
+    /// Whether only the kernel knows the way to an address: it is the host's own.
+    pub(crate) is_local: fn(&F::Addr) -> bool,
+    /// Interfaces that `external` describes.
+    pub(crate) uplinks: Vec<u32>,
     /// Protocol and port of the host's own sockets.
     pub(crate) sockets: HashSet<(u8, u16)>,
     meanwhile: Cell<Option<Meanwhile<F>>>,
     before_mapping: Cell<Option<Meanwhile<F>>>,
+    /// Set by a decision that has a flow made: the programs decide once more then.
+    pub(crate) begun: Cell<bool>,
     /// Connections of the host, by the tuple of what arrives for them.
     pub(crate) connections: HashSet<Tuple<F::Addr>>,
     /// Bindings and the sources that they are open to.
@@ -143,9 +149,12 @@ impl<F: Place> World<F> {
             locks: RefCell::default(),
             now_s: Cell::new(1000),
             route: Route::To { ifindex: UPLINK, next_hop: F::CLIENT },
+            is_local: |addr| F::LOCAL.contains(addr),
+            uplinks: vec![UPLINK],
             sockets: HashSet::new(),
             meanwhile: Cell::new(None),
             before_mapping: Cell::new(None),
+            begun: Cell::new(false),
             connections: HashSet::new(),
             allowed: HashSet::new(),
             links: HashMap::new(),
@@ -163,6 +172,8 @@ impl<F: Place> World<F> {
     /// Another container takes the place and the address of container `n`.
     pub(crate) fn replace(&mut self, n: u8) {
         self.endpoints[usize::from(n)].generation += 100;
+        // As the agent does: the share of one that has just come is empty.
+        self.shares[usize::from(n)] = UnsafeCell::default();
     }
 
     pub(crate) fn wait(&self, seconds: u32) {
@@ -310,7 +321,7 @@ impl<F: Place> Env<F> for World<F> {
         F::is_inside(addr)
     }
     fn external(&self, ifindex: u32) -> Option<&External> {
-        (ifindex == UPLINK).then_some(&self.external)
+        self.uplinks.contains(&ifindex).then_some(&self.external)
     }
     fn published_port(&self, key: &PortKey<F::Addr>) -> Option<&PortTarget> {
         self.published.get(key)
@@ -379,6 +390,7 @@ impl<F: Place> Env<F> for World<F> {
         self.hand.replace((self.hand.get() + 1) % len)
     }
     fn begin(&self, config: &Config, request: &Request<'_, F>) -> Result<u16, Reason> {
+        self.begun.set(true);
         loop {
             match conntrack::create(self, config, request) {
                 Err(Reason::PortTaken) => {}
@@ -396,9 +408,9 @@ impl<F: Place> Env<F> for World<F> {
         self.now_s.get()
     }
     fn route(&self, packet: &Packet<F>, network: &Network) -> Route<F::Addr> {
-        assert!([BRIDGE, SECOND_BRIDGE].contains(&network.ifindex));
+        assert!([self.network.ifindex, self.second.ifindex].contains(&network.ifindex));
         let dst_addr = packet.tuple.dst_addr;
-        if F::LOCAL.contains(&dst_addr) {
+        if (self.is_local)(&dst_addr) {
             return Route::Kernel;
         }
         match [&self.network, &self.second].into_iter().find(|network| F::in_network(network, &dst_addr)) {
