@@ -7,6 +7,7 @@ mod conformance;
 mod demo;
 mod differential;
 mod docker_proxy;
+mod fuzz;
 mod linker;
 mod lint;
 mod process;
@@ -65,6 +66,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
         args: Vec<OsString>,
     },
+    /// Feed parsers and decisions with what libFuzzer thinks of, or the loaded programs with random frames
+    Fuzz(fuzz::Options),
     /// Run the conformance tests and write docs/conformance.md (root)
     Conformance {
         /// Run nothing: write what the last tests saw
@@ -87,13 +90,14 @@ fn main() -> ExitCode {
 
 fn dispatch(task: Task) -> Result<ExitCode> {
     match task {
-        Task::Setup => setup::ensure(setup::Scope::Tests, setup::Report::Full).map(|()| ExitCode::SUCCESS),
+        Task::Setup => setup::ensure(setup::Scope::Fuzz, setup::Report::Full).map(|()| ExitCode::SUCCESS),
         Task::Run { args } => run::run(&args),
         Task::Demo { args } => demo::run(&args),
         Task::Test { args } => test::run(&args),
         Task::Lint => lint::run(),
         Task::Bench { args } => bench::run(&args),
         Task::Differential { args } => differential::run(&args),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Conformance { tables } => conformance::run(tables),
         Task::Ci => ci::run(),
     }

@@ -44,6 +44,8 @@ pub(crate) enum Scope {
     Demo,
     /// And the test runner, and Docker's proxy to compare with.
     Tests,
+    /// And the compiler for libFuzzer.
+    Fuzz,
 }
 
 /// What is told: everything, or only what is done about something missing.
@@ -65,6 +67,9 @@ pub(crate) fn ensure(scope: Scope, report: Report) -> Result<()> {
     setup.bpffs()?;
     if scope >= Scope::Demo {
         setup.programs()?;
+    }
+    if scope >= Scope::Fuzz {
+        setup.cpp()?;
     }
     setup.need_root()?;
     if scope >= Scope::Tests {
@@ -163,6 +168,15 @@ impl Setup {
             return Ok(());
         }
         self.install("programs", &packages).map(drop)
+    }
+
+    /// libFuzzer comes as C++ with the crate that binds it.
+    fn cpp(&mut self) -> Result<()> {
+        if let Some(path) = find("c++") {
+            self.found(&format!("C++ compiler: {}", path.display()));
+            return Ok(());
+        }
+        self.install("C++ compiler for libFuzzer", &["g++".to_owned()]).map(drop)
     }
 
     fn nextest(&mut self) -> Result<()> {

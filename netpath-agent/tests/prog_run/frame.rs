@@ -48,7 +48,7 @@ fn octets(addr: IpAddr) -> Vec<u8> {
 }
 
 /// What the transport checksum is the sum of.
-fn covered(proto: u8, src: IpAddr, dst: IpAddr, l4: &[u8]) -> Vec<u8> {
+pub(crate) fn covered(proto: u8, src: IpAddr, dst: IpAddr, l4: &[u8]) -> Vec<u8> {
     if proto == ICMP4 {
         return l4.to_vec();
     }
