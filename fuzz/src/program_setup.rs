@@ -77,6 +77,10 @@ impl Pair {
             Change::V6(FamilyChange::PutPrefix((prefix6, 24), 0)),
             Change::PutExternal(LOOPBACK, external),
             Change::PutExternal(uplink, external),
+            Change::PutBridge(self.v4.world.network.ifindex, 0),
+            Change::PutBridge(self.v4.world.second.ifindex, 1),
+            // Test runs of what is on the second network's bridge are here, too.
+            Change::PutBridge(LOOPBACK, 1),
         ]);
         for (n, endpoint) in (1..).zip(&self.v4.world.endpoints[1..]) {
             self.programs.apply(&[

@@ -5,11 +5,11 @@ use std::collections::HashMap;
 
 use arbitrary::Unstructured;
 use netpath_agent::datapath::{FamilyMaps, TestRun};
-use netpath_common::{Address as _, Endpoint, Flow, Network, Reason, Tuple, endpoint_flag, proto};
+use netpath_common::{Address as _, Endpoint, Flow, Network, Reason, Tuple, endpoint_flag, network_flag, proto};
 use netpath_ebpf::checksum;
 use netpath_ebpf::decision::Out;
 use netpath_ebpf::external;
-use netpath_ebpf::family::{V4, V6};
+use netpath_ebpf::family::{Family as _, V4, V6};
 use netpath_ebpf::packet::{Bytes as _, Kind, Packet};
 use netpath_tests::program_world::{DROP, PASS, ProgramWorld, REDIRECT};
 
@@ -138,6 +138,7 @@ fn send<F: Ground + FamilyMaps>(
     if sent.0.len() < L3_OFF + F::HEADER_LEN {
         return;
     }
+    check_bridge(programs, hooks, report.frames, sent);
     if hook == Hook::FromExternal {
         let expected = early(hooks, sent);
         let run = programs.datapath.test_run_xdp(&sent.0, 1).unwrap_or_else(|e| panic!("{e:#}"));
@@ -184,6 +185,23 @@ fn send<F: Ground + FamilyMaps>(
         }
         Some(Done::Passed) | None => {}
     }
+}
+
+/// What a bridge sends to containers, from an interface that changes with the number: the host itself, a bridge, the
+/// external interface, or another one.
+fn check_bridge<F: Ground>(programs: &ProgramWorld, hooks: &Hooks<F>, number: u64, sent: &Frame) {
+    const OTHER: u32 = 1 << 20;
+    let world = &hooks.world;
+    let from = [0, world.network.ifindex, world.uplinks[1], OTHER][number as usize % 4];
+    let is_open = match [sent.0[12], sent.0[13]] {
+        [0x08, 0x00] => world.second.flags & (V4::ROUTED | V4::UNPROTECTED) != 0,
+        [0x86, 0xdd] => world.second.flags & (V6::ROUTED | V6::UNPROTECTED) != 0,
+        _ => false,
+    };
+    let passes = from != OTHER || (is_open && !world.second.has(network_flag::INTERNAL));
+    let run = programs.datapath.test_run_forwarded("to_bridge", &sent.0, from).unwrap_or_else(|e| panic!("{e:#}"));
+    let verdict = if passes { PASS } else { DROP };
+    assert_eq!((run.verdict, &run.frame), (verdict, &sent.0), "`to_bridge` from {from}: {}", hex(&sent.0));
 }
 
 /// Says what is wrong with what a program did.

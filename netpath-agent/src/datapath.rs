@@ -292,15 +292,33 @@ impl Datapath {
     pub fn test_run_segments(&self, name: &str, frame: &[u8], gso_size: u16, repeat: u32) -> Result<TestRun> {
         // linux/bpf.h: `gso_size` in `struct __sk_buff`.
         const GSO_SIZE_OFF: usize = 176;
+        let mut ctx = [0; GSO_SIZE_OFF + size_of::<u32>()];
+        ctx[GSO_SIZE_OFF..].copy_from_slice(&u32::from(gso_size).to_ne_bytes());
+        self.test_run_with(name, frame, &ctx, repeat)
+    }
+
+    /// As [`Self::test_run`], once, on a frame that came to this host by the interface `ingress_ifindex`.
+    ///
+    /// # Errors
+    ///
+    /// As in [`Self::test_run`].
+    pub fn test_run_forwarded(&self, name: &str, frame: &[u8], ingress_ifindex: u32) -> Result<TestRun> {
+        // As above: `ingress_ifindex`.
+        const INGRESS_IFINDEX_OFF: usize = 36;
+        let mut ctx = [0; INGRESS_IFINDEX_OFF + size_of::<u32>()];
+        ctx[INGRESS_IFINDEX_OFF..].copy_from_slice(&ingress_ifindex.to_ne_bytes());
+        self.test_run_with(name, frame, &ctx, 1)
+    }
+
+    /// `ctx` is the beginning of a `struct __sk_buff`.
+    fn test_run_with(&self, name: &str, frame: &[u8], ctx: &[u8], repeat: u32) -> Result<TestRun> {
         let program = self.ebpf.program(name).with_context(|| format!("no program `{name}` in the eBPF object"))?;
         let program: &SchedClassifier = program.try_into().with_context(|| format!("`{name}` is no tc program"))?;
         let mut out = vec![0; frame.len() + 256];
-        let mut ctx = [0; GSO_SIZE_OFF + size_of::<u32>()];
-        ctx[GSO_SIZE_OFF..].copy_from_slice(&u32::from(gso_size).to_ne_bytes());
         let options = TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut out),
-            ctx_in: Some(&ctx),
+            ctx_in: Some(ctx),
             repeat,
             ..TestRunOptions::default()
         };
