@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netpath_common::proto;
+use netpath_tests::icmp::checksum;
 use netpath_tests::program_world::{BRIDGE_MAC, HOST4, HOST6, PASS, REDIRECT};
 
 /// Of A and B, so that a frame from one is good as a frame from the other.
@@ -179,6 +180,8 @@ fn frame(macs: ([u8; 6], [u8; 6]), protocol: u8, src: (IpAddr, u16), dst: (IpAdd
         (IpAddr::V4(from), IpAddr::V4(to)) => {
             frame.extend([0x08, 0x00, 0x45, 0, 0, 40, 0, 1, 0x40, 0, 255, protocol, 0, 0]);
             frame.extend([from.octets(), to.octets()].concat());
+            let sum = checksum(&frame[14..]).to_be_bytes();
+            frame[24..26].copy_from_slice(&sum);
         }
         (IpAddr::V6(from), IpAddr::V6(to)) => {
             frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 20, protocol, 255]);
