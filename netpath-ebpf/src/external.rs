@@ -180,7 +180,7 @@ fn into_container<F: Family, E: Env<F>>(
     let endpoint = env.endpoint(to.index).ok_or(Reason::EndpointGone)?;
     let network = env.network(endpoint.network).ok_or(Reason::EndpointGone)?;
     // The kernel answers what a router must: time exceeded, fragmentation needed.
-    let fits = packet.l3.ttl > 1 && packet.segment_len <= network.mtu;
+    let fits = !packet.l3.needs_router() && packet.segment_len <= network.mtu;
     let out =
         if fits && config.flags & config_flag::SHORTCUTS != 0 { Out::Container(endpoint.ifindex) } else { Out::Kernel };
     Ok(Decision {

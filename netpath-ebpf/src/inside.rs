@@ -93,7 +93,7 @@ fn to_network<F: Family, E: Env<F>>(
         direct::visit::<F, E>(env, config, packet, sender.network.ifindex, Reason::Isolated)?
     };
     let through_bridge = arrival.dst_mac == sender.network.mac;
-    if config.flags & config_flag::SHORTCUTS == 0 || packet.l3.ttl <= 1 || !through_bridge {
+    if config.flags & config_flag::SHORTCUTS == 0 || packet.l3.needs_router() || !through_bridge {
         return Ok(Out::Kernel);
     }
     // The kernel says so where it is too big.

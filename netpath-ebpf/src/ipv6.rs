@@ -140,6 +140,7 @@ impl Family for V6 {
             fragment_id: 0,
             fragment_proto: header.next_header,
             fragment: 0,
+            has_options: false,
         };
         if is_extension(l3.proto) {
             cold_path();

@@ -38,6 +38,8 @@ pub struct L3<A> {
     pub fragment_proto: u8,
     /// More-fragments bit (0x2000) and offset in units of eight bytes; 0: not a fragment.
     pub fragment: u16,
+    /// The header has IPv4's options: some are for routers, which the kernel knows how to be.
+    pub has_options: bool,
 }
 
 const MORE_FRAGMENTS: u16 = 0x2000;
@@ -46,6 +48,12 @@ impl<A> L3<A> {
     #[inline(always)]
     pub const fn is_first_fragment(&self) -> bool {
         self.fragment == MORE_FRAGMENTS
+    }
+
+    /// Whether a router has more to do with the packet than to count its hops down.
+    #[inline(always)]
+    pub const fn needs_router(&self) -> bool {
+        self.ttl <= 1 || self.has_options
     }
 
     /// A fragment without transport header.

@@ -157,7 +157,7 @@ pub fn from_container<F: Family, E: Env<F>>(
             // `to_external` translates what takes the kernel's road.
             let Some(next_hop) = next_hop else { return Ok(Step::Done(decision)) };
             let through_bridge = arrival.dst_mac == sender.network.mac;
-            if config.flags & config_flag::SHORTCUTS == 0 || packet.l3.ttl <= 1 || !through_bridge {
+            if config.flags & config_flag::SHORTCUTS == 0 || packet.l3.needs_router() || !through_bridge {
                 return Ok(Step::Done(decision));
             }
             let Sender { index, endpoint, network } = *sender;

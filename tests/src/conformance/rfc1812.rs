@@ -27,7 +27,7 @@ rows! {
         "A container's packet for loopback or unspecified addresses reaches nobody";
     options_pass(V4): "5.3.13", Must, netfilter Met, netpath Met;
         "IP options of every length pass";
-    source_routes_do_not_pass(V4): "5.3.13.4", Nice, netfilter Met, netpath MetWithoutShortcuts;
+    source_routes_do_not_pass(V4): "5.3.13.4", Nice, netfilter Met, netpath Met;
         "A packet with a source route is not forwarded (RFC 7126)";
 }
 
