@@ -50,8 +50,6 @@ pub(crate) enum Road {
 pub(crate) enum Expected {
     Met,
     Unmet,
-    /// netpath's shortcuts do not meet it, with XDP or not, and the kernel's road does.
-    MetWithoutShortcuts,
     /// The plane has no such thing, or a namespace has not; the table says so.
     NotRun,
 }
@@ -112,12 +110,7 @@ impl Row {
     }
 
     fn expected(&self, road: Road) -> Expected {
-        match (self.netpath, road) {
-            (_, Road::Netfilter) => self.netfilter,
-            (Expected::MetWithoutShortcuts, Road::WithoutShortcuts) => Expected::Met,
-            (Expected::MetWithoutShortcuts, _) => Expected::Unmet,
-            (expected, _) => expected,
-        }
+        if road == Road::Netfilter { self.netfilter } else { self.netpath }
     }
 
     /// `Err` says what is not as the row says.
