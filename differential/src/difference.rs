@@ -13,8 +13,6 @@ pub enum Difference {
     /// The transport checksum is checked there, and a packet with a wrong one belongs to no connection; here it is
     /// translated and stays as wrong as it was, for its receiver to see.
     ChecksTransportChecksum,
-    /// The same of the network header's checksum: shortcuts do not check it.
-    ChecksHeaderChecksum,
     /// Sequence numbers are checked there (`nf_conntrack_tcp_be_liberal` = 0), and the host resets what does not fit;
     /// here that is left to the ends of the connection.
     TracksWindow,

@@ -10,7 +10,8 @@ use crate::conversation::{Conversation, Party};
 use crate::layout::{self, CLOSED_PORTS, CONTAINERS, FAR, GATEWAY, OUTSIDE, SPARE_PORTS, STRANGER, at};
 use crate::malformed;
 use crate::rng::Rng;
-use crate::step::{Step, Stimulus, Via};
+use crate::script;
+use crate::step::{Sender, Step, Stimulus, Via};
 use crate::wire;
 use netpath_tests::HOST;
 
@@ -23,6 +24,8 @@ pub struct Generator {
     conversations: Vec<Conversation>,
     /// What is to be sent soon: the rest of a datagram's fragments.
     queue: VecDeque<Stimulus>,
+    /// What is to be done next, one after the other.
+    script: VecDeque<Step>,
     sent: u16,
     /// Control-plane steps and packets of all steps: one in so many.
     rarely: usize,
@@ -31,22 +34,35 @@ pub struct Generator {
 impl Generator {
     pub fn new(seed: u64) -> Self {
         let rng = Rng::new(seed);
-        Self { rng, conversations: Vec::new(), queue: VecDeque::new(), sent: 0, rarely: 400 }
+        Self { rng, conversations: Vec::new(), queue: VecDeque::new(), script: VecDeque::new(), sent: 0, rarely: 400 }
     }
 
     /// The next step in worlds of which `model` knows the state.
     pub fn step(&mut self, model: &Nat) -> Step {
+        if let Some(step) = self.script.pop_front() {
+            return self.numbered(step);
+        }
+        if self.queue.is_empty() && !self.conversations.is_empty() && self.rng.chance(2) {
+            let chosen = self.rng.below(self.conversations.len());
+            self.script = script::after_silence(&self.conversations[chosen], &mut self.rng);
+        }
         if self.queue.is_empty() && self.rng.below(self.rarely) == 0 {
             return self.control(model);
         }
         let rest = if self.rng.chance(70) { self.queue.pop_front() } else { None };
-        let mut stimulus = rest.unwrap_or_else(|| self.stimulus(model));
-        if stimulus.packet.fragment.is_none() {
-            // Identifications of whole packets tell them apart; those of fragments are given to all of a datagram.
+        let stimulus = rest.unwrap_or_else(|| self.stimulus(model));
+        self.numbered(Step::Send(Box::new(stimulus)))
+    }
+
+    /// Identifications tell packets apart; those of fragments are given to all of a datagram.
+    fn numbered(&mut self, mut step: Step) -> Step {
+        if let Step::Send(stimulus) = &mut step
+            && stimulus.packet.fragment.is_none()
+        {
             self.sent = self.sent.wrapping_add(1);
             stimulus.packet.id = self.sent;
         }
-        Step::Send(Box::new(stimulus))
+        step
     }
 
     /// What is left to be sent of what was begun.
@@ -58,12 +74,26 @@ impl Generator {
         let port = self.rng.pick(&SPARE_PORTS);
         let is_published = model.ports().contains(&port);
         match self.rng.below(20) {
-            0 => Step::Replace(self.rng.below(CONTAINERS)),
-            1 if self.rng.chance(20) => Step::RestartAgent,
-            2..=6 if is_published => Step::Unpublish(port),
-            2..=6 => Step::Publish(port),
+            0 | 1 => self.replace(),
+            2 if self.rng.chance(20) => Step::RestartAgent,
+            3..=6 if is_published => Step::Unpublish(port),
+            3..=6 => Step::Publish(port),
             _ => Step::Advance(self.rng.pick(&[25, 70, 130, 250, 310, 2000, 7500])),
         }
+    }
+
+    /// A container goes, and whom it talked to goes on talking to it.
+    fn replace(&mut self) -> Step {
+        let number = self.rng.below(CONTAINERS);
+        let is_its = |conversation: &Conversation| conversation.first.0 == Place::Container(number);
+        let rng = &mut self.rng;
+        for conversation in self.conversations.iter().filter(|c| is_its(c) && c.second.0 == Place::Outside) {
+            let answer = conversation.anything(Party::Second, vec![6; 6], rng);
+            self.script.push_back(Step::Send(Box::new(conversation.stimulus(Party::Second, answer))));
+        }
+        // An error about a hairpin of the one that is gone may reach the one that is there now.
+        self.conversations.retain(|conversation| !(is_its(conversation) && conversation.is_hairpin()));
+        Step::Replace(number)
     }
 
     fn stimulus(&mut self, model: &Nat) -> Stimulus {
@@ -95,6 +125,7 @@ impl Generator {
         let container = rng.below(CONTAINERS);
         let own_port = match proto {
             Proto::Icmp => rng.pick(&[77, 78, 0x8000]),
+            _ if rng.chance(25) => 5000 + rng.below(200) as u16,
             Proto::Tcp => rng.pick(&[5000, 5001, 5002, 700, 80]),
             Proto::Udp => rng.pick(&[5000, 5001, 5002, 700, 53]),
         };
@@ -156,6 +187,9 @@ impl Generator {
         }
         if rng.chance(10) {
             error.ttl = 1;
+        }
+        if rng.chance(10) {
+            error.checksum = Checksum::Wrong(1 + rng.below(0xfffd) as u16);
         }
         if rng.chance(10)
             && let Body::Error(quote) = &mut error.body
@@ -264,11 +298,15 @@ impl Generator {
             return conversation.stimulus(party, packet);
         };
         let mut stimulus = conversation.stimulus(party, packet);
-        if rng.chance(50) {
-            stimulus.has_own_mac = false;
+        if rng.chance(40) {
+            stimulus.sender = Sender::Nobody;
         } else if let End::At(src) = stimulus.packet.src {
             let other = layout::container((number + 1) % CONTAINERS);
-            stimulus.packet.src = End::At(at(rng.pick(&[other, [10, 9, 9, 9].into(), FAR]), src.port()));
+            let addr = rng.pick(&[other, other, [10, 9, 9, 9].into(), FAR]);
+            stimulus.packet.src = End::At(at(addr, src.port()));
+            if addr == other && rng.chance(50) {
+                stimulus.sender = Sender::Neighbour((number + 1) % CONTAINERS);
+            }
         }
         stimulus
     }

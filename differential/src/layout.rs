@@ -16,7 +16,7 @@ pub const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 77));
 pub const OUTSIDE: [IpAddr; 3] = [CLIENT, SECOND_CLIENT, FAR];
 
 /// Host ports that netpath's masquerade may use. The published ones lie among them.
-pub const MASQUERADE_PORTS: (u16, u16) = (8000, 8255);
+pub const MASQUERADE_PORTS: (u16, u16) = (8048, 8111);
 /// Ports of the host where nothing is, ever.
 pub const CLOSED_PORTS: [u16; 2] = [9, 33434];
 

@@ -13,6 +13,7 @@ pub mod malformed;
 pub mod netfilter;
 pub mod rng;
 pub mod run;
+pub mod script;
 pub mod side;
 pub mod statistics;
 pub mod step;

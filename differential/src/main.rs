@@ -22,12 +22,21 @@ struct Cli {
     /// netpath and the model only
     #[arg(long)]
     no_netfilter: bool,
+    /// Show all steps that lead to a disagreement, not only those that it needs
+    #[arg(long)]
+    no_shrink: bool,
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let seed = cli.seed.unwrap_or_else(|| std::time::UNIX_EPOCH.elapsed().map_or(1, |time| time.as_secs()));
-    let plan = Plan { seed, packets: cli.packets, icc: !cli.no_icc, has_netfilter: !cli.no_netfilter };
+    let plan = Plan {
+        seed,
+        packets: cli.packets,
+        icc: !cli.no_icc,
+        has_netfilter: !cli.no_netfilter,
+        shrinks: !cli.no_shrink,
+    };
     eprintln!("seed {seed}");
     let begun = Instant::now();
     let result = run(plan, |statistics| {

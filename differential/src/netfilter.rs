@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
 use netpath_model::packet::Fragment;
-use netpath_model::{Body, Cause, Checksum, End, Flaw, Name, Nat, Outcome, Packet, Place, Proto, Sent, Verdict};
+use netpath_model::{Body, Cause, Checksum, End, Name, Nat, Outcome, Packet, Place, Proto, Sent, Verdict};
 use netpath_tests::packets;
 
 use crate::compare::{called, fits_answer, is_same};
@@ -64,6 +64,11 @@ impl Judge {
             }
             None => decide(side, icc, stimulus, outcome, seen),
         };
+        let is_under_way = pairs.iter().any(|pair| self.waiting.contains(pair));
+        if outcome.verdict == Verdict::Masqueraded && is_under_way {
+            // It may have another name from now on than the one that the datagram's first fragment was sent to.
+            self.touched.extend(&pairs);
+        }
         if matches!(outcome.verdict, Verdict::Hairpin) {
             // Two who talk by way of the host are to netfilter the same as if they talked directly.
             self.touched.extend(&pairs);
@@ -144,9 +149,6 @@ fn decide(
     let forwards = !matches!(verdict, Verdict::Dropped(_) | Verdict::Host);
     if matches!(packet.checksum, Checksum::Wrong(_)) && is_untranslated {
         return Ok(Some(Difference::ChecksTransportChecksum));
-    }
-    if packet.flaw == Some(Flaw::HeaderChecksum) && seen.is_empty() {
-        return Ok(Some(Difference::ChecksHeaderChecksum));
     }
     let is_tcp = matches!(packet.body, Body::Tcp(_));
     let is_inside = stimulus.from != Place::Outside;

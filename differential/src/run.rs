@@ -21,6 +21,8 @@ pub struct Plan {
     pub packets: u64,
     pub icc: bool,
     pub has_netfilter: bool,
+    /// Whether steps are left out that a disagreement does not need.
+    pub shrinks: bool,
 }
 
 /// Something differs.
@@ -56,9 +58,9 @@ pub fn run_in(
     let mut case = 0;
     while twin.statistics.packets < plan.packets {
         if let Err(disagreement) = run_case(twin, plan.seed, case) {
-            let shrunk = shrink(twin, disagreement);
-
-            return Err((Box::new(shrunk), twin.statistics.clone()));
+            let statistics = twin.statistics.clone();
+            let told = if plan.shrinks { shrink(twin, disagreement) } else { disagreement };
+            return Err((Box::new(told), statistics));
         }
         case += 1;
         progress(&twin.statistics);

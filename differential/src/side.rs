@@ -11,7 +11,7 @@ use netpath_tests::{CLIENT, Container, Family, HOST, Namespace, Options, Plane, 
 
 use crate::conntrack::Conntrack;
 use crate::layout::{self, CONTAINERS, MASQUERADE_PORTS, at};
-use crate::step::{Stimulus, Via};
+use crate::step::{Sender, Stimulus, Via};
 use crate::tables::Tables;
 use crate::wire;
 
@@ -140,14 +140,18 @@ impl Side {
 
     /// Sends `stimulus`.
     pub fn send(&self, stimulus: &Stimulus) {
-        const FOREIGN: [u8; 6] = [2, 0xf0, 0, 0, 0, 0xf0];
+        const NOBODYS: [u8; 6] = [2, 0xf0, 0, 0, 0, 0xf0];
         let tap = self.tap(stimulus.from);
         let dst_mac = match (stimulus.via, stimulus.from) {
             (Via::Neighbour(number), _) => self.containers[number].tap.mac(),
             (Via::Host, Place::Outside) => self.host_mac,
             (Via::Host, Place::Container(_)) => self.bridge_mac,
         };
-        let src_mac = if stimulus.has_own_mac { tap.mac() } else { FOREIGN };
+        let src_mac = match stimulus.sender {
+            Sender::Itself => tap.mac(),
+            Sender::Neighbour(number) => self.containers[number].tap.mac(),
+            Sender::Nobody => NOBODYS,
+        };
         let packet = wire::bytes(&stimulus.packet, &|name| self.resolve(name));
         let padding = vec![0xee; stimulus.padding];
         tap.send_frame(&[&dst_mac, &src_mac, &[8, 0][..], &packet, &padding].concat());
@@ -240,9 +244,8 @@ impl Side {
     /// The container goes, and another one gets its address. To netfilter, which knows addresses only, that is one whose
     /// connections are deleted, as Docker does.
     pub fn replace(&mut self, number: usize) {
-        let Memory::Netpath(tables) = &mut self.memory else { return self.cut_all() };
-        if let IpAddr::V4(addr) = layout::container(number) {
-            tables.bury(Addr4(addr.octets()));
+        if !self.is_netpath() {
+            return self.cut_all();
         }
         self.gone += 1;
         let (old, name) = (self.containers[number].container.clone(), format!("c{number}-{}", self.gone));

@@ -23,11 +23,20 @@ pub enum Step {
 pub struct Stimulus {
     pub from: Place,
     pub via: Via,
-    /// A container sends it with its own hardware address.
-    pub has_own_mac: bool,
+    pub sender: Sender,
     /// Bytes behind the packet, as Ethernet's padding.
     pub padding: usize,
     pub packet: Packet,
+}
+
+/// Whose hardware address the frame is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sender {
+    Itself,
+    /// That of the container of this number.
+    Neighbour(usize),
+    /// Nobody's.
+    Nobody,
 }
 
 /// Whose hardware address the frame is for.
@@ -41,7 +50,7 @@ pub enum Via {
 
 impl Stimulus {
     pub fn new(from: Place, packet: Packet) -> Self {
-        Self { from, via: Via::Host, has_own_mac: true, padding: 0, packet }
+        Self { from, via: Via::Host, sender: Sender::Itself, padding: 0, packet }
     }
 }
 
@@ -64,8 +73,8 @@ impl fmt::Display for Stimulus {
         if let Via::Neighbour(number) = self.via {
             write!(f, ", to the hardware address of container {number}")?;
         }
-        if !self.has_own_mac {
-            f.write_str(", from a foreign hardware address")?;
+        if self.sender != Sender::Itself {
+            write!(f, ", from the hardware address of {:?}", self.sender)?;
         }
         if self.padding > 0 {
             write!(f, ", padded by {} bytes", self.padding)?;

@@ -60,21 +60,20 @@ impl<A: Address + Pod> Tables<A> {
         }
         for (key, mut mapping) in entries(&self.mappings) {
             mapping.deadline_s = mapping.deadline_s.wrapping_sub(seconds);
-            // A search for another mapping may walk past one that was `passed`.
-            if mapping.deadline_s < now_s && mapping.passed == 0 {
-                let _ = self.mappings.remove(&key);
+            if mapping.deadline_s < now_s {
+                self.end(key, mapping);
             } else {
                 let _ = self.mappings.insert(key, mapping, EXIST);
             }
         }
     }
 
-    /// The container with this address is gone: what the agent's sweep does after a while with its mappings is done at once.
-    pub fn bury(&mut self, addr: A) {
-        for (key, mapping) in entries(&self.mappings) {
-            if mapping.addr == addr && mapping.passed == 0 {
-                let _ = self.mappings.remove(&key);
-            }
+    /// A mapping is nobody's any more. A search for another one may have to walk past it: then the place stays.
+    fn end(&mut self, key: MappingKey<A>, mapping: Mapping<A>) {
+        if mapping.passed == 0 {
+            let _ = self.mappings.remove(&key);
+        } else {
+            let _ = self.mappings.insert(key, Mapping { addr: A::UNSPECIFIED, ..mapping }, EXIST);
         }
     }
 

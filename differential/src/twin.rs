@@ -12,7 +12,7 @@ use crate::layout;
 use crate::netfilter::Judge;
 use crate::side::{Seen, Side, own_ports};
 use crate::statistics::Statistics;
-use crate::step::{Step, Stimulus, Told};
+use crate::step::{Sender, Step, Stimulus, Told};
 
 /// Frames cross veths while they are sent. What is not there then may come a little later, when the kernel has put it
 /// off.
@@ -105,7 +105,10 @@ impl Twin {
     fn send(&mut self, stimulus: &Stimulus) -> Result<(), String> {
         let outcome = match stimulus.from {
             Place::Outside => self.model.from_outside(&stimulus.packet),
-            Place::Container(number) => self.model.from_container(number, stimulus.has_own_mac, &stimulus.packet),
+            Place::Container(number) => {
+                let has_own_mac = stimulus.sender == Sender::Itself;
+                self.model.from_container(number, has_own_mac, &stimulus.packet)
+            }
         };
         self.statistics.note(stimulus.from, &outcome);
         self.netpath.send(stimulus);
@@ -115,6 +118,10 @@ impl Twin {
         let renamed = result.map_err(|what| told("netpath", &what, stimulus, &outcome, &seen))?;
         renamed.into_iter().for_each(|name| self.model.rename(name));
         let Some(netfilter) = &mut self.netfilter else { return Ok(()) };
+        if matches!(stimulus.sender, Sender::Neighbour(_)) {
+            // It would teach a plain bridge to send what is for the neighbour to this one.
+            return Ok(());
+        }
         netfilter.send(stimulus);
         let judge = &mut self.judge;
         let (model, late) = (&self.model, &mut self.statistics.late);

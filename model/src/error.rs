@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use crate::nat::{Cause, Nat, Outcome, Place, Verdict};
-use crate::packet::{Body, End, Packet, Quote};
+use crate::packet::{Body, Checksum, End, Packet, Quote};
 
 /// How much of the transport header must be quoted (RFC 792), in bytes.
 const LEAST: usize = 8;
@@ -20,6 +20,11 @@ impl Quote {
     }
 }
 
+/// RFC 5508, REQ-3: an error with a wrong checksum is not translated.
+fn is_intact(packet: &Packet) -> bool {
+    packet.checksum == Checksum::Right
+}
+
 fn address(end: &End) -> End {
     End::At(SocketAddr::new(end.addr(), 0))
 }
@@ -31,7 +36,7 @@ impl Nat {
         let is_odd = packet.dst.addr() != quoted.src.addr()
             || self.in_network(quoted.dst.addr())
             || self.in_network(packet.src.addr());
-        if !quote.is_readable() || is_odd {
+        if !quote.is_readable() || !is_intact(packet) || is_odd {
             return None;
         }
         let proto = quoted.proto()?;
@@ -63,9 +68,6 @@ impl Nat {
         if packet.ttl <= 1 {
             return Outcome::dropped(Cause::HopsOfError);
         }
-        if Self::is_refused_by_stack(packet) {
-            return Outcome::dropped(Cause::HeaderChecksum);
-        }
         match self.error_out(packet, quote) {
             Some(sent) => Outcome::one(Verdict::ErrorOut, Place::Outside, sent),
             None => Outcome::dropped(Cause::NoFlow),
@@ -75,6 +77,7 @@ impl Nat {
     /// It speaks about a packet that the container got, to who sent that.
     fn is_answer(packet: &Packet, quote: &Quote) -> bool {
         quote.is_readable()
+            && is_intact(packet)
             && packet.src.addr() == quote.packet.dst.addr()
             && packet.dst.addr() == quote.packet.src.addr()
     }

@@ -1,7 +1,7 @@
 //! What the host's own stack answers: nothing of its own listens anywhere.
 
 use crate::nat::{Nat, Outcome, Place, Sent, Verdict};
-use crate::packet::{Body, Checksum, End, ErrorKind, Flaw, Packet, Quote, Tcp};
+use crate::packet::{Body, Checksum, End, ErrorKind, Packet, Quote, Tcp};
 
 impl Nat {
     /// A packet for the host itself. It answers whom the packet says it is from, wherever it came in: that a source is
@@ -22,7 +22,7 @@ impl Nat {
 
     /// The hops of `packet`, as the stack has it, are at their end: its sender is told, who sees `quoted`.
     pub(crate) fn time_exceeded(&self, from: Place, packet: &Packet, quoted: &Packet) -> Outcome {
-        let is_silent = packet.flaw == Some(Flaw::HeaderChecksum) || packet.is_later_fragment();
+        let is_silent = packet.is_later_fragment();
         let teller = if from == Place::Outside { self.config.host } else { self.config.gateway };
         let error = error(End::At((teller, 0).into()), quoted, ErrorKind::TimeExceeded, 0);
         let sent = (!is_silent).then_some(Sent { to: from, packet: error, made_by_host: true });

@@ -104,8 +104,6 @@ pub enum Cause {
     Fragment,
     /// An error at the end of its hops: nobody is told (RFC 1122, 3.2.2).
     HopsOfError,
-    /// The stack saw that the network header's checksum is wrong.
-    HeaderChecksum,
 }
 
 /// What comes of a packet.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::flow::Side;
 use crate::nat::{Cause, Nat, Outcome, Place, Verdict};
-use crate::packet::{Body, End, Flaw, Packet};
+use crate::packet::{Body, End, Packet};
 
 impl Nat {
     /// What comes of a packet from outside.
@@ -65,10 +65,5 @@ impl Nat {
         }
         let delivered = Packet { dst: End::At(inside), ..packet.hopped() };
         Outcome::one(verdict, Place::Container(container), delivered)
-    }
-
-    /// Whether the stack, which checks what shortcuts do not, lets nothing come of the packet.
-    pub(crate) fn is_refused_by_stack(packet: &Packet) -> bool {
-        packet.flaw == Some(Flaw::HeaderChecksum)
     }
 }

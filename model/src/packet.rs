@@ -162,14 +162,6 @@ pub enum Flaw {
     Length(u16),
 }
 
-impl Flaw {
-    /// Whether the headers contradict each other, so that nobody can say what the packet is. A wrong header checksum
-    /// does not.
-    pub fn is_malformed(self) -> bool {
-        self != Self::HeaderChecksum
-    }
-}
-
 impl Tcp {
     pub const FIN: u8 = 0x01;
     pub const SYN: u8 = 0x02;
@@ -220,8 +212,9 @@ impl Packet {
         }
     }
 
+    /// Whether nobody can say what the packet is, or it is not what was sent (RFC 1812, 5.2.2).
     pub fn is_malformed(&self) -> bool {
-        self.flaw.is_some_and(Flaw::is_malformed)
+        self.flaw.is_some()
     }
 
     /// A fragment without the transport header.
