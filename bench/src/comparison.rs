@@ -81,12 +81,15 @@ pub fn newest_run(runs: &Path) -> Result<Option<(PathBuf, Run)>> {
     Ok(all_runs(runs)?.pop())
 }
 
-/// The newest run of this CPU and kernel, else the newest.
+/// The newest run of this CPU and kernel, else the newest; with the programs of a later one, if its record lies beside
+/// it as `programs.json` (`--only programs --json`): what they cost has changed on purpose since.
 fn baseline(runs: &Path, machine: &Machine) -> Result<Option<(PathBuf, Run)>> {
     let mut runs = all_runs(runs)?;
     let is_like_this = |run: &Run| run.machine.cpu == machine.cpu && run.machine.kernel == machine.kernel;
     let at = runs.iter().rposition(|(_, run)| is_like_this(run));
-    Ok(at.map(|at| runs.swap_remove(at)).or_else(|| runs.pop()))
+    let Some((path, run)) = at.map(|at| runs.swap_remove(at)).or_else(|| runs.pop()) else { return Ok(None) };
+    let later = path.with_file_name("programs.json");
+    Ok(Some(if later.is_file() { (later.clone(), read(&later)?) } else { (path, run) }))
 }
 
 /// From the oldest to the newest.
@@ -276,5 +279,9 @@ mod tests {
         assert_eq!(["epyc", "xeon", "another"].map(date), ["2026-01-02-a", "2026-01-03-b", "2026-01-03-b"]);
         assert_eq!(newest_run(dir.path()).unwrap().expect("a run").1.date, "2026-01-03-b");
         assert!(newest_run(Path::new("/nonexistent")).unwrap().is_none());
+
+        let later = Run { date: "later".to_owned(), ..run(&[]) };
+        fs::write(dir.path().join("2026-01-02-a/programs.json"), serde_json::to_string(&later).unwrap()).unwrap();
+        assert_eq!(["epyc", "xeon"].map(date), ["later", "2026-01-03-b"]);
     }
 }
