@@ -17,6 +17,8 @@ use crate::table;
 /// By how much a figure may rise. Times relative to the reference program's differ by up to 8 % from run to run on a machine
 /// that is busy with three times as much as it has CPUs.
 const MAX_RISE: f64 = 0.10;
+/// And by how much of the reference program's time at least, about 5 ns: less is noise, for what takes 30 ns in all.
+const MIN_RISE: f64 = 0.03;
 
 /// How much a first look takes, and each of the others at what looks worse.
 const EFFORT: u32 = 5;
@@ -157,7 +159,7 @@ impl Findings {
     }
 
     fn time(&mut self, program: &Program, was: &Packet, is: &Packet) {
-        if has_risen(was.relative, is.relative) {
+        if has_risen(was.relative, is.relative) && is.relative - was.relative > MIN_RISE {
             let rise = percent(was.relative, is.relative);
             let text = format!(
                 "`{}`, {}: {:.2} times the reference program, {:.2} before{rise}",
@@ -226,6 +228,13 @@ mod tests {
             assert_eq!(found.len(), 1, "{found:?}");
             assert!(found[0].starts_with("`from_external`") && found[0].ends_with("+11 %"), "{found:?}");
         }
+    }
+
+    #[test]
+    fn a_few_nanoseconds_are_noise() {
+        let before = [program("to_external6", 1000, 200, 0.16)];
+        assert_eq!(worse(&before, &[program("to_external6", 1000, 200, 0.18)]), Vec::<String>::new());
+        assert_eq!(worse(&before, &[program("to_external6", 1000, 200, 0.20)]).len(), 1);
     }
 
     #[test]
