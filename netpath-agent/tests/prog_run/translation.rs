@@ -116,7 +116,9 @@ fn all_header_lengths_are_translated() {
         let sent = frame(IN, ip, TCP, CLIENT, HOST, &tcp((CLIENT, 40000), (HOST, 8080), 2, b"x"));
         let run = plane.run("from_external", &sent);
         let after = Parts::of_frame(&run.frame);
-        assert_eq!((run.verdict, after.dst, after.ports()), (REDIRECT, C1, (40000, 80)));
+        // IPv4's options are for the kernel to look at.
+        let verdict = if options.is_empty() || HOST.is_ipv6() { REDIRECT } else { PASS };
+        assert_eq!((run.verdict, after.dst, after.ports()), (verdict, C1, (40000, 80)));
         after.assert_checksums();
         assert_eq!(after.rest(), Parts::of_frame(&sent).rest());
     }
