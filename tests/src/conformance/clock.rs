@@ -5,6 +5,8 @@
 //! is the same as moving the clock forward, for all flows alike and without a clock that only tests have.
 
 use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use aya::Pod;
 use aya::maps::{HashMap, Map, MapData};
@@ -66,9 +68,17 @@ fn age_conntrack(world: &World, family: Family, seconds: u32) {
             command.arg("-t").arg(left.to_string());
         }
         // The tool walks the table, and on a busy machine a walk may miss an entry.
-        let is_done = (0..5).any(|_| program::output_of(&mut command).status.success());
         let shown = line.split(" src=").nth(1).unwrap_or(line);
-        assert!(is_done || !list().contains(shown), "age `{line}` by {seconds} s");
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            let output = program::output_of(&mut command);
+            if output.status.success() || !list().contains(shown) {
+                break;
+            }
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(Instant::now() < deadline, "age `{line}` by {seconds} s: {command:?}: {said}");
+            sleep(Duration::from_millis(10));
+        }
     }
 }
 
