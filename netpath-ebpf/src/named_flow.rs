@@ -4,7 +4,7 @@
 //! They tell replies apart that have more than one possible name, and let in what belongs to a flow where new
 //! ones are refused.
 
-use netpath_common::{Config, CtState, Flow, Reason, Tuple, flow_flag};
+use netpath_common::{Config, CtState, Flow, Reason, Tuple, flow_flag, proto};
 
 use crate::{
     conntrack::{Owner, is_expired, refresh},
@@ -118,7 +118,8 @@ pub const fn is_trackable<F: Family>(packet: &Packet<F>) -> bool {
 #[inline(always)]
 fn may_rename<F: Family>(packet: &Packet<F>, flow: Option<&Flow<F::Addr>>) -> bool {
     let is_talking = flow.is_some_and(|flow| flow.state(packet.tuple.proto) == CtState::Established);
-    packet.kind != Kind::Tcp || (packet.tcp.flags.is_opening() && !is_talking)
+    // Of a fragment that is not the first one nobody knows what it says.
+    packet.tuple.proto != proto::TCP || (packet.tcp.flags.is_opening() && !is_talking)
 }
 
 /// Notes a packet to the container, which the client sent to `packet`'s destination: in the flow under `orig`,

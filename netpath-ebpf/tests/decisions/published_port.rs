@@ -4,10 +4,12 @@ use netpath_common::{
     Address as _, PortKey, PortRange, PortSource, PortTarget, Reason, Tuple, proto, source_flag, target_flag,
 };
 use netpath_ebpf::decision::Out;
+use netpath_ebpf::external;
+use netpath_ebpf::packet::{Kind, Packet, Tcp};
 
 use super::{Addr, CLIENT, GATEWAY, GROUPS, HOPS_OFF, HOST, OTHER_CLIENT, OTHER_HOST, World, container};
 use crate::frame::{ACK, FIN_ACK, RST, SYN, SYN_ACK, tcp, udp};
-use crate::world::veth;
+use crate::world::{UPLINK, veth};
 
 #[test]
 fn published_port_leads_into_the_container_and_keeps_the_client() {
@@ -135,6 +137,11 @@ fn a_packet_in_a_clients_name_does_not_rename_its_connection() {
             let _ = world.arrive(&tcp((CLIENT, client), other, *flags));
             assert_eq!((answer(ACK).src_addr, answer(ACK).src_port), used, "after flags {flags:#x}");
         }
+        // A fragment that is not the first one has the ports of one that was.
+        let mut fragment = Packet::parse(&tcp((CLIENT, client), other, ACK), 14).unwrap();
+        (fragment.kind, fragment.tcp) = (Kind::LaterFragment, Tcp::default());
+        external::from_external(&world, &world.config, &fragment, UPLINK).unwrap();
+        assert_eq!((answer(ACK).src_addr, answer(ACK).src_port), used, "after a fragment");
     }
 }
 
