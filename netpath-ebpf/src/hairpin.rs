@@ -134,7 +134,11 @@ pub fn error<F: Family, E: Env<F>>(
         // The quoted packet is a question: its sender is behind a masquerade port.
         let outside = Tuple::new(name.addr, name.port, quoted.src_addr, quoted.src_port, quoted.proto);
         let inside = conntrack::inside_of::<F, E>(env, &outside)?;
-        (env.endpoint_index(&inside.addr)?, inside.port)
+        let index = env.endpoint_index(&inside.addr)?;
+        // Who has the asker's address is not the asker, unless the flow is its own.
+        let asked = Tuple::new(inside.addr, inside.port, name.addr, name.port, quoted.proto);
+        named_flow::peek::<F, E>(env, config, &asked, Owner::new(index, env.endpoint(index)?))?;
+        (index, inside.port)
     } else {
         let way = published::find::<F, E>(env, &quoted.src_addr, quoted.src_port, quoted.proto)?;
         way.endpoint::<F, E>(env).ok()?;

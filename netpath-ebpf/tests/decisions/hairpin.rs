@@ -244,6 +244,17 @@ fn errors_about_what_never_came_are_the_hosts() {
     assert!(world.complain(1, &unreachable(container(1), HOST, &other, world.quotation())).unwrap().is_none());
 }
 
+#[test]
+fn an_error_about_a_container_that_is_gone_does_not_reach_who_has_its_address() {
+    let mut world = published();
+    let question = world.send(2, &tcp((container(2), 40000), (HOST, 8081), SYN)).unwrap().tuple;
+    let got = tcp((HOST, question.src_port), (container(1), 80), SYN);
+    let error = unreachable(container(1), HOST, &got, world.quotation());
+    assert!(world.complain(1, &error).unwrap().is_some());
+    world.replace(2);
+    assert!(world.complain(1, &error).unwrap().is_none());
+}
+
 proptest! {
     /// Random packets between three containers and the host: what goes across was asked for.
     #[test]
