@@ -140,7 +140,11 @@ pub fn note<F: Family, E: Env<F>>(
     if let Some(pointer) = env.flow(orig) {
         // SAFETY: as in `lookup`.
         let flow = unsafe { &mut *pointer };
-        let is_same = flow.generation == owner.generation
+        let is_alive = flow.generation == owner.generation && !is_expired(config, flow, orig.proto, now_s);
+        // The next connection of a closed one has a life of its own.
+        let begins_anew = packet.tcp.flags.is_opening() && flow.state(orig.proto) == CtState::Closing;
+        let is_same = is_alive
+            && !begins_anew
             && flow.nat_addr == packet.tuple.dst_addr
             && flow.nat_port == packet.tuple.dst_port
             && flow.flags & flow_flag::NAMED != 0;
@@ -148,7 +152,6 @@ pub fn note<F: Family, E: Env<F>>(
             refresh::<F, E>(env, config, flow, packet, Direction::Reply, now_s);
             return Ok(());
         }
-        let is_alive = flow.generation == owner.generation && !is_expired(config, flow, orig.proto, now_s);
         if !may_rename(packet, is_alive.then_some(&*flow)) {
             return Ok(());
         }

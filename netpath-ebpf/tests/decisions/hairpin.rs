@@ -7,7 +7,7 @@ use netpath_ebpf::decision::Out;
 use proptest::prelude::*;
 
 use super::{Addr, CLIENT, Family, GATEWAY, HOST, LOOPBACK, OTHER_HOST, SECOND_GATEWAY, World, container};
-use crate::frame::{ACK, Frame, SYN, SYN_ACK, answer, echo_request, tcp, udp, unreachable};
+use crate::frame::{ACK, FIN_ACK, Frame, SYN, SYN_ACK, answer, echo_request, tcp, udp, unreachable};
 use crate::world::mac;
 use netpath_ebpf::family::Family as _;
 
@@ -253,6 +253,37 @@ fn an_error_about_a_container_that_is_gone_does_not_reach_who_has_its_address() 
     assert!(world.complain(1, &error).unwrap().is_some());
     world.replace(2);
     assert!(world.complain(1, &error).unwrap().is_none());
+}
+
+#[test]
+fn a_connection_that_has_expired_is_not_revived_by_a_segment_from_its_middle() {
+    let world = published();
+    let (asker, asked) = ((container(2), 40000), (HOST, 8081));
+    let question = world.send(2, &tcp(asker, asked, SYN)).unwrap().tuple;
+    let reply = |flags| tcp((container(1), 80), (HOST, question.src_port), flags);
+    world.send(1, &reply(SYN_ACK)).unwrap();
+    world.send(2, &tcp(asker, asked, FIN_ACK)).unwrap();
+    world.send(1, &reply(FIN_ACK)).unwrap();
+    world.wait(world.config.timeouts.tcp_transitory + 1);
+    // Nobody's: neither end's flow is alive.
+    assert_eq!(world.send(2, &tcp(asker, asked, ACK)).unwrap().out, Out::Kernel);
+    assert_ne!(world.send(1, &reply(ACK)).map(|decision| decision.out), Ok(Out::Across(2)));
+}
+
+#[test]
+fn the_next_connection_of_a_closed_one_lives_as_long_as_any() {
+    let world = published();
+    let (asker, asked) = ((container(2), 40000), (HOST, 8081));
+    for _ in 0..2 {
+        let question = world.send(2, &tcp(asker, asked, SYN)).unwrap().tuple;
+        let reply = |flags| tcp((container(1), 80), (HOST, question.src_port), flags);
+        world.send(1, &reply(SYN_ACK)).unwrap();
+        world.wait(world.config.timeouts.tcp_transitory + 1);
+        world.send(2, &tcp(asker, asked, ACK)).unwrap();
+        assert_eq!(world.send(1, &reply(ACK)).unwrap().out, Out::Across(2));
+        world.send(2, &tcp(asker, asked, FIN_ACK)).unwrap();
+        world.send(1, &reply(FIN_ACK)).unwrap();
+    }
 }
 
 proptest! {
