@@ -41,10 +41,14 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     let store = Store::open(&options.state_dir)?;
     let Socket { listener, file } = Socket::bind(&options.socket, options.group.as_deref())?;
     let path = options.socket.clone();
-    let (mut agent, mut notices) = startup::start(options, store).await?;
-    let events = agent.datapath.take_events()?;
+    let (agent, mut notices) = startup::start(options, store).await?;
+    let events = agent.datapath.events()?;
     #[cfg(feature = "trace")]
-    agent.datapath.show_trace()?;
+    let agent = {
+        let mut agent = agent;
+        agent.datapath.show_trace()?;
+        agent
+    };
     let (sender, commands) = mpsc::channel(64);
     let server = tokio::spawn(server::serve(listener, sender));
     let subnets = agent.networks().into_iter().flat_map(|network| [network.v4, network.v6]).flatten();

@@ -9,6 +9,7 @@ mod events;
 mod family_tables;
 mod flows;
 mod hooks;
+mod ipv6;
 mod jumps;
 mod links;
 mod network_bits;
@@ -25,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use aya::maps::MapData;
+use aya::maps::{Map, MapData, ProgramArray};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use netpath_common::Config;
@@ -158,7 +159,10 @@ pub struct Datapath {
     sizes: Sizes,
     tables: Tables,
     links_dir: PathBuf,
+    jumps: ProgramArray<MapData>,
     jumps_pin: PathBuf,
+    /// Whether IPv6's programs are in the kernel.
+    has_ipv6: bool,
     /// Why the programs for the root cgroup are not in the kernel.
     hooks_error: Option<anyhow::Error>,
     /// Why a program for XDP is not in the kernel.
@@ -166,7 +170,8 @@ pub struct Datapath {
 }
 
 impl Datapath {
-    /// Loads the programs and gives them the maps pinned in `pin_dir`, or makes new ones there, of these sizes.
+    /// Loads the programs, but for IPv6's, and gives them the maps pinned in `pin_dir`, or makes new ones there, of
+    /// these sizes.
     ///
     /// # Errors
     ///
@@ -204,14 +209,25 @@ impl Datapath {
         sizes::set(&mut loader, &sizes);
         hooks::set_features(&mut loader);
         let mut ebpf = loader.load(OBJECT).context("create the maps (needs root and a kernel with BPF)")?;
-        for name in PROGRAMS {
+        for name in PROGRAMS.iter().filter(|name| !ipv6::is_its(name)) {
             program(&mut ebpf, name)?.load().with_context(|| format!("load `{name}` into the kernel"))?;
         }
         let hooks_error = hooks::load(&mut ebpf).err();
-        jumps::fill(&mut ebpf)?;
+        let mut jumps = tables::take(&mut ebpf, "JUMPS")?;
+        jumps::fill(&mut jumps, &mut ebpf, |name| !ipv6::is_its(name))?;
         let tables =
             if adoption == Adoption::Fresh { Tables::create(&mut ebpf, config)? } else { Tables::adopt(&mut ebpf)? };
-        Ok(Self { ebpf, sizes, tables, links_dir, jumps_pin, hooks_error, xdp_errors: Vec::new() })
+        Ok(Self {
+            ebpf,
+            sizes,
+            tables,
+            links_dir,
+            jumps,
+            jumps_pin,
+            has_ipv6: false,
+            hooks_error,
+            xdp_errors: Vec::new(),
+        })
     }
 
     /// The sizes of the maps, which may be an earlier agent's.
@@ -239,6 +255,7 @@ impl Datapath {
         let xdp: Vec<_> = xdp.collect();
         PROGRAMS
             .iter()
+            .filter(|name| self.has_ipv6 || !ipv6::is_its(name))
             .chain(&xdp)
             .chain(hooks)
             .map(|name| {
@@ -346,14 +363,16 @@ impl Datapath {
         Ok(())
     }
 
-    /// The stream of events. It yields only while `config_flag::MONITOR` is set.
+    /// The stream of events, for one reader. It yields only while `config_flag::MONITOR` is set.
     ///
     /// # Errors
     ///
-    /// If the ring buffer was taken before.
-    pub fn take_events(&mut self) -> Result<Events> {
-        let map = self.ebpf.take_map("EVENTS").context("events were taken before")?;
-        Events::new(map)
+    /// If the ring buffer cannot be opened.
+    pub fn events(&self) -> Result<Events> {
+        // Programs that are loaded later want the descriptor of the map that is in `ebpf`.
+        let pin = self.links_dir.with_file_name("maps").join("EVENTS");
+        let map = MapData::from_pin(&pin).with_context(|| format!("open pin {}", pin.display()))?;
+        Events::new(Map::RingBuf(map))
     }
 }
 

@@ -30,6 +30,7 @@ pub mod holder;
 pub mod host;
 pub mod host_ports;
 pub mod ipam;
+mod ipv6;
 pub mod links;
 pub mod listing;
 mod loading;

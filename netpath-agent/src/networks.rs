@@ -11,6 +11,7 @@ use crate::endpoints::{Asked, join};
 use crate::externals::Interfaces;
 use crate::host;
 use crate::ipam::Allocator;
+use crate::ipv6;
 use crate::network_mode::DEFAULT_NETWORK;
 use crate::refusal::Refusal;
 use crate::state::{MAX_NETWORKS, Network, State};
@@ -193,12 +194,15 @@ impl Agent {
         let addresses = allocators(&network, index, &self.state).map_err(Refusal::invalid)?;
         self.datapath.reset_counter(network.counter)?;
         self.datapath.reset_counter(network.counter + 1)?;
+        let is_dual = network.v6.is_some();
+        if is_dual {
+            self.serve_ipv6().await?;
+        }
         let wanted_mtu = mtu(&network, &self.host);
         let bridge =
             bridge::ensure(&self.netlink, &wanted(&self.options.bridge, &network, wanted_mtu), interfaces).await?;
         network.created = bridge.created;
         let facts = BridgeFacts { ifindex: bridge.ifindex, mac: bridge.mac, mtu: wanted_mtu };
-        let is_dual = network.v6.is_some();
         self.state.networks.insert(index, network);
         self.host.bridges.insert(index, facts);
         self.addresses.insert(index, addresses);
@@ -221,7 +225,7 @@ impl Agent {
         }
         if is_dual {
             // The network is there, and containers of it reach each other all the same.
-            self.warn("let the host forward IPv6", forward_ipv6(self.options.ip_forward));
+            self.warn("let the host forward IPv6", ipv6::forward(self.options.ip_forward));
         }
         Ok(())
     }
@@ -338,14 +342,6 @@ pub(crate) fn allocators(network: &Network, index: u32, state: &State) -> Result
         }
     }
     Ok(addresses)
-}
-
-/// Lets the host forward IPv6, as Docker does when the first network with IPv6 is there.
-pub(crate) fn forward_ipv6(allowed: bool) -> Result<()> {
-    if allowed && host::enable_ipv6_forward()? {
-        tracing::info!("net.ipv6.conf.all.forwarding is set to 1");
-    }
-    Ok(())
 }
 
 fn hex(bytes: &[u8]) -> String {

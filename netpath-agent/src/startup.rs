@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
-use netpath_common::Config;
+use netpath_common::{Config, config_flag};
 use netpath_ebpf::family::{V4, V6};
 
 use crate::agent::{Agent, DEFAULT_NETWORK_INDEX, facts, mtu, network_mtu, read_interfaces};
@@ -19,6 +19,7 @@ use crate::externals::Interfaces;
 use crate::following::Attach;
 use crate::held_ports::HeldPorts;
 use crate::host;
+use crate::ipv6;
 use crate::loading::Loaded;
 use crate::netlink::{Link, Netlink, Notices};
 use crate::network_mode::DEFAULT_NETWORK;
@@ -75,11 +76,15 @@ struct Start {
 }
 
 impl Start {
-    async fn assemble(self, mut datapath: Datapath, adoption: Adoption, config: Config) -> Result<Agent> {
+    async fn assemble(self, mut datapath: Datapath, adoption: Adoption, mut config: Config) -> Result<Agent> {
         let Self { options, store, saved, mut state, interfaces, netlink } = self;
         let image = datapath.image()?;
         if saved.is_none() && !image.networks.is_empty() {
             state = plan(recover(&datapath, &image, &interfaces, &options.bridge)?, &options, &interfaces)?;
+        }
+        if state.has_ipv6() {
+            datapath.load_ipv6()?;
+            config.flags |= datapath.config().flags & config_flag::IPV6;
         }
         if adoption == Adoption::Adopted {
             datapath.set_config(config)?;
@@ -226,8 +231,9 @@ async fn finish(mut agent: Agent) -> Result<Agent> {
     attach(&mut agent, &interfaces.links).await?;
     agent.adopt_containers().await;
     set_ip_forward(&agent.options)?;
-    if agent.state.networks.values().any(|network| network.v6.is_some()) {
-        networks::forward_ipv6(agent.options.ip_forward)?;
+    if agent.state.has_ipv6() {
+        agent.serve_ipv6().await?;
+        ipv6::forward(agent.options.ip_forward)?;
     }
     Ok(agent)
 }

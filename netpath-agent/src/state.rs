@@ -198,6 +198,11 @@ impl State {
         self.networks.iter().find(|(_, network)| network.name == name).map(|(index, network)| (*index, network))
     }
 
+    /// Whether any network has IPv6.
+    pub fn has_ipv6(&self) -> bool {
+        self.networks.values().any(|network| network.v6.is_some())
+    }
+
     /// The lowest endpoint index that is free.
     pub fn free_index(&self) -> u32 {
         lowest_free(&self.endpoints)

@@ -4,7 +4,7 @@ use crate::{External, map_type};
 
 /// Marks the layout of all pinned maps. Changes whenever a shared type or the meaning of a field does;
 /// an agent refuses pins of another layout.
-pub const LAYOUT: u64 = 0x6e65_7470_6174_6806;
+pub const LAYOUT: u64 = 0x6e65_7470_6174_6807;
 
 /// Settings of the data plane. The one element of the array `CONFIG`, written by the agent, read by
 /// eBPF.
@@ -38,6 +38,8 @@ pub mod config_flag {
     pub const SHORTCUTS: u32 = 1;
     /// Somebody reads `EVENTS`.
     pub const MONITOR: u32 = 2;
+    /// IPv6's programs are attached wherever IPv4's are. Until then what containers send of IPv6 is dropped.
+    pub const IPV6: u32 = 4;
 }
 
 /// How long a flow may be silent, in seconds.

@@ -41,6 +41,9 @@ mod inter_container;
 /// Containers reach published ports through an address of the host, their own among them.
 mod hairpin;
 
+/// IPv6's programs are loaded when the first network has IPv6, and nothing of IPv6 leaves a container before.
+mod ipv6_on_demand;
+
 /// What is dropped, and counted: direct access, loopback addresses from the wire, spoofed sources.
 mod protection;
 

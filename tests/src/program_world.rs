@@ -66,7 +66,7 @@ impl ProgramWorld {
             layout: LAYOUT,
             hash_key: 42,
             netns_cookie: 0,
-            flags: config_flag::SHORTCUTS,
+            flags: config_flag::SHORTCUTS | config_flag::IPV6,
             max_flows: sizes.max_flows,
             timeouts: Timeouts::default(),
             ports: PortRange { first: 1024, last: 32767 },
@@ -74,7 +74,8 @@ impl ProgramWorld {
             primary_ifindex: 0,
             primary: External::default(),
         };
-        let (datapath, _) = Datapath::load(&pin_dir, &sizes, config).unwrap_or_else(|e| panic!("{e:#}"));
+        let (mut datapath, _) = Datapath::load(&pin_dir, &sizes, config).unwrap_or_else(|e| panic!("{e:#}"));
+        datapath.load_ipv6().unwrap_or_else(|e| panic!("{e:#}"));
         let mut world = Self { datapath, inhabitants: inhabitants.to_vec(), pin_dir };
         world.apply(&network());
         for (number, inhabitant) in (1..).zip(inhabitants) {
@@ -99,7 +100,9 @@ impl ProgramWorld {
         self.datapath.apply(changes).unwrap_or_else(|e| panic!("write the maps: {e:#}"));
     }
 
+    /// Sets `flags` and no others, but for IPv6.
     pub fn set_flags(&mut self, flags: u32) {
+        let flags = flags | config_flag::IPV6;
         let config = self.datapath.config();
         self.datapath.set_config(Config { flags, ..config }).unwrap_or_else(|e| panic!("{e:#}"));
     }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
-use aya::maps::ProgramArray;
+use aya::maps::{MapData, ProgramArray};
 
 use super::links::unpin;
 use super::program;
@@ -53,11 +53,9 @@ fn pins(maps_dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(entries.flatten().filter_map(|entry| Some((number(&entry.path())?, entry.path()))).collect())
 }
 
-/// Tells the programs which programs they jump to. The pin keeps the table filled.
-pub(super) fn fill(ebpf: &mut Ebpf) -> Result<()> {
-    let jumps = ebpf.take_map("JUMPS").context("no map JUMPS in the eBPF object")?;
-    let mut jumps = ProgramArray::try_from(jumps).context("open JUMPS")?;
-    for (place, name) in (0..).zip(JUMPED_TO) {
+/// Tells the programs of a family which programs they jump to. The pin keeps the table filled.
+pub(super) fn fill(jumps: &mut ProgramArray<MapData>, ebpf: &mut Ebpf, is_family: impl Fn(&str) -> bool) -> Result<()> {
+    for (place, name) in (0..).zip(JUMPED_TO).filter(|(_, name)| is_family(name)) {
         let fd = program(ebpf, name)?.fd().with_context(|| format!("`{name}` is not loaded"))?;
         jumps.set(place, fd, 0).with_context(|| format!("write `{name}` to JUMPS"))?;
     }

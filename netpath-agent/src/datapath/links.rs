@@ -11,7 +11,7 @@ use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{ProgramError, TcAttachType};
 use aya::sys::SyscallError;
 
-use super::{Datapath, PROGRAMS, program, xdp};
+use super::{Datapath, PROGRAMS, ipv6, program, xdp};
 
 /// What an interface is to the data plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,8 +41,8 @@ impl Attachment {
 }
 
 impl Datapath {
-    /// Attaches `from_external` and `to_external`, those of IPv6 first. A link of an earlier agent gets the
-    /// new program without a packet seeing none.
+    /// Attaches `from_external` and `to_external`, those of IPv6 first, if they are loaded. A link of an earlier agent gets
+    /// the new program without a packet seeing none.
     ///
     /// # Errors
     ///
@@ -61,12 +61,24 @@ impl Datapath {
     }
 
     fn attach_all(&mut self, attachment: Attachment, ifindex: u32, ifname: &str) -> Result<()> {
-        attachment.hooks().iter().try_for_each(|(name, hook)| self.attach(name, ifindex, ifname, *hook))
+        for (name, hook) in attachment.hooks() {
+            if self.serves(name) {
+                self.attach(name, ifindex, ifname, *hook)?;
+            } else {
+                // Of an earlier agent that had networks with IPv6.
+                unpin(&self.pin(name, ifindex))?;
+            }
+        }
+        Ok(())
     }
 
-    /// Whether the interface has every program of an `attachment`, by the pins.
+    fn serves(&self, name: &str) -> bool {
+        self.has_ipv6 || !ipv6::is_its(name)
+    }
+
+    /// Whether the interface has every program of an `attachment` that is loaded, by the pins.
     pub fn has_all(&self, ifindex: u32, attachment: Attachment) -> bool {
-        attachment.hooks().iter().all(|(name, _)| self.pin(name, ifindex).exists())
+        attachment.hooks().iter().all(|(name, _)| !self.serves(name) || self.pin(name, ifindex).exists())
     }
 
     /// Attaches `to_bridge` to a network's bridge.

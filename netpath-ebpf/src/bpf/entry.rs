@@ -3,7 +3,7 @@
 use core::hint::cold_path;
 
 use aya_ebpf::{bindings::TC_ACT_SHOT, macros::classifier, programs::TcContext};
-use netpath_common::{Reason, proto};
+use netpath_common::{Reason, config_flag, proto};
 use netpath_ebpf::{
     env::Env,
     external,
@@ -61,10 +61,18 @@ pub(super) fn from_container(ctx: TcContext) -> i32 {
     let result = match ctx.ether_type() {
         V4::ETHER_TYPE => leave_container::<V4>(&ctx, |_, _| Ok(())),
         ARP => arrival(&ctx).and_then(|arrival| arp::check(&ctx, &arrival)).map(|()| PASS),
-        V6::ETHER_TYPE => Ok(PASS),
+        V6::ETHER_TYPE => leave_to_ipv6(&ctx),
         _ => Err(Reason::UnknownProtocol),
     };
     verdict(&ctx, result)
+}
+
+/// `from_container6` decides on IPv6, if it is there: before the first network has IPv6 no container has an address.
+#[inline(always)]
+fn leave_to_ipv6(ctx: &TcContext) -> Result<i32, Reason> {
+    let env = Kernel { ctx };
+    let config = Env::<V4>::config(&env).ok_or(Reason::EndpointGone)?;
+    if config.flags & config_flag::IPV6 == 0 { Err(Reason::SpoofedSource) } else { Ok(PASS) }
 }
 
 /// The same for IPv6. It leaves everything else to `from_container`.
