@@ -27,7 +27,6 @@ pub mod publishing;
 pub mod record;
 pub mod report;
 pub mod runner;
-pub mod signals;
 pub mod spread;
 pub mod stack;
 pub mod stage;

@@ -14,10 +14,14 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// Makes a name for a world of this process, and its directory.
+use crate::signals;
+
+/// Makes a name for a world of this process, and its directory. From then on a signal that ends the process removes its
+/// worlds first.
 pub fn new_world() -> String {
     static STALE: Once = Once::new();
     static NUMBER: AtomicU32 = AtomicU32::new(1);
+    signals::clean_up_on_interrupt();
     STALE.call_once(remove_stale);
     let name = format!("np{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
     let dir = directory(&name);
@@ -32,7 +36,7 @@ pub fn directory(name: &str) -> PathBuf {
 
 /// The directory of pins of the world called `name`.
 pub fn pin_directory(name: &str) -> PathBuf {
-    Path::new("/sys/fs/bpf/netpath").join(name)
+    Path::new("/sys/fs/bpf").join(name)
 }
 
 /// Notes that `pid` was started for the world called `name`, so that it ends with it.

@@ -23,6 +23,7 @@ pub mod plane;
 pub mod program;
 pub mod program_world;
 pub mod reach;
+pub mod signals;
 pub mod sockets;
 pub mod topology;
 pub mod transfer;

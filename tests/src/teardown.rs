@@ -1,5 +1,14 @@
 //! `netpath down` leaves nothing behind.
 
+use std::env;
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use netpath_tests::cleanup;
 use netpath_tests::sockets::{accept, at, converse};
 use netpath_tests::{HOST, Plane, World, program};
 
@@ -9,6 +18,10 @@ on_netpath! {
     down_twice_is_fine,
     an_agent_starts_afresh_after_down,
     down_keeps_a_bridge_it_did_not_make,
+}
+
+on_netpath_once! {
+    an_interrupted_test_leaves_nothing,
 }
 
 fn down_leaves_nothing(plane: Plane) {
@@ -82,4 +95,36 @@ fn assert_nothing_left(world: &World) {
     assert!(!world.instance().state_dir.join("state.json").exists(), "the state is left");
     let links = world.host.ip("-d link show up0");
     assert!(!links.contains("tcx") && !links.contains("prog/"), "a program is left: {links}");
+}
+
+/// Set in the process that is interrupted.
+const TO_BE_INTERRUPTED: &str = "NETPATH_TEST_IS_TO_BE_INTERRUPTED";
+
+fn an_interrupted_test_leaves_nothing(plane: Plane) {
+    if env::var_os(TO_BE_INTERRUPTED).is_some() {
+        let world = World::new(plane);
+        let web = world.container("web", &["8080:80"]);
+        println!("\nserved at {}", web.address);
+        sleep(Duration::from_secs(60));
+        panic!("nobody has interrupted this");
+    }
+    let test = "teardown::an_interrupted_test_leaves_nothing::netpath";
+    let mut child = Command::new(env::current_exe().unwrap())
+        .args([test, "--exact", "--nocapture"])
+        .env(TO_BE_INTERRUPTED, "1")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let name = format!("np{}-1", child.id());
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.map_while(Result::ok).any(|line| line.starts_with("served at")), "a world is there");
+    let places = [cleanup::directory(&name), cleanup::pin_directory(&name), format!("/run/netns/{name}-host").into()];
+    assert!(places.iter().all(|path| path.exists()), "{places:?}");
+    program::stdout_of(Command::new("kill").args(["-INT", &child.id().to_string()]));
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(128 + 2), "ended by the handler");
+    assert!(!places.iter().any(|path| path.exists()), "{places:?}");
+    let left = fs::read_dir(Path::new("/run/netns")).unwrap().flatten();
+    let left: Vec<_> = left.filter(|entry| entry.file_name().to_string_lossy().starts_with(&name)).collect();
+    assert!(left.is_empty(), "{left:?}");
 }

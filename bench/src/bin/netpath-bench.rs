@@ -9,7 +9,8 @@ use clap::Parser;
 use netpath_bench::machine;
 use netpath_bench::plan::Effort;
 use netpath_bench::record::Run;
-use netpath_bench::{attempt, comparison, measuring, report, signals, table, tables};
+use netpath_bench::{attempt, comparison, measuring, report, table, tables};
+use netpath_tests::signals;
 
 /// Measures netpath against Docker's iptables rules and others, in turn, and says what machine it was
 ///

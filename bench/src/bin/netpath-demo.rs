@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use netpath_bench::{demo, signals};
+use netpath_bench::demo;
+use netpath_tests::signals;
 
 fn main() -> ExitCode {
     if !nix::unistd::geteuid().is_root() {

@@ -1,13 +1,20 @@
 //! Ctrl-C: namespaces, pins and processes go, whatever is going on.
 
+use std::sync::Once;
 use std::{panic, process, thread};
 
-use netpath_tests::cleanup;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::cleanup;
+
 /// Makes SIGINT, SIGTERM and SIGHUP remove every world of this process and end it. Signals are handled, not blocked:
-/// programs that are started would inherit what is blocked.
+/// programs that are started would inherit what is blocked. Once is enough.
 pub fn clean_up_on_interrupt() {
+    static HANDLED: Once = Once::new();
+    HANDLED.call_once(handle);
+}
+
+fn handle() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("start a runtime");
     let guard = runtime.enter();
     let [mut interrupt, mut terminate, mut hangup] =
