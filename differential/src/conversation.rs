@@ -75,12 +75,6 @@ impl Conversation {
         if party == Party::First { self.first.0 } else { self.second.0 }
     }
 
-    /// Two containers by way of the host.
-    pub fn is_hairpin(&self) -> bool {
-        let is_inside = |place| matches!(place, Place::Container(_));
-        !self.is_direct && is_inside(self.first.0) && is_inside(self.second.0)
-    }
-
     /// The ends of what `party` sends, as it sends it.
     pub fn sent_by(&self, party: Party) -> (End, End) {
         match party {

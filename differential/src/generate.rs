@@ -91,8 +91,6 @@ impl Generator {
             let answer = conversation.anything(Party::Second, vec![6; 6], rng);
             self.script.push_back(Step::Send(Box::new(conversation.stimulus(Party::Second, answer))));
         }
-        // An error about a hairpin of the one that is gone may reach the one that is there now.
-        self.conversations.retain(|conversation| !(is_its(conversation) && conversation.is_hairpin()));
         Step::Replace(number)
     }
 
@@ -205,10 +203,6 @@ impl Generator {
     fn fragments(&mut self, chosen: usize) -> Stimulus {
         let rng = &mut self.rng;
         let conversation = &self.conversations[chosen];
-        if conversation.proto == Proto::Tcp && conversation.is_hairpin() {
-            // A later fragment of a segment may give a flow another name, as no segment but a SYN should.
-            return self.progress(chosen);
-        }
         let party = rng.pick(&Party::BOTH);
         let payload = (0..48 + rng.below(40)).map(|byte| byte as u8).collect();
         let mut packet = conversation.anything(party, payload, rng);

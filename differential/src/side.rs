@@ -25,6 +25,8 @@ pub struct Side {
     memory: Memory,
     /// What each name stands for here.
     names: HashMap<Name, SocketAddr>,
+    /// Names that stood for a port that another has now.
+    lost: Vec<Name>,
     buffer: Vec<u8>,
     /// Containers that have been here before.
     gone: usize,
@@ -92,6 +94,7 @@ impl Side {
             bridge_mac,
             memory,
             names: HashMap::new(),
+            lost: Vec::new(),
             buffer: vec![0; 4096],
             gone: 0,
             world,
@@ -127,6 +130,12 @@ impl Side {
 
     pub fn unbind(&mut self, name: &Name) {
         self.names.remove(name);
+        self.lost.push(*name);
+    }
+
+    /// Whether `name` stood for a port that has become somebody else's.
+    pub fn has_lost(&self, name: &Name) -> bool {
+        self.lost.contains(&self.key(name))
     }
 
     fn key(&self, name: &Name) -> Name {
@@ -201,6 +210,7 @@ impl Side {
     /// Nothing has ever been sent.
     pub fn forget(&mut self) {
         self.names.clear();
+        self.lost.clear();
         match &mut self.memory {
             Memory::Netpath(tables) => tables.forget(),
             Memory::Netfilter(conntrack) => conntrack.forget(Family::V4),

@@ -7,11 +7,7 @@ use std::path::Path;
 
 use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData};
-use netpath_common::{
-    Address, CtState, Datagram, Flow, FragmentKey, Inside, Mapping, MappingKey, Share, Timeouts, Tuple, flow_flag,
-    proto, seconds,
-};
-use nix::time::{ClockId, clock_gettime};
+use netpath_common::{Address, Datagram, Flow, FragmentKey, Inside, Mapping, MappingKey, Share, Tuple};
 
 /// Write only what is there: `BPF_EXIST`.
 const EXIST: u64 = 2;
@@ -41,39 +37,16 @@ impl<A: Address + Pod> Tables<A> {
         }
     }
 
-    /// `seconds` pass in which no packet is sent.
-    ///
-    /// Named flows and mappings that have expired are removed at once, as the agent's sweep does after a while: until
-    /// then a question may bring the former back, and errors are translated by the latter. Masqueraded flows stay, for
-    /// the programs to find out that they have expired.
+    /// `seconds` pass in which no packet is sent. What has expired stays, for the programs to find out.
     pub fn advance(&mut self, seconds: u32) {
-        let now_s = now_s();
-        for (tuple, mut flow) in entries(&self.flows) {
-            flow.last_seen_s = flow.last_seen_s.wrapping_sub(seconds);
-            let age_s = now_s.saturating_sub(flow.last_seen_s);
-            if flow.flags & flow_flag::NAMED != 0 && age_s > timeout_s(flow.state(tuple.proto), tuple.proto) {
-                let _ = self.flows.remove(&tuple);
-            } else {
-                // What the agent's sweep has just removed stays away.
-                let _ = self.flows.insert(tuple, flow, EXIST);
-            }
+        // What the agent's sweep has just removed stays away.
+        for (tuple, flow) in entries(&self.flows) {
+            let flow = Flow { last_seen_s: flow.last_seen_s.wrapping_sub(seconds), ..flow };
+            let _ = self.flows.insert(tuple, flow, EXIST);
         }
-        for (key, mut mapping) in entries(&self.mappings) {
-            mapping.deadline_s = mapping.deadline_s.wrapping_sub(seconds);
-            if mapping.deadline_s < now_s {
-                self.end(key, mapping);
-            } else {
-                let _ = self.mappings.insert(key, mapping, EXIST);
-            }
-        }
-    }
-
-    /// A mapping is nobody's any more. A search for another one may have to walk past it: then the place stays.
-    fn end(&mut self, key: MappingKey<A>, mapping: Mapping<A>) {
-        if mapping.passed == 0 {
-            let _ = self.mappings.remove(&key);
-        } else {
-            let _ = self.mappings.insert(key, Mapping { addr: A::UNSPECIFIED, ..mapping }, EXIST);
+        for (key, mapping) in entries(&self.mappings) {
+            let mapping = Mapping { deadline_s: mapping.deadline_s.wrapping_sub(seconds), ..mapping };
+            let _ = self.mappings.insert(key, mapping, EXIST);
         }
     }
 
@@ -87,23 +60,6 @@ impl<A: Address + Pod> Tables<A> {
             self.shares.set(index, Share::default(), 0).expect("write a share");
         }
     }
-}
-
-fn timeout_s(state: CtState, protocol: u8) -> u32 {
-    let timeouts = Timeouts::default();
-    match state {
-        CtState::Established => timeouts.tcp,
-        CtState::SynSent | CtState::Closing => timeouts.tcp_transitory,
-        CtState::Unreplied | CtState::Assured if protocol != proto::UDP => timeouts.icmp,
-        CtState::Unreplied => timeouts.udp_unreplied,
-        CtState::Assured => timeouts.udp,
-    }
-}
-
-/// The programs' clock.
-fn now_s() -> u32 {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("read the clock");
-    seconds(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
 }
 
 fn open<K: Pod, V: Pod>(path: &Path, kind: fn(MapData) -> Map) -> HashMap<MapData, K, V> {

@@ -111,8 +111,7 @@ impl Nat {
                 (port.container, self.inside_of(&port)?)
             }
             End::At(_) => {
-                // By its mapping, which other flows may keep alive.
-                let asker = self.flows.iter().find(|flow| flow.called.is_same(&quoted.src))?;
+                let asker = &self.flows[self.flow_called(proto, &quoted.src, &called)?];
                 (asker.container, asker.inside)
             }
         };

@@ -133,7 +133,9 @@ impl Nat {
         let opens = !matches!(&packet.body, Body::Tcp(tcp) if !tcp.is_opening());
         if let Some(found) = self.flow_of(proto, target, &asker) {
             let flow = &mut self.flows[found];
-            if flow.called.is_same(&packet.dst) {
+            // A SYN begins the next connection.
+            let begins = opens && flow.is_closing();
+            if flow.called.is_same(&packet.dst) && !begins {
                 flow.see(packet, Side::Outside, now_s);
                 return;
             }

@@ -148,6 +148,40 @@ fn a_hairpin_is_seen_under_the_address_that_was_asked() {
 }
 
 #[test]
+fn the_next_connection_of_a_closed_hairpin_is_opened_by_both() {
+    let mut nat = nat();
+    let (inside, web, server) = (at("172.17.0.3:5000"), at("198.18.0.1:8080"), at("172.17.0.2:80"));
+    let mut say = |flags| {
+        let question = nat.from_container(1, true, &tcp(inside, web, flags, 1, 0));
+        let asker = only(&question).1.src;
+        let answer = nat.from_container(0, true, &tcp(server, asker, flags | Tcp::ACK, 1, 2));
+        assert_eq!(answer.verdict, Verdict::HairpinAnswer);
+        asker
+    };
+    say(Tcp::SYN);
+    say(Tcp::FIN | Tcp::ACK);
+    let asker = say(Tcp::SYN);
+    assert!(nat.advance(7000).is_empty());
+    let answer = nat.from_container(0, true, &tcp(server, asker, Tcp::ACK, 2, 2));
+    assert_eq!(answer.verdict, Verdict::HairpinAnswer);
+}
+
+#[test]
+fn an_error_about_a_hairpin_is_for_a_flow_that_lives() {
+    let mut nat = nat();
+    nat.publish(Port { proto: Proto::Udp, host_port: 8053, container: 0, port: 53 });
+    let (inside, asked, server) = (at("172.17.0.3:5000"), at("198.18.0.1:8053"), at("172.17.0.2:53"));
+    let name = only(&nat.from_container(1, true, &udp(inside, asked))).1.src;
+    let complaint = error(server, udp(name, server));
+    assert_eq!(nat.from_container(0, true, &complaint).verdict, Verdict::ErrorAcross);
+    // The mapping goes on with another flow.
+    nat.advance(100);
+    assert!(begin(&mut nat, "198.18.0.2:7000").is_same(&name));
+    assert_eq!(nat.advance(100).len(), 1);
+    assert_eq!(nat.from_container(0, true, &complaint).verdict, Verdict::Host);
+}
+
+#[test]
 fn nobody_outside_gets_at_a_container_but_by_a_published_port() {
     let mut nat = nat();
     let direct = nat.from_outside(&udp(at("198.18.0.2:1"), at("172.17.0.2:53")));
