@@ -181,33 +181,30 @@ fn search<F: Family, E: Env<F>>(env: &E, config: &Config, request: &Request<'_, 
         free |= zero;
         closed |= zero;
         let port = candidates.get(i);
-        let Some(mapping) = env.mapping(&request.key(port)) else {
-            if free == 0 && may_have(i) && is_usable::<F, E>(env, config, request, port) {
-                free = port;
+        // Whether a search has gone past it: the port that the inside address and port have may lie behind.
+        let mut passed = zero as u8;
+        if let Some(mapping) = env.mapping(&request.key(port)) {
+            // SAFETY: `env.mapping` returns valid pointers; see `Env`.
+            let mapping = unsafe { &mut *mapping };
+            if is_alive(mapping, request.now_s) {
+                if request.owns(mapping) {
+                    return Found::Own(port);
+                }
+                if mapping.passed == 0 {
+                    mapping.passed = 1;
+                }
+                if closed == 0 && may_have(i) && is_takeable(config, mapping, request.now_s) {
+                    closed = port;
+                }
+                continue;
             }
-            if free != 0 {
-                break;
-            }
-            continue;
-        };
-        // SAFETY: `env.mapping` returns valid pointers; see `Env`.
-        let mapping = unsafe { &mut *mapping };
-        if !is_alive(mapping, request.now_s) {
-            if free == 0 && may_have(i) && is_usable::<F, E>(env, config, request, port) {
-                free = port;
-            }
-            if mapping.passed == 0 && free != 0 {
-                break;
-            }
-        } else if request.owns(mapping) {
-            return Found::Own(port);
-        } else {
-            if mapping.passed == 0 {
-                mapping.passed = 1;
-            }
-            if closed == 0 && may_have(i) && is_takeable(config, mapping, request.now_s) {
-                closed = port;
-            }
+            passed |= mapping.passed;
+        }
+        if free == 0 && may_have(i) && is_usable::<F, E>(env, config, request, port) {
+            free = port;
+        }
+        if passed == 0 && free != 0 {
+            break;
         }
     }
     if free == 0 {
