@@ -8,7 +8,8 @@ use netpath_model::{Body, End, Name, Nat, Outcome, Packet, Proto, Sent};
 use netpath_tests::packets;
 
 use crate::layout::MASQUERADE_PORTS;
-use crate::side::{Seen, Side};
+use crate::seen::Seen;
+use crate::side::Side;
 use crate::wire;
 
 /// Masquerade ports for those below 1024 (RFC 4787, REQ-3a).
@@ -78,10 +79,10 @@ fn fits(side: &Side, model: &Nat, outcome: &Outcome, sent: &Sent, seen: &Seen) -
 
 /// Source address and port of what was seen; of an echo its identifier.
 pub fn called(seen: &Seen, proto: Proto) -> Option<SocketAddr> {
-    let header = usize::from(seen.packet.first()? & 0xf) * 4;
-    let off = header + if proto == Proto::Icmp { 4 } else { 0 };
-    let port = seen.packet.get(off..off + 2)?;
-    Some(SocketAddr::new(seen.source(), u16::from_be_bytes([port[0], port[1]])))
+    let l4 = seen.parsed()?.l4;
+    let off = if proto == Proto::Icmp { 4 } else { 0 };
+    let port = l4.get(off..off + 2)?;
+    Some(SocketAddr::new(seen.source()?, u16::from_be_bytes([port[0], port[1]])))
 }
 
 /// Whether `called` is a good name for who has begun to talk.
@@ -122,9 +123,12 @@ pub fn is_same(expected: &[u8], seen: &[u8]) -> Result<(), String> {
     }
     let differs: Vec<usize> = (0..seen.len()).filter(|at| expected[*at] != seen[*at]).collect();
     let pair = |bytes: &[u8], at: usize| [bytes[at], bytes[at + 1]];
+    let is_v4 = seen[0] >> 4 == 4;
+    let (header, proto) = if is_v4 { (20, seen[9]) } else { (40, seen[6]) };
+    let is_datagram = packets::Packet::parse(seen).map_or(proto, |packet| packet.proto) == packets::UDP;
     if let [first, second] = differs[..]
         && second == first + 1
-        && (first == HEADER_CHECK_OFF || (first >= 20 && seen[9] != packets::UDP))
+        && ((is_v4 && first == HEADER_CHECK_OFF) || (first >= header && !is_datagram))
     {
         let both = [pair(expected, first), pair(seen, first)];
         if both.contains(&[0, 0]) && both.contains(&[0xff, 0xff]) {
@@ -138,7 +142,7 @@ pub fn is_same(expected: &[u8], seen: &[u8]) -> Result<(), String> {
 pub fn fits_answer(side: &Side, expected: &Packet, seen: &Seen) -> Result<(), String> {
     let resolve = |name: &Name| side.resolve(name);
     let wanted = packets::Packet::parse(&wire::bytes(expected, &resolve)).ok_or("the model's packet is malformed")?;
-    let got = packets::Packet::parse(&seen.packet).ok_or("the host's packet is malformed")?;
+    let got = seen.parsed().ok_or("the host's packet is malformed")?;
     if let Some(wrong) = got.wrong_checksum() {
         return Err(format!("the host's {wrong} is wrong"));
     }
@@ -155,7 +159,8 @@ pub fn fits_answer(side: &Side, expected: &Packet, seen: &Seen) -> Result<(), St
             let (wanted_quote, got_quote) = (wanted.payload(), got.payload());
             let common = wanted_quote.len().min(got_quote.len());
             wanted.kind() == got.kind()
-                && common >= 28
+                && common >= if expected.is_v6() { 48 } else { 28 }
+                && wanted.l4[4..8] == got.l4[4..8]
                 && is_same(&wanted_quote[..common], &got_quote[..common]).is_ok()
         }
         _ => wanted.l4 == got.l4,

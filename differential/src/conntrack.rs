@@ -24,10 +24,12 @@ impl Conntrack {
         Self { socket: opened.unwrap_or_else(|e| panic!("open a netlink socket for netfilter: {e}")) }
     }
 
-    /// Deletes all connections of `family`.
-    pub fn forget(&mut self, family: Family) {
-        let error = self.request(family, &[]);
-        assert_eq!(error, 0, "delete all connections");
+    /// Deletes all connections.
+    pub fn forget(&mut self) {
+        for family in Family::BOTH {
+            let error = self.request(family, &[]);
+            assert_eq!(error, 0, "delete all connections");
+        }
     }
 
     /// Deletes the connection that `from` began with `to`, if there is one. An echo's identifier is `from`'s port.

@@ -171,14 +171,16 @@ impl Conversation {
     pub fn error(&self, party: Party, quoted: Packet, rng: &mut Rng) -> Packet {
         let (src, dst) = self.got_by(party);
         let quoted = Packet { src, dst, ttl: 1 + rng.below(60) as u8, ..quoted };
-        let (kind, code) = rng.pick(&[
-            (ErrorKind::Unreachable, 3),
-            (ErrorKind::Unreachable, 1),
-            (ErrorKind::Unreachable, 4),
-            (ErrorKind::TimeExceeded, 0),
-            (ErrorKind::ParameterProblem, 0),
+        // Port, and host or whoever forbids it (RFC 792; RFC 4443, 3.1).
+        let unreachable = if quoted.is_v6() { [4, 1] } else { [3, 1] };
+        let too_big = if quoted.is_v6() { 0 } else { 4 };
+        let (kind, code, word) = rng.pick(&[
+            (ErrorKind::Unreachable, unreachable[0], 0),
+            (ErrorKind::Unreachable, unreachable[1], 0),
+            (ErrorKind::TooBig, too_big, 1280),
+            (ErrorKind::TimeExceeded, 0, 0),
+            (ErrorKind::ParameterProblem, 0, 0),
         ]);
-        let word = if code == 4 { 1280 } else { 0 };
         let len = rng.pick(&[8, 8, 20, 28, usize::MAX, 4]);
         let (own, to) = (dst.addr(), src);
         let quote = Quote { kind, code, word, packet: Box::new(quoted), len };

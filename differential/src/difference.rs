@@ -18,8 +18,12 @@ pub enum Difference {
     TracksWindow,
     /// A connection may begin in its middle there (`nf_conntrack_tcp_loose` = 1).
     PicksUpMidStream,
-    /// A protocol without ports has its addresses translated there, one container at a time; here it is dropped.
+    /// A protocol without ports has its addresses translated there, one container at a time, and so have ICMPv6's node
+    /// information queries; here it is dropped.
     TranslatesAddressesOnly,
+    /// Extension headers hide a packet's ports here: too many of them, and those behind which no transport header may be
+    /// looked for; such a packet of a container is dropped. There all of them are walked past.
+    LooksBehindHeaders,
     /// A container's port may have another name for each peer there, and one name belong to several containers; here
     /// it has one for all, of its own (RFC 4787, REQ-1 and REQ-3).
     NamesByPeer,

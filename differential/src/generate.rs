@@ -1,19 +1,16 @@
 //! Steps by chance: mostly what two who talk would say next, and near misses of it.
 
-use std::collections::VecDeque;
-use std::net::IpAddr;
-
 use netpath_model::packet::Fragment;
-use netpath_model::{Body, Checksum, End, Name, Nat, Packet, Place, Proto, Tcp};
+use netpath_model::{Body, Checksum, End, Name, Nat, Packet, Place, Proto};
+use std::collections::VecDeque;
 
 use crate::conversation::{Conversation, Party};
-use crate::layout::{self, CLOSED_PORTS, CONTAINERS, FAR, GATEWAY, OUTSIDE, SPARE_PORTS, STRANGER, at};
+use crate::layout::{CONTAINERS, Layout, SPARE_PORTS, at};
 use crate::malformed;
 use crate::rng::Rng;
 use crate::script;
-use crate::step::{Sender, Step, Stimulus, Via};
-use crate::wire;
-use netpath_tests::HOST;
+use crate::step::{Sender, Step, Stimulus};
+use crate::{uninvited, wire};
 
 /// How many talk at once.
 const CONVERSATIONS: usize = 14;
@@ -21,6 +18,7 @@ const CONVERSATIONS: usize = 14;
 /// Makes steps, as many as are wanted.
 pub struct Generator {
     rng: Rng,
+    layout: Layout,
     conversations: Vec<Conversation>,
     /// What is to be sent soon: the rest of a datagram's fragments.
     queue: VecDeque<Stimulus>,
@@ -32,9 +30,16 @@ pub struct Generator {
 }
 
 impl Generator {
-    pub fn new(seed: u64) -> Self {
-        let rng = Rng::new(seed);
-        Self { rng, conversations: Vec::new(), queue: VecDeque::new(), script: VecDeque::new(), sent: 0, rarely: 400 }
+    pub fn new(seed: u64, layout: Layout) -> Self {
+        Self {
+            rng: Rng::new(seed),
+            layout,
+            conversations: Vec::new(),
+            queue: VecDeque::new(),
+            script: VecDeque::new(),
+            sent: 0,
+            rarely: 400,
+        }
     }
 
     /// The next step in worlds of which `model` knows the state.
@@ -112,13 +117,13 @@ impl Generator {
             80..86 => self.odd_segment(chosen),
             86..90 => self.malformed(chosen),
             90..93 => self.disguised(chosen),
-            _ => self.uninvited(),
+            _ => uninvited::stimulus(&self.layout, &mut self.rng),
         }
     }
 
     /// Who talks to whom.
     fn conversation(&mut self, model: &Nat) -> Conversation {
-        let rng = &mut self.rng;
+        let (rng, layout) = (&mut self.rng, &self.layout);
         let proto = rng.pick(&[Proto::Tcp, Proto::Tcp, Proto::Udp, Proto::Udp, Proto::Icmp]);
         let container = rng.below(CONTAINERS);
         let own_port = match proto {
@@ -127,29 +132,29 @@ impl Generator {
             Proto::Tcp => rng.pick(&[5000, 5001, 5002, 700, 80]),
             Proto::Udp => rng.pick(&[5000, 5001, 5002, 700, 53]),
         };
-        let own = (Place::Container(container), at(layout::container(container), own_port));
-        let outside_addr = rng.pick(&OUTSIDE);
+        let own = (Place::Container(container), at(layout.container(container), own_port));
+        let outside_addr = rng.pick(&layout.outside());
         let far_port = if proto == Proto::Icmp { 0 } else { rng.pick(&[7000, 7001, 443]) };
         let far = (Place::Outside, at(outside_addr, far_port));
         let ports: Vec<_> = model.ports().iter().filter(|port| port.proto == proto).copied().collect();
         let kind = rng.below(20) / 2;
         if kind < 4 || (ports.is_empty() && kind < 9) {
-            let name = Name { proto, inside: own.1, asked: far.1, host: HOST };
+            let name = Name { proto, inside: own.1, asked: far.1, host: layout.host };
             return Conversation::direct(proto, own, far, rng).named(name);
         }
         if kind >= 9 || ports.is_empty() {
             let other = (container + 1 + rng.below(CONTAINERS - 1)) % CONTAINERS;
             let port = if proto == Proto::Icmp { 0 } else { rng.pick(&[80, 53, 5000]) };
-            let other = (Place::Container(other), at(layout::container(other), port));
+            let other = (Place::Container(other), at(layout.container(other), port));
             return Conversation::direct(proto, own, other, rng);
         }
         let port = rng.pick(&ports);
-        let target = (Place::Container(port.container), at(layout::container(port.container), port.port));
+        let target = (Place::Container(port.container), at(layout.container(port.container), port.port));
         if kind < 7 {
             let client = (Place::Outside, at(outside_addr, rng.pick(&[40000, 40001, 40002])));
-            return Conversation::direct(proto, client, target, rng).asking(at(HOST, port.host_port));
+            return Conversation::direct(proto, client, target, rng).asking(at(layout.host, port.host_port));
         }
-        let asked = at(rng.pick(&[HOST, GATEWAY]), port.host_port);
+        let asked = at(rng.pick(&[layout.host, layout.gateway]), port.host_port);
         let name = Name { proto, inside: own.1, asked, host: asked.ip() };
         Conversation::direct(proto, own, target, rng).asking(asked).named(name)
     }
@@ -161,11 +166,17 @@ impl Generator {
         let (party, mut packet) = conversation.next(rng);
         match rng.below(30) {
             0 => packet.tos = rng.word() as u8,
+            1 if packet.is_v6() => packet.flow_label = rng.below(1 << 20) as u32,
             1 => packet.dont_fragment = true,
             2 => packet.ttl = rng.pick(&[0, 1, 1, 1, 2, 255]),
-            3 => packet.options = rng.pick(&[vec![1; 4], vec![1; 40], vec![1; 12]]),
+            3 => malformed::adorn(&mut packet, rng),
             4 if matches!(packet.body, Body::Udp { .. }) => packet.checksum = Checksum::None,
             5 => packet.checksum = Checksum::Wrong(1 + rng.below(0xfffd) as u16),
+            6 if packet.is_v6() => {
+                packet.fragment = Some(Fragment { offset: 0, len: wire::transport_len(&packet), more: false });
+                self.sent = self.sent.wrapping_add(2);
+                packet.id = self.sent & !1;
+            }
             _ => {}
         }
         let padding = if rng.chance(5) { rng.below(20) } else { 0 };
@@ -178,10 +189,11 @@ impl Generator {
         let conversation = &self.conversations[chosen];
         let party = rng.pick(&Party::BOTH);
         let payload = vec![7; rng.below(30)];
-        let quoted = conversation.anything(party.other(), payload, rng);
+        let mut quoted = conversation.anything(party.other(), payload, rng);
+        malformed::vary(&mut quoted, rng);
         let mut error = conversation.error(party, quoted, rng);
         if conversation.place(party) == Place::Outside && rng.chance(40) {
-            error.src = End::At(at(rng.pick(&[FAR, STRANGER]), 0));
+            error.src = End::At(at(rng.pick(&[self.layout.far, self.layout.stranger]), 0));
         }
         if rng.chance(10) {
             error.ttl = 1;
@@ -212,6 +224,10 @@ impl Generator {
         let is_stray = rng.chance(15);
         self.sent = self.sent.wrapping_add(2);
         packet.id = self.sent & !1 | u16::from(is_stray);
+        if packet.is_v6() && rng.chance(10) {
+            // Not IPv4's options: a piece that takes the kernel's road may pass where the first one did not.
+            malformed::adorn(&mut packet, rng);
+        }
         let mut pieces: VecDeque<Stimulus> = (0..total)
             .step_by(size)
             .map(|offset| {
@@ -229,18 +245,18 @@ impl Generator {
 
     /// To whom one of the two talks, but from somebody else.
     fn wrong_peer(&mut self, chosen: usize) -> Stimulus {
-        let rng = &mut self.rng;
+        let (rng, layout) = (&mut self.rng, &self.layout);
         let conversation = &self.conversations[chosen];
         let party = rng.pick(&Party::BOTH);
         let mut packet = conversation.anything(party, vec![1; 3], rng);
         if let (Place::Outside, End::At(src)) = (conversation.place(party), packet.src) {
             let has_port = packet.proto() != Some(Proto::Icmp);
             let port = src.port() ^ u16::from(has_port);
-            let other = rng.pick(&[at(src.ip(), port), at(FAR, src.port()), at(STRANGER, src.port())]);
+            let other = rng.pick(&[at(src.ip(), port), at(layout.far, src.port()), at(layout.stranger, src.port())]);
             packet.src = End::At(other);
         } else if let End::At(dst) = packet.dst {
             let is_open = conversation.place(party.other()) == Place::Outside && party == Party::First;
-            let to = if is_open { at(rng.pick(&OUTSIDE), dst.port() ^ 1) } else { dst };
+            let to = if is_open { at(rng.pick(&layout.outside()), dst.port() ^ 1) } else { dst };
             packet.dst = End::At(if packet.proto() == Some(Proto::Icmp) { at(to.ip(), dst.port()) } else { to });
         }
         conversation.stimulus(party, packet)
@@ -274,20 +290,19 @@ impl Generator {
         let conversation = &self.conversations[chosen];
         let party = rng.pick(&Party::BOTH);
         let mut packet = conversation.anything(party, vec![3; 12], rng);
-        packet.flaw = Some(malformed::flaw(conversation.proto, rng));
+        malformed::spoil(&mut packet, conversation.proto, rng);
         conversation.stimulus(party, packet)
     }
 
     /// As if it were somebody else.
     fn disguised(&mut self, chosen: usize) -> Stimulus {
-        let rng = &mut self.rng;
+        let (rng, layout) = (&mut self.rng, &self.layout);
         let conversation = &self.conversations[chosen];
         let party = rng.pick(&Party::BOTH);
         let mut packet = conversation.anything(party, vec![4; 5], rng);
         let Place::Container(number) = conversation.place(party) else {
-            let inside = layout::container(rng.below(CONTAINERS));
-            let src: IpAddr =
-                rng.pick(&[inside, GATEWAY, [224, 0, 0, 9].into(), [0, 0, 0, 0].into(), [127, 0, 0, 1].into()]);
+            let inside = layout.container(rng.below(CONTAINERS));
+            let src = rng.pick(&[&[inside, layout.gateway], layout.nobody()].concat());
             packet.src = End::At(at(src, if let End::At(src) = packet.src { src.port() } else { 0 }));
             return conversation.stimulus(party, packet);
         };
@@ -295,43 +310,13 @@ impl Generator {
         if rng.chance(40) {
             stimulus.sender = Sender::Nobody;
         } else if let End::At(src) = stimulus.packet.src {
-            let other = layout::container((number + 1) % CONTAINERS);
-            let addr = rng.pick(&[other, other, [10, 9, 9, 9].into(), FAR]);
+            let other = layout.container((number + 1) % CONTAINERS);
+            let addr = rng.pick(&[&[other, other, other, layout.foreign, layout.far], layout.nobody()].concat());
             stimulus.packet.src = End::At(at(addr, src.port()));
             if addr == other && rng.chance(50) {
                 stimulus.sender = Sender::Neighbour((number + 1) % CONTAINERS);
             }
         }
         stimulus
-    }
-
-    /// What belongs to no conversation.
-    fn uninvited(&mut self) -> Stimulus {
-        let rng = &mut self.rng;
-        let number = rng.below(CONTAINERS);
-        let own = layout::container(number);
-        let (inside, outside) = (End::At(at(own, 5005)), End::At(at(rng.pick(&OUTSIDE), 7005)));
-        let closed = End::At(at(rng.pick(&[HOST, GATEWAY]), rng.pick(&CLOSED_PORTS)));
-        let body = match rng.below(6) {
-            0 | 1 => Body::Tcp(Tcp { flags: rng.pick(&[2, 0x12, 4, 0x10]), seq: 77, ack: 99, ..Tcp::default() }),
-            2 | 3 => Body::Udp { payload: vec![5; 9] },
-            4 => Body::Other { proto: 253, payload: vec![6; 20] },
-            _ => Body::OtherIcmp { kind: rng.pick(&[10, 40, 9]), payload: vec![6; 8] },
-        };
-        match rng.below(6) {
-            0 => Stimulus::new(Place::Container(number), Packet::new(inside, outside, body)),
-            1 => Stimulus::new(Place::Container(number), Packet::new(inside, closed, body)),
-            2 => Stimulus::new(Place::Outside, Packet::new(outside, inside, body)),
-            3 => Stimulus::new(Place::Outside, Packet::new(outside, closed, body)),
-            4 => {
-                let loopback = End::At(at([127, 0, 0, 1].into(), 8080));
-                Stimulus::new(Place::Outside, Packet::new(outside, loopback, body))
-            }
-            _ => {
-                let other = (number + 1) % CONTAINERS;
-                let packet = Packet::new(inside, End::At(at(layout::container(other), 80)), body);
-                Stimulus { via: Via::Neighbour(other), ..Stimulus::new(Place::Container(number), packet) }
-            }
-        }
     }
 }

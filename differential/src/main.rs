@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use netpath_differential::run::{Plan, run};
+use netpath_tests::Family;
 
 /// Compares netpath, Docker's iptables rules and a reference model, packet by packet
 #[derive(Parser)]
@@ -19,6 +20,9 @@ struct Cli {
     /// Containers may not talk to each other
     #[arg(long)]
     no_icc: bool,
+    /// 4 or 6: packets of this family only
+    #[arg(long, value_parser = family)]
+    family: Option<Family>,
     /// netpath and the model only
     #[arg(long)]
     no_netfilter: bool,
@@ -34,6 +38,7 @@ fn main() -> ExitCode {
         seed,
         packets: cli.packets,
         icc: !cli.no_icc,
+        family: cli.family,
         has_netfilter: !cli.no_netfilter,
         shrinks: !cli.no_shrink,
     };
@@ -55,5 +60,13 @@ fn main() -> ExitCode {
 
             ExitCode::FAILURE
         }
+    }
+}
+
+fn family(text: &str) -> Result<Family, String> {
+    match text {
+        "4" => Ok(Family::V4),
+        "6" => Ok(Family::V6),
+        _ => Err("want 4 or 6".to_owned()),
     }
 }

@@ -5,13 +5,18 @@ use std::net::SocketAddr;
 
 use netpath_model::packet::Fragment;
 use netpath_model::{Body, Cause, Checksum, End, Name, Nat, Outcome, Packet, Place, Proto, Sent, Verdict};
-use netpath_tests::packets;
+use netpath_tests::{Family, packets};
 
 use crate::compare::{called, fits_answer, is_same};
 use crate::difference::Difference;
-use crate::side::{Seen, Side};
+use crate::layout::Layout;
+use crate::seen::Seen;
+use crate::side::Side;
 use crate::step::Stimulus;
 use crate::wire;
+
+/// Of ICMPv6 (RFC 4620); netfilter takes it for a kind of echo request.
+const NODE_INFORMATION_QUERY: u8 = 139;
 
 /// Who talks to whom, whatever they call each other.
 type Pair = (Proto, SocketAddr, SocketAddr);
@@ -114,7 +119,7 @@ fn pairs(model: &Nat, packet: &Packet) -> Vec<Pair> {
         Body::Error(quote) => &*quote.packet,
         _ => packet,
     };
-    let Some(proto) = packet.proto() else { return Vec::new() };
+    let Some(proto) = packet.body.proto() else { return Vec::new() };
     let party = |end: &End| match end {
         End::Name(name) => name.inside,
         End::At(at) => published(model, proto, *at).unwrap_or(*at),
@@ -126,7 +131,8 @@ fn pairs(model: &Nat, packet: &Packet) -> Vec<Pair> {
 fn published(model: &Nat, proto: Proto, at: SocketAddr) -> Option<SocketAddr> {
     let is_host = [model.config.host, model.config.gateway].contains(&at.ip());
     let port = model.ports().iter().find(|port| is_host && (port.proto, port.host_port) == (proto, at.port()))?;
-    Some(crate::layout::at(crate::layout::container(port.container), port.port))
+    let layout = Layout::of(Family::of(model.config.host));
+    Some(SocketAddr::new(layout.container(port.container), port.port))
 }
 
 fn decide(
@@ -161,7 +167,10 @@ fn decide(
             Ok(Some(Difference::NoHairpinWithoutIcc))
         }
         _ if is_neighbours => Ok(Some(Difference::HairpinUnderOwnAddress)),
-        _ if matches!(packet.body, Body::Other { .. }) => Ok(Some(Difference::TranslatesAddressesOnly)),
+        _ if packet.hides_transport() => Ok(Some(Difference::LooksBehindHeaders)),
+        _ if matches!(packet.body, Body::Other { .. } | Body::OtherIcmp { kind: NODE_INFORMATION_QUERY, .. }) => {
+            Ok(Some(Difference::TranslatesAddressesOnly))
+        }
         Verdict::Dropped(Cause::Spoofed) => Ok(Some(Difference::ForwardsSpoofed)),
         Verdict::Dropped(Cause::Martian) => Ok(Some(Difference::BelievesMartian)),
         Verdict::Dropped(Cause::Loopback) => Ok(Some(Difference::LoopbackFromOutside)),
@@ -227,7 +236,7 @@ fn merged(
 
 /// One packet of all that was seen, where that is one datagram in pieces: a bridge cuts it again as it was.
 fn together(seen: &[Seen]) -> Vec<Seen> {
-    let pieces: Vec<packets::Packet> = seen.iter().filter_map(|seen| packets::Packet::parse(&seen.packet)).collect();
+    let pieces: Vec<packets::Packet> = seen.iter().filter_map(Seen::parsed).collect();
     let (Some(first), Some(last)) = (pieces.first(), pieces.last()) else { return seen.to_vec() };
     let is_datagram = pieces.len() == seen.len()
         && pieces.iter().all(|piece| piece.id == first.id && piece.is_fragment())
@@ -249,10 +258,11 @@ fn with_ttl(outcome: &Outcome, ttl: u8) -> Outcome {
 /// The host's stack, and not who was meant, says no.
 fn is_refusal(seen: &[Seen]) -> bool {
     let says_no = |seen: &Seen| {
-        let packet = packets::Packet::parse(&seen.packet);
-        packet.is_some_and(|packet| {
+        seen.parsed().is_some_and(|packet| {
+            // Echo replies, unreachable and, of IPv6, a parameter problem.
+            let kinds: &[u8] = if seen.is_v6() { &[129, 1, 4] } else { &[0, 3] };
             packet.segment().is_some_and(|segment| segment.flags & packets::RST != 0)
-                || packet.kind().is_some_and(|(kind, _)| [0, 3].contains(&kind))
+                || packet.kind().is_some_and(|(kind, _)| kinds.contains(&kind))
         })
     };
     matches!(seen, [only] if says_no(only))
@@ -273,7 +283,7 @@ fn leaked(side: &Side, stimulus: &Stimulus, seen: &[Seen]) -> bool {
 fn is_forwarded(side: &Side, packet: &Packet, seen: &[Seen]) -> bool {
     let [only] = seen else { return false };
     let original = packets::Packet::parse(&wire::bytes(packet, &|name| side.resolve(name)));
-    let got = packets::Packet::parse(&only.packet);
+    let got = only.parsed();
     original.zip(got).is_some_and(|(original, got)| original.payload() == got.payload() && original.proto == got.proto)
 }
 

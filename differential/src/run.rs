@@ -3,7 +3,10 @@
 
 use std::fmt::Write as _;
 
+use netpath_tests::Family;
+
 use crate::generate::Generator;
+use crate::layout::Layout;
 use crate::rng::Rng;
 use crate::statistics::Statistics;
 use crate::step::Step;
@@ -20,6 +23,8 @@ pub struct Plan {
     pub seed: u64,
     pub packets: u64,
     pub icc: bool,
+    /// None: each case has one by chance.
+    pub family: Option<Family>,
     pub has_netfilter: bool,
     /// Whether steps are left out that a disagreement does not need.
     pub shrinks: bool,
@@ -30,6 +35,7 @@ pub struct Plan {
 pub struct Disagreement {
     pub seed: u64,
     pub case: u64,
+    pub family: Family,
     pub what: String,
     pub steps: Vec<Step>,
 }
@@ -57,7 +63,7 @@ pub fn run_in(
 ) -> Result<Statistics, (Box<Disagreement>, Statistics)> {
     let mut case = 0;
     while twin.statistics.packets < plan.packets {
-        if let Err(disagreement) = run_case(twin, plan.seed, case) {
+        if let Err(disagreement) = run_case(twin, plan, case) {
             let statistics = twin.statistics.clone();
             let told = if plan.shrinks { shrink(twin, disagreement) } else { disagreement };
             return Err((Box::new(told), statistics));
@@ -68,17 +74,21 @@ pub fn run_in(
     Ok(twin.statistics.clone())
 }
 
-/// Case `case` of `seed`.
-fn run_case(twin: &mut Twin, seed: u64, case: u64) -> Result<(), Disagreement> {
-    let mut generator = Generator::new(Rng::new(seed ^ case.wrapping_mul(0xd134_2543_de82_ef95)).word());
-    twin.forget();
+/// Case `case` of `plan`.
+fn run_case(twin: &mut Twin, plan: Plan, case: u64) -> Result<(), Disagreement> {
+    let seed = plan.seed;
+    let mut rng = Rng::new(seed ^ case.wrapping_mul(0xd134_2543_de82_ef95));
+    let (of_case, drawn) = (rng.word(), rng.pick(&Family::BOTH));
+    let family = plan.family.unwrap_or(drawn);
+    let mut generator = Generator::new(of_case, Layout::of(family));
+    twin.forget(family);
     let mut steps = Vec::new();
     for number in 0.. {
         let step = if number < STEPS { Some(generator.step(&twin.model)) } else { generator.rest() };
         let Some(step) = step else { break };
         steps.push(step.clone());
         if let Err(what) = twin.take(&step) {
-            return Err(Disagreement { seed, case, what, steps });
+            return Err(Disagreement { seed, case, family, what, steps });
         }
     }
     Ok(())
@@ -94,7 +104,7 @@ fn shrink(twin: &mut Twin, mut disagreement: Disagreement) -> Disagreement {
             attempts += 1;
             let mut fewer = disagreement.steps.clone();
             fewer.drain(at..(at + size).min(fewer.len()));
-            match replay(twin, &fewer) {
+            match replay(twin, disagreement.family, &fewer) {
                 Some((what, taken)) => {
                     fewer.truncate(taken);
                     (disagreement.what, disagreement.steps) = (what, fewer);
@@ -108,7 +118,7 @@ fn shrink(twin: &mut Twin, mut disagreement: Disagreement) -> Disagreement {
 }
 
 /// Takes `steps` anew; what differs, and after how many steps.
-fn replay(twin: &mut Twin, steps: &[Step]) -> Option<(String, usize)> {
-    twin.forget();
+fn replay(twin: &mut Twin, family: Family, steps: &[Step]) -> Option<(String, usize)> {
+    twin.forget(family);
     steps.iter().enumerate().find_map(|(index, step)| twin.take(step).err().map(|what| (what, index + 1)))
 }

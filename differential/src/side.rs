@@ -1,16 +1,16 @@
 //! One of the two worlds: a data plane, and a packet socket at each of its ends, where nobody else speaks.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
-use netpath_common::Addr4;
 use netpath_model::{Flow, Name, Place, Port, Proto};
 use netpath_tests::frames::FrameSocket;
-use netpath_tests::packets;
-use netpath_tests::{CLIENT, Container, Family, HOST, Namespace, Options, Plane, SECOND_CLIENT, World, program};
+use netpath_tests::{Container, Family, Options, Plane, World};
 
 use crate::conntrack::Conntrack;
-use crate::layout::{self, CONTAINERS, MASQUERADE_PORTS, at};
+use crate::layout::{self, CONTAINERS, Layout, MASQUERADE_PORTS, at};
+use crate::quiet::{know, mute, quieten, stop_offloads, tap};
+use crate::seen::Seen;
 use crate::step::{Sender, Stimulus, Via};
 use crate::tables::Tables;
 use crate::wire;
@@ -39,29 +39,19 @@ struct Inhabitant {
 
 /// What the data plane remembers of traffic.
 enum Memory {
-    Netpath(Box<Tables<Addr4>>),
+    Netpath(Box<Tables>),
     Netfilter(Conntrack),
-}
-
-/// A frame that came out.
-#[derive(Clone, Debug)]
-pub struct Seen {
-    pub at: Place,
-    pub dst_mac: [u8; 6],
-    pub src_mac: [u8; 6],
-    /// From the network header on.
-    pub packet: Vec<u8>,
 }
 
 impl Side {
     pub fn netpath(icc: bool) -> Self {
         let (first, last) = MASQUERADE_PORTS;
         let options = Options::agent(&format!("--max-flows 4096 --masquerade-ports {first}-{last}"));
-        Self::new(Plane::Netpath { shortcuts: true }, Options { icc, watch: false, ..options })
+        Self::new(Plane::Netpath { shortcuts: true }, Options { icc, ipv6: true, watch: false, ..options })
     }
 
     pub fn netfilter(icc: bool) -> Self {
-        Self::new(Plane::Iptables { proxy: false }, Options { icc, watch: false, ..Options::default() })
+        Self::new(Plane::Iptables { proxy: false }, Options { icc, ipv6: true, watch: false, ..Options::default() })
     }
 
     fn new(plane: Plane, options: Options) -> Self {
@@ -70,18 +60,22 @@ impl Side {
         quieten(&world.host, plane.is_netpath());
         mute(&world.client);
         let outside = tap(&world.client);
-        for address in [CLIENT, SECOND_CLIENT] {
-            know(&world.host, address, outside.mac(), "up0");
+        for family in Family::BOTH {
+            for address in [family.client(), family.second_client()] {
+                know(&world.host, address, outside.mac(), "up0");
+            }
+            world.host.ip(&format!("route add default via {}", family.client()));
         }
-        world.host.ip(&format!("route add default via {CLIENT}"));
         let containers = (0..CONTAINERS).map(|number| {
             let specs: Vec<String> = own_ports(number).map(|port| layout::spec(&port)).collect();
             let specs: Vec<&str> = specs.iter().map(String::as_str).collect();
-            inhabit(&world, world.container(&format!("c{number}"), &specs), bridge)
+            inhabit(world.container(&format!("c{number}"), &specs))
         });
-        let containers = containers.collect();
+        let containers: Vec<_> = containers.collect();
+        // Not before they are all there: a bridge that gets another hardware address forgets whom it knew.
+        containers.iter().for_each(|inhabitant| inhabitant.introduce(&world, bridge));
         let memory = if plane.is_netpath() {
-            Memory::Netpath(Box::new(Tables::open(&world.instance().pin_dir.join("maps"), "V4")))
+            Memory::Netpath(Box::new(Tables::open(&world.instance().pin_dir.join("maps"))))
         } else {
             Memory::Netfilter(Conntrack::new(&world.host))
         };
@@ -162,11 +156,12 @@ impl Side {
             Sender::Nobody => NOBODYS,
         };
         let packet = wire::bytes(&stimulus.packet, &|name| self.resolve(name));
+        let ether_type = Family::of(stimulus.packet.src.addr()).pick([0x08, 0x00], [0x86, 0xdd]);
         let padding = vec![0xee; stimulus.padding];
-        tap.send_frame(&[&dst_mac, &src_mac, &[8, 0][..], &packet, &padding].concat());
+        tap.send_frame(&[&dst_mac, &src_mac, &ether_type[..], &packet, &padding].concat());
     }
 
-    /// The IPv4 packets that have come out by now.
+    /// The packets that have come out by now.
     pub fn seen(&mut self) -> Vec<Seen> {
         let mut seen = Vec::new();
         let places = (0..CONTAINERS).map(Place::Container).chain([Place::Outside]);
@@ -213,7 +208,7 @@ impl Side {
         self.lost.clear();
         match &mut self.memory {
             Memory::Netpath(tables) => tables.forget(),
-            Memory::Netfilter(conntrack) => conntrack.forget(Family::V4),
+            Memory::Netfilter(conntrack) => conntrack.forget(),
         }
     }
 
@@ -239,7 +234,7 @@ impl Side {
     /// All connections of netfilter's end; netpath's go on.
     pub fn cut_all(&mut self) {
         if let Memory::Netfilter(conntrack) = &mut self.memory {
-            conntrack.forget(Family::V4);
+            conntrack.forget();
         }
     }
 
@@ -261,13 +256,16 @@ impl Side {
         let (old, name) = (self.containers[number].container.clone(), format!("c{number}-{}", self.gone));
         self.world.netpath_ok(&["detach", &old.name]);
         let inside = self.world.namespace(&name);
-        let (path, ip) = (inside.path().display().to_string(), layout::container(number).to_string());
+        let path = inside.path().display().to_string();
+        let [address, address6] = Family::BOTH.map(|family| Layout::of(family).container(number));
+        let (ip, ip6) = (address.to_string(), address6.to_string());
         let specs: Vec<String> = own_ports(number).map(|port| layout::spec(&port)).collect();
-        let mut args = vec!["attach", &name, "--netns", &path, "--ip", &ip];
+        let mut args = vec!["attach", &name, "--netns", &path, "--ip", &ip, "--ip6", &ip6];
         args.extend(specs.iter().flat_map(|spec| ["-p", spec]));
         self.world.netpath_ok(&args);
-        let container = Container { name, address: layout::container(number), address6: None, inside };
-        self.containers[number] = inhabit(&self.world, container, "netpath0");
+        let container = Container { name, address, address6: Some(address6), inside };
+        self.containers[number] = inhabit(container);
+        self.containers[number].introduce(&self.world, "netpath0");
         stop_offloads(&self.world.host);
     }
 
@@ -280,95 +278,21 @@ impl Side {
     }
 }
 
-impl Seen {
-    /// None: no IPv4, or multicast's own signalling, or the stack gives up a datagram of which it has waited for a piece
-    /// since an earlier case.
-    fn parse(at: Place, frame: &[u8]) -> Option<Self> {
-        const IGMP: u8 = 2;
-        const REASSEMBLY_TIME_EXCEEDED: [u8; 2] = [11, 1];
-        let (macs, packet) = (frame.get(..12)?, frame.get(14..)?);
-        let proto = packet.get(9)?;
-        let gives_up = *proto == packets::ICMP && packet.get(20..22) == Some(&REASSEMBLY_TIME_EXCEEDED);
-        if frame[12..14] != [8, 0] || *proto == IGMP || gives_up {
-            return None;
-        }
-        let (mut dst_mac, mut src_mac) = ([0; 6], [0; 6]);
-        dst_mac.copy_from_slice(&macs[..6]);
-        src_mac.copy_from_slice(&macs[6..]);
-        Some(Self { at, dst_mac, src_mac, packet: packet.to_vec() })
-    }
-
-    /// The packet without what lies behind its length.
-    pub fn trimmed(&self) -> &[u8] {
-        let length = self.packet.get(2..4).map_or(0, |bytes| usize::from(u16::from_be_bytes([bytes[0], bytes[1]])));
-        self.packet.get(..length).unwrap_or(&self.packet)
-    }
-
-    pub fn source(&self) -> IpAddr {
-        let bytes: [u8; 4] = self.packet.get(12..16).and_then(|bytes| bytes.try_into().ok()).unwrap_or_default();
-        bytes.into()
-    }
-}
-
 /// The ports that container `number` always publishes.
 pub fn own_ports(number: usize) -> impl Iterator<Item = Port> {
     layout::PORTS.into_iter().filter(move |port| port.container == number)
 }
 
-/// Puts a socket at the container's end and lets the host know it for ever.
-fn inhabit(world: &World, container: Container, bridge: &str) -> Inhabitant {
+/// Puts a socket at the container's end.
+fn inhabit(container: Container) -> Inhabitant {
     mute(&container.inside);
     let tap = tap(&container.inside);
-    know(&world.host, container.address, tap.mac(), bridge);
     Inhabitant { container, tap }
 }
 
-fn tap(namespace: &Namespace) -> FrameSocket {
-    let tap = FrameSocket::new(namespace, "eth0");
-    tap.ignore_outgoing();
-    tap
-}
-
-/// The kernel in `namespace` neither hears nor says anything.
-fn mute(namespace: &Namespace) {
-    for (program, chain) in ["iptables", "ip6tables"].into_iter().flat_map(|p| ["INPUT", "OUTPUT"].map(|c| (p, c))) {
-        program::stdout_of(namespace.command(program).args(["-P", chain, "DROP"]));
-    }
-    program::stdout_of(namespace.command("ethtool").args(["-K", "eth0", "tx", "off", "gro", "off"]));
-}
-
-/// A neighbour that is never asked for.
-fn know(host: &Namespace, address: IpAddr, mac: [u8; 6], ifname: &str) {
-    let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
-    host.ip(&format!("neigh replace {address} lladdr {mac} dev {ifname} nud permanent"));
-}
-
-/// The host answers everything that it answers at all, and gives up nothing that it waits for. Netfilter's connections end
-/// when they are deleted.
-fn quieten(host: &Namespace, is_netpath: bool) {
-    assert!(host.addresses().contains(&HOST));
-    host.set_sysctl("net/ipv4/icmp_ratelimit", "0");
-    for name in ["icmp_msgs_per_sec", "icmp_msgs_burst"] {
-        host.set_sysctl(&format!("net/ipv4/{name}"), "10000000");
-    }
-    // Seconds: strays are to be forgotten, and nobody takes as long over one datagram.
-    host.set_sysctl("net/ipv4/ipfrag_time", "5");
-    if is_netpath {
-        // Fragments for the host itself: it takes none, so nothing is left of them for the next case.
-        ["low", "high"].iter().for_each(|end| host.set_sysctl(&format!("net/ipv4/ipfrag_{end}_thresh"), "0"));
-        return;
-    }
-    let states = ["close", "close_wait", "fin_wait", "last_ack", "syn_recv", "syn_sent", "time_wait", "unacknowledged"];
-    let tcp = states.map(|state| format!("tcp_timeout_{state}"));
-    let others = ["udp_timeout", "udp_timeout_stream", "icmp_timeout", "generic_timeout"].map(str::to_owned);
-    for name in tcp.iter().chain(&others) {
-        host.set_sysctl(&format!("net/netfilter/nf_conntrack_{name}"), "36000");
-    }
-}
-
-fn stop_offloads(host: &Namespace) {
-    for ifname in host.interfaces() {
-        // A bridge has not all of them.
-        program::output_of(host.command("ethtool").args(["-K", &ifname, "tx", "off", "gro", "off", "tso", "off"]));
+impl Inhabitant {
+    /// Lets the host know it for ever.
+    fn introduce(&self, world: &World, bridge: &str) {
+        Family::BOTH.iter().for_each(|family| know(&world.host, self.container.ip(*family), self.tap.mac(), bridge));
     }
 }

@@ -5,11 +5,14 @@ use std::fmt;
 
 use crate::difference::Difference;
 use netpath_model::{Outcome, Place, Verdict};
+use netpath_tests::Family;
 
 /// Counts of one run.
 #[derive(Clone, Debug, Default)]
 pub struct Statistics {
     pub packets: u64,
+    /// How many of them were IPv6.
+    packets6: u64,
     pub control: u64,
     /// Steps whose frames had not all come when the packet had been sent.
     pub late: u64,
@@ -19,8 +22,9 @@ pub struct Statistics {
 }
 
 impl Statistics {
-    pub fn note(&mut self, from: Place, outcome: &Outcome) {
+    pub fn note(&mut self, family: Family, from: Place, outcome: &Outcome) {
         self.packets += 1;
+        self.packets6 += family.pick(0, 1);
         *self.verdicts.entry((from == Place::Outside, outcome.verdict)).or_default() += 1;
     }
 
@@ -35,8 +39,8 @@ impl Statistics {
 
 impl fmt::Display for Statistics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { packets, control, late, .. } = self;
-        writeln!(f, "{packets} packets, {control} other steps, {late} waited for")?;
+        let Self { packets, packets6, control, late, .. } = self;
+        writeln!(f, "{packets} packets, {packets6} of them IPv6, {control} other steps, {late} waited for")?;
         for ((is_outside, verdict), count) in &self.verdicts {
             let from = if *is_outside { "outside" } else { "a container" };
             let verdict = format!("{verdict:?}");

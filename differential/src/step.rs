@@ -105,6 +105,9 @@ impl fmt::Display for Told<'_> {
         if packet.tos != 0 || packet.dont_fragment || !packet.options.is_empty() {
             write!(f, " tos {} df {} options {:02x?}", packet.tos, packet.dont_fragment, packet.options)?;
         }
+        if packet.flow_label != 0 || !packet.extensions.is_empty() {
+            write!(f, " flow label {:#x} {:?}", packet.flow_label, packet.extensions)?;
+        }
         if packet.checksum != netpath_model::Checksum::Right {
             write!(f, " checksum {:?}", packet.checksum)?;
         }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData};
-use netpath_common::{Address, Datagram, Flow, FragmentKey, Inside, Mapping, MappingKey, Share, Tuple};
+use netpath_common::{Addr4, Addr6, Address, Datagram, Flow, FragmentKey, Inside, Mapping, MappingKey, Share, Tuple};
 
 /// Write only what is there: `BPF_EXIST`.
 const EXIST: u64 = 2;
@@ -15,8 +15,14 @@ const EXIST: u64 = 2;
 /// Shares that are in use: those of the few endpoints there are.
 const SHARES: u32 = 32;
 
-/// What traffic makes, of one family.
-pub struct Tables<A: Address + Pod> {
+/// What traffic makes.
+pub struct Tables {
+    v4: FamilyTables<Addr4>,
+    v6: FamilyTables<Addr6>,
+}
+
+/// The same of one family.
+struct FamilyTables<A: Address + Pod> {
     flows: HashMap<MapData, Tuple<A>, Flow<A>>,
     mappings: HashMap<MapData, MappingKey<A>, Mapping<A>>,
     replies: HashMap<MapData, Tuple<A>, Inside<A>>,
@@ -24,9 +30,28 @@ pub struct Tables<A: Address + Pod> {
     shares: Array<MapData, Share>,
 }
 
-impl<A: Address + Pod> Tables<A> {
+impl Tables {
+    /// The tables in `maps`.
+    pub fn open(maps: &Path) -> Self {
+        Self { v4: FamilyTables::open(maps, "V4"), v6: FamilyTables::open(maps, "V6") }
+    }
+
+    /// `seconds` pass in which no packet is sent. What has expired stays, for the programs to find out.
+    pub fn advance(&mut self, seconds: u32) {
+        self.v4.advance(seconds);
+        self.v6.advance(seconds);
+    }
+
+    /// Nothing has ever been sent.
+    pub fn forget(&mut self) {
+        self.v4.forget();
+        self.v6.forget();
+    }
+}
+
+impl<A: Address + Pod> FamilyTables<A> {
     /// The tables in `maps`, whose names end with `family`: `V4` or `V6`.
-    pub fn open(maps: &Path, family: &str) -> Self {
+    fn open(maps: &Path, family: &str) -> Self {
         let shares = MapData::from_pin(maps.join(format!("SHARES_{family}"))).map(Map::Array);
         Self {
             flows: open(&maps.join(format!("FLOWS_{family}")), Map::HashMap),
@@ -37,8 +62,7 @@ impl<A: Address + Pod> Tables<A> {
         }
     }
 
-    /// `seconds` pass in which no packet is sent. What has expired stays, for the programs to find out.
-    pub fn advance(&mut self, seconds: u32) {
+    fn advance(&mut self, seconds: u32) {
         // What the agent's sweep has just removed stays away.
         for (tuple, flow) in entries(&self.flows) {
             let flow = Flow { last_seen_s: flow.last_seen_s.wrapping_sub(seconds), ..flow };
@@ -50,8 +74,7 @@ impl<A: Address + Pod> Tables<A> {
         }
     }
 
-    /// Nothing has ever been sent.
-    pub fn forget(&mut self) {
+    fn forget(&mut self) {
         clear(&mut self.flows);
         clear(&mut self.mappings);
         clear(&mut self.replies);

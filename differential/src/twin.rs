@@ -5,12 +5,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use netpath_model::{End, Nat, Outcome, Place};
+use netpath_tests::Family;
 
 use crate::compare::strict;
 use crate::difference::Difference;
-use crate::layout;
+use crate::layout::{self, Layout};
 use crate::netfilter::Judge;
-use crate::side::{Seen, Side, own_ports};
+use crate::seen::Seen;
+use crate::side::{Side, own_ports};
 use crate::statistics::Statistics;
 use crate::step::{Sender, Step, Stimulus, Told};
 
@@ -25,7 +27,9 @@ const IDS: u16 = 600;
 pub struct Twin {
     pub netpath: Side,
     pub netfilter: Option<Side>,
+    /// Of one family; both are there all the time.
     pub model: Nat,
+    layout: Layout,
     pub statistics: Statistics,
     judge: Judge,
     last_difference: Option<Difference>,
@@ -38,7 +42,8 @@ impl Twin {
         Self {
             netpath: Side::netpath(icc),
             netfilter: has_netfilter.then(|| Side::netfilter(icc)),
-            model: layout::model(icc),
+            model: Layout::of(Family::V4).model(icc),
+            layout: Layout::of(Family::V4),
             statistics: Statistics::default(),
             judge: Judge::default(),
             last_difference: None,
@@ -46,13 +51,15 @@ impl Twin {
         }
     }
 
-    /// Everything as it was before the first step, but for containers, of which others have the addresses.
-    pub fn forget(&mut self) {
+    /// Everything as it was before the first step, but for containers, of which others have the addresses. What follows
+    /// is of `family`.
+    pub fn forget(&mut self, family: Family) {
         let spare: Vec<_> = layout::SPARE_PORTS.into_iter().filter(|port| self.model.ports().contains(port)).collect();
         for port in spare {
             let _ = self.take(&Step::Unpublish(port));
         }
-        self.model.forget();
+        self.layout = Layout::of(family);
+        self.model = self.layout.model(self.model.config.icc);
         self.judge.forget();
         self.first_id = self.first_id.wrapping_add(IDS);
         self.sides().for_each(Side::forget);
@@ -81,7 +88,7 @@ impl Twin {
                 self.judge.cut();
             }
             Step::Replace(number) => {
-                self.model.add_container(*number, layout::container(*number));
+                self.model.add_container(*number, self.layout.container(*number));
                 own_ports(*number).for_each(|port| self.model.publish(port));
                 self.sides().for_each(|side| side.replace(*number));
                 self.judge.cut();
@@ -115,7 +122,7 @@ impl Twin {
                 self.model.from_container(number, has_own_mac, &stimulus.packet)
             }
         };
-        self.statistics.note(stimulus.from, &outcome);
+        self.statistics.note(self.layout.family, stimulus.from, &outcome);
         self.netpath.send(stimulus);
         let (result, seen) = settled(&mut self.netpath, &mut self.statistics.late, |side, seen| {
             strict(side, &self.model, &outcome, seen)

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use netpath_model::packet::{ErrorKind, Quote};
+use netpath_model::packet::{ErrorKind, Extension, Quote};
 use netpath_model::{Body, Checksum, End, Flaw, Name, Packet};
 use netpath_tests::Family;
 use netpath_tests::packets::{self, Segment, fix_header_checksum};
@@ -22,21 +22,27 @@ pub fn resolved(end: &End, resolve: Resolve) -> SocketAddr {
 
 /// The packet from the network header on.
 pub fn bytes(packet: &Packet, resolve: Resolve) -> Vec<u8> {
+    let cut = cut(packet, resolve);
+    match packet.flaw {
+        None => cut.bytes(),
+        Some(flaw) => flawed(cut, flaw),
+    }
+}
+
+/// The packet before it is spoilt.
+fn cut(packet: &Packet, resolve: Resolve) -> packets::Packet {
     let mut whole = whole(packet, resolve);
     if let Some(fragment) = packet.fragment {
         let end = (fragment.offset + fragment.len).min(whole.l4.len());
         whole.l4 = whole.l4[fragment.offset.min(end)..end].to_vec();
-        (whole.offset, whole.more_fragments) = (fragment.offset, fragment.more);
+        (whole.offset, whole.more_fragments, whole.atomic) = (fragment.offset, fragment.more, !packet.is_piece());
     }
-    match packet.flaw {
-        None => whole.bytes(),
-        Some(flaw) => flawed(whole, flaw),
-    }
+    whole
 }
 
 /// Number of bytes of transport header and payload that the packet has before it is cut.
 pub fn transport_len(packet: &Packet) -> usize {
-    let nobody = |_: &Name| SocketAddr::from(([0, 0, 0, 0], 0));
+    let nobody = |name: &Name| SocketAddr::new(name.host, 0);
     whole(packet, &nobody).l4.len()
 }
 
@@ -44,9 +50,13 @@ pub fn transport_len(packet: &Packet) -> usize {
 fn whole(packet: &Packet, resolve: Resolve) -> packets::Packet {
     let (src, dst) = (resolved(&packet.src, resolve), resolved(&packet.dst, resolve));
     let mut whole = body(packet, src, dst, resolve);
-    (whole.ttl, whole.tos, whole.id) = (packet.ttl, packet.tos, packet.id.into());
+    // All 32 bits of a fragment header's identification are to be kept.
+    let id = u32::from(packet.id);
+    (whole.ttl, whole.tos, whole.id) = (packet.ttl, packet.tos, if packet.is_v6() { id * 0x1_0001 } else { id });
     whole.dont_fragment = packet.dont_fragment;
     whole.options.clone_from(&packet.options);
+    whole.flow_label = packet.flow_label;
+    whole.extensions = packet.extensions.iter().map(extension).collect();
     let check_off = match &packet.body {
         Body::Tcp(_) => 16,
         Body::Udp { .. } => 6,
@@ -95,14 +105,30 @@ fn error(quote: &Quote, src: SocketAddr, dst: SocketAddr, resolve: Resolve) -> p
     let family = Family::of(src.ip());
     let kind = match quote.kind {
         ErrorKind::Unreachable => family.pick(3, 1),
+        ErrorKind::TooBig => family.pick(3, 2),
         ErrorKind::TimeExceeded => family.pick(11, 3),
         ErrorKind::ParameterProblem => family.pick(12, 4),
     };
     let mut quoted = bytes(&quote.packet, resolve);
-    let header = family.pick(20 + quote.packet.options.len(), 40);
+    let header = quoted.len() - cut(&quote.packet, resolve).l4.len();
     quoted.truncate(header.saturating_add(quote.len));
     let [high, low] = quote.word.to_be_bytes();
     packets::Packet::icmp(src.ip(), dst.ip(), kind, quote.code, [0, 0, high, low], &quoted)
+}
+
+/// Kind, and what follows the first two bytes.
+fn extension(extension: &Extension) -> (u8, Vec<u8>) {
+    // Of an experimental kind that whoever does not know it goes past (RFC 4727, 3.4). Linux takes padding of more than
+    // seven bytes for an attack.
+    let option = || {
+        let length = extension.wire_len() as u8 - 4;
+        [&[0x1e, length], &vec![0; usize::from(length)][..]].concat()
+    };
+    match extension {
+        Extension::HopByHop(_) => (packets::HOP_BY_HOP, option()),
+        Extension::Destination(_) => (packets::DESTINATION_OPTIONS, option()),
+        Extension::Routing { segments_left } => (packets::ROUTING, vec![253, *segments_left, 0, 0, 0, 0]),
+    }
 }
 
 fn flawed(mut packet: packets::Packet, flaw: Flaw) -> Vec<u8> {
@@ -114,15 +140,20 @@ fn flawed(mut packet: packets::Packet, flaw: Flaw) -> Vec<u8> {
         _ => {}
     }
     let mut bytes = packet.bytes();
-    let total = bytes.len() as u16;
+    // Where the length stands that counts the payload, and the header in IPv4.
+    let total_off = Family::of(packet.src).pick(2, 4);
+    let total = u16::from_be_bytes([bytes[total_off], bytes[total_off + 1]]);
     match flaw {
         Flaw::Version => bytes[0] = bytes[0] & 0xf | 0x50,
         Flaw::HeaderLength => bytes[0] = bytes[0] & 0xf0 | 4,
         Flaw::TotalShort => bytes[2..4].copy_from_slice(&10_u16.to_be_bytes()),
-        Flaw::TotalLong => bytes[2..4].copy_from_slice(&(total + 100).to_be_bytes()),
+        Flaw::TotalLong => bytes[total_off..total_off + 2].copy_from_slice(&(total + 100).to_be_bytes()),
+        Flaw::ExtensionLength => bytes[41] = 0xff,
         Flaw::HeaderChecksum | Flaw::Cut(_) | Flaw::Length(_) => {}
     }
-    fix_header_checksum(&mut bytes);
+    if packet.src.is_ipv4() {
+        fix_header_checksum(&mut bytes);
+    }
     if flaw == Flaw::HeaderChecksum {
         let right = u16::from_be_bytes([bytes[10], bytes[11]]);
         bytes[10..12].copy_from_slice(&plus(right, WRONG_HEADER).to_be_bytes());

@@ -35,7 +35,7 @@ fn agree(seed: u64, icc: bool) {
         return;
     }
     eprintln!("seed {seed}, icc {icc}");
-    match run(Plan { seed, packets: PACKETS, icc, has_netfilter: true, shrinks: true }, |_| ()) {
+    match run(Plan { seed, packets: PACKETS, icc, family: None, has_netfilter: true, shrinks: true }, |_| ()) {
         Ok(statistics) => eprintln!("{statistics}"),
         Err((disagreement, statistics)) => panic!("{statistics}{}", disagreement.told()),
     }

@@ -6,11 +6,12 @@
 use std::net::SocketAddr;
 
 use netpath_differential::difference::Difference;
-use netpath_differential::layout::STRANGER;
+use netpath_differential::layout::Layout;
 use netpath_differential::step::{Step, Stimulus};
 use netpath_differential::twin::Twin;
-use netpath_model::packet::{ErrorKind, Fragment, Quote};
+use netpath_model::packet::{ErrorKind, Extension, Fragment, Quote};
 use netpath_model::{Body, Checksum, End, Name, Packet, Place, Proto, Tcp};
+use netpath_tests::Family;
 
 const INSIDE: &str = "172.17.0.4:5000";
 const OUTSIDE: &str = "198.18.0.2:7000";
@@ -26,8 +27,9 @@ fn every_difference_can_be_shown() {
         return;
     }
     let mut twin = Twin::new(true, true);
-    for (difference, stimuli) in cases() {
-        twin.forget();
+    let of = |family: Family, cases: Vec<Case>| cases.into_iter().map(move |case| (family, case));
+    for (family, (difference, stimuli)) in of(Family::V4, cases()).chain(of(Family::V6, cases_of_v6())) {
+        twin.forget(family);
         let seen: Vec<_> = stimuli.into_iter().map(|stimulus| difference_of(&mut twin, stimulus)).collect();
         assert_eq!(seen.last(), Some(&Some(difference)), "{seen:?}");
     }
@@ -43,8 +45,34 @@ fn difference_of(twin: &mut Twin, stimulus: Stimulus) -> Option<Difference> {
     twin.last_difference()
 }
 
-/// Each difference and what shows it last.
-fn cases() -> Vec<(Difference, Vec<Stimulus>)> {
+/// A difference and what shows it last.
+type Case = (Difference, Vec<Stimulus>);
+
+/// Those that IPv6 has and IPv4 has not, and some that look otherwise in IPv6.
+fn cases_of_v6() -> Vec<Case> {
+    let (inside, outside, web) = ("[fd00:17::4]:5000", "[2001:db8::2]:7000", "[2001:db8::1]:8080");
+    let bare = |packet: Packet| vec![from(2, packet)];
+    let after = |extensions: Vec<Extension>| Packet { extensions, ..datagram(inside, outside) };
+    let many = after(vec![Extension::Destination(0); 9]);
+    let on_its_way = after(vec![Extension::Routing { segments_left: 1 }]);
+    let query = Packet::new(at(inside), at(outside), Body::OtherIcmp { kind: 139, payload: vec![1; 20] });
+    let discovery = Packet::new(at(inside), at(outside), Body::OtherIcmp { kind: 136, payload: vec![1; 20] });
+    let len = 8 + 16;
+    let atomic = Packet { fragment: Some(Fragment { offset: 0, len, more: false }), ..datagram(inside, outside) };
+    let nothing = Packet::new(at(inside), at(outside), Body::Other { proto: 59, payload: Vec::new() });
+    vec![
+        (Difference::LooksBehindHeaders, bare(many)),
+        (Difference::LooksBehindHeaders, bare(on_its_way)),
+        (Difference::TranslatesAddressesOnly, bare(query)),
+        (Difference::TranslatesAddressesOnly, bare(nothing)),
+        (Difference::LeaksInvalid, bare(discovery)),
+        (Difference::MergesFragments, bare(atomic)),
+        (Difference::HairpinUnderOwnAddress, bare(segment(inside, web, Tcp::SYN))),
+    ]
+}
+
+/// Each difference, in IPv4 where it is there.
+fn cases() -> Vec<Case> {
     let bare = |packet: Packet| vec![from(2, packet)];
     let spoofed = datagram("10.9.9.9:5000", OUTSIDE);
     let martian = segment("172.17.0.4:1", WEB, Tcp::SYN);
@@ -79,7 +107,7 @@ fn overloaded() -> Vec<Stimulus> {
     let name = Name {
         proto: Proto::Udp,
         inside: socket(other),
-        asked: SocketAddr::new(STRANGER, 7000),
+        asked: SocketAddr::new(Layout::of(Family::V4).stranger, 7000),
         host: "198.18.0.1".parse().unwrap(),
     };
     let to_other = Packet::new(at(other), End::At(name.asked), Body::Udp { payload: vec![1; 9] });

@@ -1,7 +1,16 @@
 //! What the host's own stack answers: nothing of its own listens anywhere.
 
+use std::net::IpAddr;
+
 use crate::nat::{Nat, Outcome, Place, Sent, Verdict};
-use crate::packet::{Body, Checksum, End, ErrorKind, Packet, Quote, Tcp};
+use crate::packet::{Body, Checksum, End, ErrorKind, Extension, Packet, Proto, Quote, Tcp};
+
+/// Protocol unreachable (RFC 792).
+const PROTOCOL: u8 = 2;
+/// Unrecognized next header (RFC 4443, 3.4).
+const NEXT_HEADER: u8 = 1;
+/// Behind it comes nothing (RFC 8200, 4.7).
+const NO_NEXT_HEADER: u8 = 59;
 
 impl Nat {
     /// A packet for the host itself. It answers whom the packet says it is from, wherever it came in: that a source is
@@ -12,33 +21,71 @@ impl Nat {
             Some(number) => Place::Container(number),
             None => from,
         };
-        let is_nobody = self.is_host(src) || src.is_unspecified() || src.is_multicast();
-        let is_unread =
-            packet.flaw.is_some() || packet.fragment.is_some() || matches!(packet.checksum, Checksum::Wrong(_));
-        let answer = if is_unread || is_nobody { None } else { answer(packet) };
+        // Linux resets even what comes from `::`, though no packet may go there (RFC 4291, 2.5.2).
+        let is_unspecified = src.is_unspecified() && !(packet.is_v6() && packet.proto() == Some(Proto::Tcp));
+        // Somebody of a link is asked for there, and nobody answers.
+        let is_of_a_link = matches!(src, IpAddr::V6(src) if src.is_unicast_link_local());
+        let is_nobody = self.is_host(src)
+            || is_unspecified
+            || is_of_a_link
+            || src.is_multicast()
+            || packet.dst.addr().is_multicast();
+        let is_unread = packet.flaw.is_some() || packet.is_piece() || !is_believed(packet);
+        let answer = match obstacle(packet) {
+            _ if is_nobody || packet.flaw.is_some() => None,
+            Some(error) => Some(error),
+            None if is_unread => None,
+            None => answer(packet),
+        };
         let sent = answer.map(|packet| Sent { to, packet, made_by_host: true });
         Outcome { verdict: Verdict::Host, sent: sent.into_iter().collect(), named: None, may_vanish: false }
     }
 
     /// The hops of `packet`, as the stack has it, are at their end: its sender is told, who sees `quoted`.
     pub(crate) fn time_exceeded(&self, from: Place, packet: &Packet, quoted: &Packet) -> Outcome {
-        let is_silent = packet.is_later_fragment();
+        // RFC 1122, 3.2.2, which RFC 4443, 2.4, does not repeat.
+        let is_silent = packet.is_later_fragment() && !packet.is_v6();
         let teller = if from == Place::Outside { self.config.host } else { self.config.gateway };
-        let error = error(End::At((teller, 0).into()), quoted, ErrorKind::TimeExceeded, 0);
+        let error = error(End::At((teller, 0).into()), quoted, ErrorKind::TimeExceeded, 0, 0);
         let sent = (!is_silent).then_some(Sent { to: from, packet: error, made_by_host: true });
         Outcome { verdict: Verdict::TimeExceeded, sent: sent.into_iter().collect(), named: None, may_vanish: false }
     }
 }
 
+/// Whether the transport checksum is as the host wants it.
+fn is_believed(packet: &Packet) -> bool {
+    match packet.checksum {
+        Checksum::Right => true,
+        // RFC 8200, 8.1.
+        Checksum::None => !packet.is_v6(),
+        Checksum::Wrong(_) => false,
+    }
+}
+
+/// What comes of an extension header that the host does not go past (RFC 8200, 4.1 and 4.4; RFC 4443, 3.4).
+fn obstacle(packet: &Packet) -> Option<Packet> {
+    const FIELD: u8 = 0;
+    let (extension, off) = packet.obstacle()?;
+    let (code, pointer) = match extension {
+        Extension::Routing { .. } => (FIELD, off + 2),
+        Extension::HopByHop(_) | Extension::Destination(_) => (NEXT_HEADER, packet.names(off)),
+    };
+    Some(error(packet.dst, packet, ErrorKind::ParameterProblem, code, pointer as u16))
+}
+
 fn answer(packet: &Packet) -> Option<Packet> {
-    /// Port unreachable, protocol unreachable (RFC 792).
-    const PORT: u8 = 3;
-    const PROTOCOL: u8 = 2;
+    // Port unreachable (RFC 792; RFC 4443, 3.1).
+    let port = if packet.is_v6() { 4 } else { 3 };
     match &packet.body {
         Body::Tcp(tcp) if tcp.has(Tcp::RST) => None,
         Body::Tcp(tcp) => Some(Packet::new(packet.dst, packet.src, Body::Tcp(reset(tcp)))),
-        Body::Udp { .. } => Some(error(without_port(&packet.dst), packet, ErrorKind::Unreachable, PORT)),
-        Body::Other { .. } => Some(error(packet.dst, packet, ErrorKind::Unreachable, PROTOCOL)),
+        Body::Udp { .. } => Some(error(packet.dst, packet, ErrorKind::Unreachable, port, 0)),
+        Body::Other { proto: NO_NEXT_HEADER, .. } if packet.is_v6() => None,
+        Body::Other { .. } if packet.is_v6() => {
+            let pointer = packet.names(packet.transport_off());
+            Some(error(packet.dst, packet, ErrorKind::ParameterProblem, NEXT_HEADER, pointer as u16))
+        }
+        Body::Other { .. } => Some(error(packet.dst, packet, ErrorKind::Unreachable, PROTOCOL, 0)),
         Body::Echo { is_reply: false, sequence, payload } => {
             let body = Body::Echo { is_reply: true, sequence: *sequence, payload: payload.clone() };
             Some(Packet::new(packet.dst, packet.src, body))
@@ -55,9 +102,9 @@ fn reset(tcp: &Tcp) -> Tcp {
     Tcp { flags: Tcp::RST | Tcp::ACK, ack: tcp.end(), ..Tcp::default() }
 }
 
-fn error(src: End, quoted: &Packet, kind: ErrorKind, code: u8) -> Packet {
-    let quote = Quote { kind, code, word: 0, packet: Box::new(quoted.clone()), len: usize::MAX };
-    Packet::new(src, without_port(&quoted.src), Body::Error(quote))
+fn error(src: End, quoted: &Packet, kind: ErrorKind, code: u8, word: u16) -> Packet {
+    let quote = Quote { kind, code, word, packet: Box::new(quoted.clone()), len: usize::MAX };
+    Packet::new(without_port(&src), without_port(&quoted.src), Body::Error(quote))
 }
 
 /// An error has addresses only. A name keeps its own: the address is all that is used of it.

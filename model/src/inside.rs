@@ -16,12 +16,18 @@ impl Nat {
         if self.containers.get(sender) != Some(&Some(packet.src.addr())) || !has_own_mac {
             return Outcome::dropped(Cause::Spoofed);
         }
+        if packet.hides_transport() {
+            return Outcome::dropped(Cause::Hidden);
+        }
         if let Body::Error(quote) = &packet.body {
             return self.error_from_container(sender, packet, quote);
         }
         let dst = packet.dst.addr();
         if let Some(neighbour) = self.container_at(dst) {
             return self.meet_neighbour(neighbour, packet);
+        }
+        if dst.is_multicast() {
+            return Outcome::dropped(Cause::Group);
         }
         if self.is_host(dst) || dst.is_loopback() {
             return self.visit_host(sender, packet);

@@ -88,6 +88,8 @@ pub enum Verdict {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Cause {
     Malformed,
+    /// A container's packet whose extension headers hide what it is: it may be a router advertisement (RFC 7113, 3).
+    Hidden,
     /// A container sent it as somebody else.
     Spoofed,
     Icc,
@@ -96,6 +98,8 @@ pub enum Cause {
     /// A source that cannot be outside.
     Martian,
     Loopback,
+    /// To a group, for which nobody routes.
+    Group,
     /// It would belong to a flow that is not there.
     NoFlow,
     /// There is nothing to translate it by.

@@ -13,7 +13,9 @@ impl Nat {
         if packet.is_malformed() {
             return Outcome::dropped(Cause::Malformed);
         }
-        if src.is_loopback() || dst.is_loopback() {
+        // IPv4 in disguise could be ::ffff:127.0.0.1 to whoever listens to both (RFC 4942, 2.2).
+        let is_mapped = matches!(src, IpAddr::V6(src) if src.to_ipv4_mapped().is_some());
+        if src.is_loopback() || dst.is_loopback() || is_mapped {
             return Outcome::dropped(Cause::Loopback);
         }
         if let Body::Error(quote) = &packet.body

@@ -64,13 +64,29 @@ pub struct Packet {
     pub dont_fragment: bool,
     /// IPv4 options, in bytes; a multiple of four.
     pub options: Vec<u8>,
+    /// IPv6 only; 20 bits.
+    pub flow_label: u32,
+    /// IPv6 only.
+    pub extensions: Vec<Extension>,
     pub body: Body,
     pub checksum: Checksum,
     pub fragment: Option<Fragment>,
     pub flaw: Option<Flaw>,
 }
 
+/// A header between IPv6's and the transport header's (RFC 8200, 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extension {
+    /// One option that nobody needs to know, in units of eight bytes beyond the first.
+    HopByHop(u8),
+    /// The same.
+    Destination(u8),
+    /// Of an experimental type (RFC 4727), without addresses.
+    Routing { segments_left: u8 },
+}
+
 /// Which part of the datagram this packet carries, in bytes of transport header and payload.
+/// All of it in one piece is what RFC 6946 calls an atomic fragment; IPv4 has none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fragment {
     pub offset: usize,
@@ -119,7 +135,7 @@ pub struct Tcp {
 pub struct Quote {
     pub kind: ErrorKind,
     pub code: u8,
-    /// The last half of the header's second word: of Fragmentation Needed the MTU.
+    /// The last half of the header's second word: the MTU of what is too big, the pointer of ICMPv6's parameter problem.
     pub word: u16,
     pub packet: Box<Packet>,
     /// How much of it is quoted behind its network header, in bytes.
@@ -129,6 +145,8 @@ pub struct Quote {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
     Unreachable,
+    /// IPv6's own; to IPv4 one of the codes of Unreachable.
+    TooBig,
     TimeExceeded,
     ParameterProblem,
 }
@@ -137,7 +155,7 @@ pub enum ErrorKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Checksum {
     Right,
-    /// UDP over IPv4: there is none.
+    /// UDP: there is none, which IPv6 does not allow (RFC 8200, 8.1).
     None,
     /// Wrong by this much.
     Wrong(u16),
@@ -148,16 +166,18 @@ pub enum Checksum {
 pub enum Flaw {
     /// IP version 5.
     Version,
-    /// A network header of four words.
+    /// IPv4: a network header of four words.
     HeaderLength,
-    /// The network header's checksum.
+    /// IPv4: the network header's checksum.
     HeaderChecksum,
-    /// A total length of less than the network header's.
+    /// IPv4: a total length of less than the network header's.
     TotalShort,
     /// A total length of more than the packet's.
     TotalLong,
     /// The transport header ends after this many bytes, and the total length says so.
     Cut(usize),
+    /// IPv6: the first extension header ends beyond the packet.
+    ExtensionLength,
     /// UDP's length field says this, or of TCP the data offset in words.
     Length(u16),
 }
@@ -184,6 +204,28 @@ impl Tcp {
     }
 }
 
+impl Body {
+    /// The same, whatever stands before it.
+    pub fn proto(&self) -> Option<Proto> {
+        match self {
+            Self::Tcp(_) => Some(Proto::Tcp),
+            Self::Udp { .. } => Some(Proto::Udp),
+            Self::Echo { .. } => Some(Proto::Icmp),
+            Self::Error(_) | Self::OtherIcmp { .. } | Self::Other { .. } => None,
+        }
+    }
+}
+
+impl Extension {
+    /// In bytes.
+    pub fn wire_len(&self) -> usize {
+        match self {
+            Self::HopByHop(more) | Self::Destination(more) => 8 + 8 * usize::from(*more),
+            Self::Routing { .. } => 8,
+        }
+    }
+}
+
 impl Packet {
     /// A packet with nothing special about it.
     pub fn new(src: End, dst: End, body: Body) -> Self {
@@ -195,6 +237,8 @@ impl Packet {
             id: 1,
             dont_fragment: false,
             options: Vec::new(),
+            flow_label: 0,
+            extensions: Vec::new(),
             body,
             checksum: Checksum::Right,
             fragment: None,
@@ -204,12 +248,55 @@ impl Packet {
 
     /// What its ports are ports of; none where there is nothing to translate by.
     pub fn proto(&self) -> Option<Proto> {
-        match self.body {
-            Body::Tcp(_) => Some(Proto::Tcp),
-            Body::Udp { .. } => Some(Proto::Udp),
-            Body::Echo { .. } => Some(Proto::Icmp),
-            Body::Error(_) | Body::OtherIcmp { .. } | Body::Other { .. } => None,
+        self.body.proto().filter(|_| !self.hides_transport())
+    }
+
+    pub fn is_v6(&self) -> bool {
+        self.dst.addr().is_ipv6()
+    }
+
+    /// Whether a translator may not take what follows the extension headers for the transport header.
+    pub fn hides_transport(&self) -> bool {
+        /// More are worth nobody's while (RFC 8504, 5.3, has hosts set a limit).
+        const MOST: usize = 8;
+        self.extensions.len() > MOST || self.obstacle().is_some()
+    }
+
+    /// The first extension header that whoever the packet is for does not go past, and where it lies in the packet: hop-by-hop
+    /// options that are not the first (RFC 8200, 4.1), or a route that is not at its end, so that the destination is not
+    /// that of the transport header's checksum (4.4 and 8.1).
+    pub(crate) fn obstacle(&self) -> Option<(Extension, usize)> {
+        let mut off = 40;
+        for (index, extension) in self.extensions.iter().enumerate() {
+            match extension {
+                Extension::HopByHop(_) if index > 0 => return Some((*extension, off)),
+                Extension::Routing { segments_left: 1.. } => return Some((*extension, off)),
+                _ => off += extension.wire_len(),
+            }
         }
+        None
+    }
+
+    /// Where the extension headers end.
+    pub(crate) fn transport_off(&self) -> usize {
+        40 + self.extensions.iter().map(Extension::wire_len).sum::<usize>()
+    }
+
+    /// Where the packet says what the header at `off` is: in the header before it.
+    pub(crate) fn names(&self, off: usize) -> usize {
+        let mut before = 40;
+        for extension in &self.extensions {
+            if before + extension.wire_len() == off {
+                return before;
+            }
+            before += extension.wire_len();
+        }
+        6
+    }
+
+    /// A part of a datagram that has others.
+    pub fn is_piece(&self) -> bool {
+        self.fragment.is_some_and(|fragment| fragment.offset > 0 || fragment.more)
     }
 
     /// Whether nobody can say what the packet is, or it is not what was sent (RFC 1812, 5.2.2).

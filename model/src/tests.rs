@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 
-use crate::packet::{ErrorKind, Fragment, Quote};
-use crate::{Body, Cause, Config, End, Name, Nat, Outcome, Packet, Place, Port, Proto, Tcp, Timeouts, Verdict};
+use crate::packet::{ErrorKind, Extension, Fragment, Quote};
+use crate::{
+    Body, Cause, Checksum, Config, End, Name, Nat, Outcome, Packet, Place, Port, Proto, Tcp, Timeouts, Verdict,
+};
 
 const WEB: Port = Port { proto: Proto::Tcp, host_port: 8080, container: 0, port: 80 };
 
@@ -245,6 +247,67 @@ fn at_the_end_of_its_hops_a_packet_is_answered_and_begins_nothing() {
     let outcome = nat.from_container(1, true, &packet);
     assert_eq!((outcome.verdict, only(&outcome).0), (Verdict::TimeExceeded, Place::Container(1)));
     assert!(nat.flows().is_empty());
+}
+
+/// Two containers of a network with IPv6, where port 80 of the first one is published.
+fn nat6() -> Nat {
+    let addr = |text: &str| text.parse().unwrap();
+    let config = Config { host: addr("2001:db8::1"), gateway: addr("fd00::1"), prefix_len: 64, ..nat().config };
+    let mut nat = Nat::new(config);
+    nat.add_container(0, addr("fd00::2"));
+    nat.add_container(1, addr("fd00::3"));
+    nat.publish(WEB);
+    nat
+}
+
+/// A datagram to the host, where nothing listens, with these extension headers.
+fn to_host(extensions: &[Extension]) -> Packet {
+    Packet { extensions: extensions.to_vec(), ..udp(at("[2001:db8::2]:1"), at("[2001:db8::1]:9")) }
+}
+
+#[test]
+fn the_host_points_at_the_extension_header_that_it_does_not_go_past() {
+    use Extension::{Destination, HopByHop, Routing};
+    let route = Routing { segments_left: 1 };
+    for (extensions, code, pointer) in [
+        (vec![route], 0, 42),
+        (vec![Destination(1), route], 0, 58),
+        (vec![HopByHop(0), HopByHop(0)], 1, 40),
+        (vec![HopByHop(0), Destination(1), HopByHop(0)], 1, 48),
+    ] {
+        let outcome = nat6().from_outside(&to_host(&extensions));
+        let Body::Error(quote) = &only(&outcome).1.body else { panic!("an error: {outcome:?}") };
+        assert_eq!((quote.kind, quote.code, quote.word), (ErrorKind::ParameterProblem, code, pointer));
+    }
+}
+
+#[test]
+fn a_container_hides_nothing_behind_extension_headers() {
+    let (inside, web) = (at("[fd00::3]:5000"), at("[2001:db8::2]:443"));
+    for (extensions, is_hidden) in [
+        (vec![Extension::Destination(0); 8], false),
+        (vec![Extension::Destination(0); 9], true),
+        (vec![Extension::Routing { segments_left: 0 }], false),
+        (vec![Extension::Routing { segments_left: 1 }], true),
+        (vec![Extension::Destination(0), Extension::HopByHop(0)], true),
+    ] {
+        let packet = Packet { extensions, ..udp(inside, web) };
+        let verdict = nat6().from_container(1, true, &packet).verdict;
+        assert_eq!(verdict == Verdict::Dropped(Cause::Hidden), is_hidden, "{packet:?}");
+        assert_eq!(verdict == Verdict::Masqueraded, !is_hidden, "{packet:?}");
+    }
+}
+
+#[test]
+fn a_datagram_without_a_checksum_is_none_to_a_host_with_ipv6() {
+    let answers = |checksum| nat6().from_outside(&Packet { checksum, ..to_host(&[]) }).sent.len();
+    assert_eq!([Checksum::Right, Checksum::None].map(answers), [1, 0]);
+}
+
+#[test]
+fn ipv4_in_disguise_is_nobodys() {
+    let outcome = nat6().from_outside(&udp(at("[::ffff:198.18.0.2]:1"), at("[2001:db8::1]:9")));
+    assert_eq!(outcome.verdict, Verdict::Dropped(Cause::Loopback));
 }
 
 #[test]
