@@ -13,6 +13,9 @@ use crate::process::{capture, find, is_root};
 /// Debian asks this program before a package starts a service; exit status 101 is no.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
+/// What is installed already stays: a package of another release in the way is the user's to remove, not a set-up's.
+const INSTALL: [&str; 4] = ["install", "-y", "--no-install-recommends", "--no-remove"];
+
 /// apt-get, which reads the package lists once and only when something is to be installed.
 #[derive(Default)]
 pub(crate) struct Apt {
@@ -22,7 +25,7 @@ pub(crate) struct Apt {
 impl Apt {
     /// The command that a user would type.
     pub(crate) fn command(packages: &[String]) -> String {
-        format!("apt-get install -y --no-install-recommends {}", packages.join(" "))
+        format!("apt-get {} {}", INSTALL.join(" "), packages.join(" "))
     }
 
     /// Installs `packages`.
@@ -36,7 +39,7 @@ impl Apt {
         let _policy = ServicePolicy::refuse_starts(Path::new(POLICY))?;
         let had_nginx = find("nginx").is_some();
         self.update()?;
-        capture(apt_get().args(["install", "-y", "--no-install-recommends"]).args(packages))?;
+        capture(apt_get().args(INSTALL).args(packages))?;
         if !had_nginx && find("nginx").is_some() && Path::new("/run/systemd/system").is_dir() {
             // The package enables its service; the next boot should not find port 80 taken because of a demo.
             capture(Command::new("systemctl").args(["disable", "nginx"]))?;
@@ -130,6 +133,12 @@ mod tests {
         let programs = [("ip", "iproute2"), ("ss", "iproute2"), ("curl", "curl"), ("wrk", "wrk")];
         assert_eq!(missing(&programs, |name| name == "curl"), ["iproute2", "wrk"]);
         assert!(missing(&programs, |_| true).is_empty());
+    }
+
+    #[test]
+    fn an_installation_removes_nothing() {
+        let command = Apt::command(&["wrk".to_owned()]);
+        assert_eq!(command, "apt-get install -y --no-install-recommends --no-remove wrk");
     }
 
     #[test]

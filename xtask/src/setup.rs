@@ -269,7 +269,7 @@ mod tests {
         let commands = [Apt::command(&["wrk".to_owned()]), "mount -t bpf bpf /sys/fs/bpf".to_owned()];
         assert_eq!(
             sudo_line(&commands),
-            "sudo apt-get install -y --no-install-recommends wrk && sudo mount -t bpf bpf /sys/fs/bpf && cargo xtask setup"
+            "sudo apt-get install -y --no-install-recommends --no-remove wrk && sudo mount -t bpf bpf /sys/fs/bpf && cargo xtask setup"
         );
     }
 
