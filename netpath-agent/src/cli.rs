@@ -75,7 +75,7 @@ pub enum Command {
     /// Shows drops and new flows as they happen
     Monitor(TableArgs),
     /// Says what this kernel and host have and lack for netpath, and what to do; exit status 1 if something that it needs is lacking. Needs no agent
-    Doctor(TableArgs),
+    Doctor(DoctorArgs),
     /// Removes the network: containers' interfaces, programs, maps, the bridge and the state
     ///
     /// What runs in the containers goes on without a network, and the logs of detached containers stay in the state
@@ -85,6 +85,15 @@ pub enum Command {
 
 const RUN_EXIT_STATUS: &str = "Exit status: the command's; 128 + N if signal N ended it; 127 if there is no such command, \
     126 if it cannot be executed; 1 if the agent refused, 2 if it could not be asked.";
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    pub table: TableArgs,
+    /// Also offer every program to the kernel, and show what its verifier says; takes seconds
+    #[arg(long)]
+    pub programs: bool,
+}
 
 // `-h` is the host name, as in `docker run`; help is `--help`.
 #[derive(Debug, Args)]

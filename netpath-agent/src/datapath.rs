@@ -18,6 +18,7 @@ mod port_bits;
 pub mod probes;
 mod sizes;
 mod tables;
+pub mod trial;
 mod xdp;
 mod xdp_links;
 

@@ -10,12 +10,16 @@ use serde::{Deserialize, Serialize};
 
 pub use interfaces::Interface;
 
+use crate::datapath::trial::{self, Trial};
+
 /// Everything that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     pub checks: Vec<Check>,
     /// The host's interfaces but loopback ones and netpath's own.
     pub interfaces: Vec<Interface>,
+    /// What the kernel says to each program; empty unless that was asked.
+    pub programs: Vec<Trial>,
 }
 
 /// One thing that was looked at.
@@ -38,15 +42,34 @@ pub enum Status {
     Fail,
 }
 
-/// Looks at everything.
+/// Looks at everything; with `programs`, which takes seconds, also whether the kernel takes each program.
 ///
 /// # Errors
 /// If the interfaces cannot be listed.
-pub async fn examine() -> Result<Report> {
+pub async fn examine(programs: bool) -> Result<Report> {
     let mut checks = kernel::checks();
     checks.extend(kernel::interface_kinds().await);
     checks.extend(host::checks());
-    Ok(Report { checks, interfaces: interfaces::all().await? })
+    let programs = if programs { try_programs(&mut checks) } else { Vec::new() };
+    Ok(Report { checks, interfaces: interfaces::all().await?, programs })
+}
+
+/// What the kernel says to each program, and the check that comes of it.
+fn try_programs(checks: &mut Vec<Check>) -> Vec<Trial> {
+    const NAME: &str = "programs";
+    let trials = match trial::programs() {
+        Ok(trials) => trials,
+        Err(error) => {
+            checks.push(fail(NAME, format!("{error:#}"), "nothing can be loaded"));
+            return Vec::new();
+        }
+    };
+    let refused = trials.iter().filter(|trial| !trial.refusal.is_empty()).count();
+    checks.push(match refused {
+        0 => ok(NAME, format!("the kernel takes all {}", trials.len())),
+        _ => fail(NAME, format!("the kernel refuses {refused} of {}", trials.len()), "why is said below"),
+    });
+    trials
 }
 
 impl Report {

@@ -11,6 +11,7 @@ on_netpath_once! {
     a_firewall_that_drops_what_is_forwarded_is_named,
     without_root_it_says_so_and_fails,
     capabilities_that_others_imply_are_not_asked_for,
+    the_kernel_says_what_it_thinks_of_every_program,
 }
 
 fn a_host_that_has_everything_is_well(_: Plane) {
@@ -33,6 +34,21 @@ fn a_host_that_has_everything_is_well(_: Plane) {
     assert!(up0["reason"].as_str().unwrap().contains("bulk TCP"), "{up0}");
     let odd0 = interface(&report, "odd0");
     assert_eq!((odd0["external"].as_bool(), &odd0["native_xdp"]), (Some(false), &Value::Array(vec![])));
+}
+
+fn the_kernel_says_what_it_thinks_of_every_program(_: Plane) {
+    let bare = Bare::new();
+    let output =
+        program::output_of(bare.host.command(program::netpath_binary()).args(["doctor", "--programs", "--json"]));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let programs = report["programs"].as_array().unwrap();
+    for name in ["from_external", "from_container6", "host_bind4", "xdp_from_external"] {
+        let of = programs.iter().find(|program| program["name"] == name);
+        assert!(of.unwrap()["instructions"].as_u64().unwrap() > 10, "{of:?}");
+    }
+    assert!(programs.iter().all(|program| program["refusal"] == Value::Array(vec![])), "{programs:?}");
+    assert_eq!(check(&report, "programs")["status"], "ok");
+    assert!(doctor(&bare.host)["programs"].as_array().unwrap().is_empty(), "only when asked");
 }
 
 fn netpaths_own_interfaces_are_no_externals(plane: Plane) {

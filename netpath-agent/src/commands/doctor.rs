@@ -5,11 +5,13 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use super::format::{or_dash, table};
+use crate::cli::DoctorArgs;
+use crate::datapath::trial::Trial;
 use crate::doctor::{Check, Interface, Report, examine};
 
-pub(super) async fn run(json: bool) -> Result<ExitCode> {
-    let report = examine().await?;
-    if json {
+pub(super) async fn run(args: &DoctorArgs) -> Result<ExitCode> {
+    let report = examine(args.programs).await?;
+    if args.table.json {
         super::print_json(&report)?;
     } else {
         super::print(&render(&report))?;
@@ -33,14 +35,29 @@ fn render(report: &Report) -> String {
             interface.reason.clone(),
         ]
     };
-    [
+    let mut parts = vec![
         table(["STATUS", "CHECK", "FOUND", "ADVICE"], report.checks.iter().map(check)),
         table(
             ["INTERFACE", "DRIVER", "EXTERNAL", "MTU", "NATIVE XDP", "IT TURNS OFF", "XDP AUTO", "WHY"],
             report.interfaces.iter().map(interface),
         ),
-    ]
-    .join("\n")
+    ];
+    if !report.programs.is_empty() {
+        parts.push(table(["PROGRAM", "INSTRUCTIONS", "REFUSED WITH"], report.programs.iter().map(program)));
+        parts.extend(report.programs.iter().filter(|trial| trial.refusal.len() > 1).map(refusal));
+    }
+    parts.join("\n")
+}
+
+fn program(trial: &Trial) -> [String; 3] {
+    let why = trial.refusal.last().map(String::as_str).unwrap_or_default();
+    [trial.name.clone(), trial.instructions.to_string(), or_dash(why)]
+}
+
+/// The verifier's last words.
+fn refusal(trial: &Trial) -> String {
+    let lines = trial.refusal.iter().map(|line| format!("    {line}\n"));
+    format!("{}:\n{}", trial.name, lines.collect::<String>())
 }
 
 #[cfg(test)]
@@ -71,6 +88,7 @@ mod tests {
                 xdp_auto: "off".to_owned(),
                 reason: "it would turn off rx-lro".to_owned(),
             }],
+            programs: Vec::new(),
         };
         assert_eq!(
             render(&report),
@@ -83,6 +101,21 @@ INTERFACE  DRIVER  EXTERNAL  MTU   NATIVE XDP      IT TURNS OFF  XDP AUTO  WHY
 eth0       ice     yes       1500  basic,redirect  rx-lro        off       it would turn off rx-lro
 "
         );
+        let lines = ["R1 invalid mem access", "Permission denied"].map(str::to_owned).to_vec();
+        report.programs = vec![
+            Trial { name: "to_bridge".to_owned(), instructions: 120, refusal: Vec::new() },
+            Trial { name: "from_external".to_owned(), instructions: 0, refusal: lines },
+        ];
+        let programs = "\
+PROGRAM        INSTRUCTIONS  REFUSED WITH
+to_bridge      120           -
+from_external  0             Permission denied
+
+from_external:
+    R1 invalid mem access
+    Permission denied
+";
+        assert!(render(&report).ends_with(programs), "{}", render(&report));
         assert!(report.is_well());
         report.checks.push(check("btf", Status::Fail, "none", "build another kernel"));
         assert!(!report.is_well());

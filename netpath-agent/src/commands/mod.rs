@@ -58,7 +58,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Conntrack(args) => block_on(conntrack::run(&client, &args))?,
         Command::Stats(args) => block_on(stats::run(&client, args.json))?,
         Command::Monitor(args) => block_on(monitor::run(&client, args.json))?,
-        Command::Doctor(args) => block_on(doctor::run(args.json))?,
+        Command::Doctor(args) => block_on(doctor::run(&args))?,
         Command::Down(args) => block_on(down::run(&client, &cli.socket, args))?,
     }
 }
