@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::{Namespace, program};
 
 /// How long an agent may take until it answers: the verifier looks at the programs first.
-pub const START: Duration = Duration::from_secs(60);
+pub const START: Duration = Duration::from_secs(120);
 
 /// Where an agent keeps its things; makes the command lines that start it and talk to it.
 #[derive(Clone, Debug)]

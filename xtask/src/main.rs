@@ -16,6 +16,7 @@ mod run;
 mod setup;
 mod test;
 mod toolchain;
+mod vm;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -74,6 +75,9 @@ enum Task {
         #[arg(long)]
         tables: bool,
     },
+    /// Boot test machines with other kernels and do something in them; nothing touches this host:
+    /// `cargo xtask vm 6.12 -- demo`, `cargo xtask vm -- test published_port`, `cargo xtask vm sid -- run`
+    Vm(vm::Options),
     /// Do what CI does: lint, bench --check, then all tests
     Ci,
 }
@@ -99,6 +103,7 @@ fn dispatch(task: Task) -> Result<ExitCode> {
         Task::Differential { args } => differential::run(&args),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Conformance { tables } => conformance::run(tables),
+        Task::Vm(options) => vm::run(&options),
         Task::Ci => ci::run(),
     }
 }

@@ -1,0 +1,169 @@
+//! Debian suites other than the machine's own, through apt with folders of its own: nothing of the machine's apt changes,
+//! nothing is installed, and root is not needed. apt checks the signature of each suite and the digest of each package.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::process::{capture, find};
+
+/// The keys of all suites, of package debian-archive-keyring.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// A package of a suite.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Package {
+    pub(super) name: String,
+    pub(super) version: String,
+}
+
+/// A suite with apt's state in `dir`.
+pub(super) struct Suite {
+    name: String,
+    dir: PathBuf,
+}
+
+impl Suite {
+    /// The suite `name` of `mirror`, with its lists in a folder of its name below `suites`.
+    pub(super) fn new(suites: &Path, name: &str, mirror: &str) -> Result<Self> {
+        let dir = suites.join(name);
+        for part in ["lists/partial", "cache/archives/partial"] {
+            let part = dir.join(part);
+            fs::create_dir_all(&part).with_context(|| format!("create {}", part.display()))?;
+        }
+        let signed = if Path::new(KEYRING).exists() { format!("[signed-by={KEYRING}] ") } else { String::new() };
+        let source = format!("deb {signed}{mirror} {name} main\n");
+        fs::write(dir.join("sources.list"), source)
+            .and_then(|()| fs::write(dir.join("status"), ""))
+            .with_context(|| format!("write what apt shall know of {name} to {} (is the disk full?)", dir.display()))?;
+        Ok(Self { name: name.to_owned(), dir })
+    }
+
+    /// Reads the suite's package list, and checks who signed it.
+    ///
+    /// # Errors
+    /// In apt's words, if the mirror cannot be reached or its signature is none of Debian's.
+    pub(super) fn update(&self) -> Result<()> {
+        let update = capture(self.apt_get().args(["update", "--error-on=any"]));
+        update.map(drop).with_context(|| {
+            format!("read the package list of Debian's {} (is there a network? --kernel PATH needs none)", self.name)
+        })
+    }
+
+    /// `package` and all that it depends on, as if nothing were installed.
+    pub(super) fn closure(&self, packages: &[&str]) -> Result<Vec<Package>> {
+        let mut command = self.apt_get();
+        command.args(["install", "--simulate", "--no-install-recommends"]).args(packages);
+        let wanted = || format!("look for {} in Debian's {}", packages.join(" "), self.name);
+        Ok(parse_closure(&capture(&mut command).with_context(wanted)?))
+    }
+
+    /// Downloads `packages` and unpacks them below `root`.
+    pub(super) fn unpack(&self, packages: &[Package], root: &Path) -> Result<()> {
+        let archives = self.dir.join("packages");
+        let _ = fs::remove_dir_all(&archives);
+        fs::create_dir_all(&archives).with_context(|| format!("create {}", archives.display()))?;
+        let wanted = packages.iter().map(|package| format!("{}={}", package.name, package.version));
+        let mut command = self.apt_get();
+        capture(command.arg("download").args(wanted).current_dir(&archives)).with_context(|| {
+            format!("download {} packages of Debian's {} to {}", packages.len(), self.name, archives.display())
+        })?;
+        fs::create_dir_all(root).with_context(|| format!("create {}", root.display()))?;
+        for entry in fs::read_dir(&archives).with_context(|| format!("list {}", archives.display()))?.flatten() {
+            capture(Command::new("dpkg-deb").arg("--extract").arg(entry.path()).arg(root))?;
+        }
+        let _ = fs::remove_dir_all(&archives);
+        Ok(())
+    }
+
+    fn apt_get(&self) -> Command {
+        let mut command = Command::new("apt-get");
+        let folder = |option: &str, path: PathBuf| format!("-oDir::{option}={}", path.display());
+        command.arg("-q").args([
+            folder("Etc::sourcelist", self.dir.join("sources.list")),
+            folder("State::lists", self.dir.join("lists")),
+            folder("State::status", self.dir.join("status")),
+            folder("Cache", self.dir.join("cache")),
+        ]);
+        // No other sources, no preferences of the machine, no translations; apt's own user may not write here.
+        command.args(["-oDir::Etc::sourceparts=-", "-oDir::Etc::preferencesparts=-", "-oDir::Etc::preferences=-"]);
+        command.args(["-oAcquire::Languages=none", "-oAPT::Sandbox::User=root", "-oAcquire::Retries=1"]);
+        command.args(["-oAcquire::IndexTargets::deb::DEP-11::DefaultEnabled=false"]);
+        command.env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C").stdin(Stdio::null());
+        command
+    }
+}
+
+/// The mirror of Debian that this machine's apt reads.
+///
+/// # Errors
+/// If there is no apt, or it reads none.
+pub(super) fn mirror() -> Result<String> {
+    if find("apt-get").is_none() || find("dpkg-deb").is_none() {
+        bail!("kernels come from Debian through apt-get and dpkg-deb, and there are none here; give --kernel PATH");
+    }
+    let fields = "$(CREATED_BY)|$(LABEL)|$(REPO_URI)";
+    let targets = capture(Command::new("apt-get").args(["indextargets", "--format", fields]))?;
+    choose_mirror(&targets).context("apt reads no mirror of Debian here; give --kernel PATH")
+}
+
+/// Of lines `KIND|LABEL|URI`. Before the first `apt-get update` there are no labels.
+fn choose_mirror(targets: &str) -> Option<String> {
+    let all = targets.lines().filter_map(|line| {
+        let mut fields = line.split('|');
+        (fields.next()? == "Packages").then_some((fields.next()?, fields.next()?))
+    });
+    let mut named = all.clone().filter(|(label, _)| *label == "Debian");
+    let mut shaped = all.filter(|(_, uri)| uri.trim_end_matches('/').ends_with("/debian"));
+    named.next().or_else(|| shaped.next()).map(|(_, uri)| uri.to_owned())
+}
+
+/// Of apt's lines `Inst NAME (VERSION SUITE [ARCH])`.
+fn parse_closure(simulated: &str) -> Vec<Package> {
+    let package = |line: &str| {
+        let (name, rest) = line.strip_prefix("Inst ")?.split_once(' ')?;
+        let version = rest.split_once('(')?.1.split(' ').next()?;
+        Some(Package { name: name.to_owned(), version: version.to_owned() })
+    };
+    simulated.lines().filter_map(package).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mirror_is_debians_own_and_not_that_of_security() {
+        let lines = "Translations|Debian|mirror/x/\nPackages|Debian-Security|mirror/debian-security/\nPackages|Debian|mirror/debian/\n";
+        assert_eq!(choose_mirror(lines).as_deref(), Some("mirror/debian/"));
+        let unlabelled = "Packages|$(LABEL)|mirror/debian-security/\nPackages|$(LABEL)|mirror/debian/\n";
+        assert_eq!(choose_mirror(unlabelled).as_deref(), Some("mirror/debian/"));
+        assert_eq!(choose_mirror("Packages|Other|mirror/other/\n"), None);
+    }
+
+    #[test]
+    fn a_closure_is_what_apt_would_install() {
+        let text = "Reading package lists...\nInst linux-image-6.1.0-50-cloud-amd64 (6.1.187-1 Debian:12.15/oldstable [amd64]) []\n\
+                    Inst linux-base (4.9 Debian:12.15/oldstable [all])\nConf linux-base (4.9 Debian:12.15/oldstable [all])\n";
+        let package = |name: &str, version: &str| Package { name: name.to_owned(), version: version.to_owned() };
+        let wanted = [package("linux-image-6.1.0-50-cloud-amd64", "6.1.187-1"), package("linux-base", "4.9")];
+        assert_eq!(parse_closure(text), wanted);
+    }
+
+    #[test]
+    fn a_mirror_that_does_not_answer_is_an_error_that_says_what_to_do() {
+        if find("apt-get").is_none() {
+            eprintln!("skipped: there is no apt-get here");
+            return;
+        }
+        let dir = std::env::temp_dir().join(format!("netpath-suite-{}", std::process::id()));
+        // The discard port: nobody listens there.
+        let suite = Suite::new(&dir, "sid", "http://127.0.0.1:9/debian").expect("folders");
+        let error = format!("{:#}", suite.update().expect_err("no such mirror"));
+        let _ = fs::remove_dir_all(&dir);
+        assert!(error.contains("package list of Debian's sid (is there a network?"), "{error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+}
