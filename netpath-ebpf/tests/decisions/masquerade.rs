@@ -63,6 +63,22 @@ fn mapping_is_found_again_behind_one_that_has_died() {
 }
 
 #[test]
+fn mapping_is_found_again_behind_a_port_that_nobody_can_have() {
+    let mut world = World::new();
+    port(&world, 1, 5000, (CLIENT, 53)).unwrap();
+    let next = port(&world, 2, 5000, (CLIENT, 53)).unwrap();
+    world = World::new();
+    world.sockets.insert((proto::UDP, next));
+    port(&world, 1, 5000, (CLIENT, 53)).unwrap();
+    world.wait(100);
+    let behind = port(&world, 2, 5000, (CLIENT, 53)).unwrap();
+    assert_ne!(behind, next);
+    world.wait(100);
+    // The first mapping is dead by now, and there never was one at the socket's port.
+    assert_eq!(port(&world, 2, 5000, (OTHER_CLIENT, 53)), Ok(behind));
+}
+
+#[test]
 fn only_the_addressed_peer_may_answer() {
     let world = World::new();
     let out = world.send(1, &udp((container(1), 5000), (CLIENT, 53))).unwrap().tuple;
