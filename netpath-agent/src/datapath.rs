@@ -2,11 +2,12 @@
 //! Only this module names aya.
 //!
 //! Layout of the pin directory: `maps/NAME`, and `links/PROGRAM-IFINDEX` for each attached program; those on the
-//! root cgroup have no interface.
+//! root cgroup have no interface. Where the kernel has no links, `filters/PROGRAM-IFINDEX`: see `filters.rs`.
 
 mod counters;
 mod events;
 mod family_tables;
+mod filters;
 mod flows;
 mod hooks;
 mod ipv6;
@@ -18,23 +19,24 @@ mod port_bits;
 pub mod probes;
 mod sizes;
 mod tables;
+mod test_run;
 pub mod trial;
 mod xdp;
 mod xdp_links;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{Map, MapData, ProgramArray};
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use netpath_common::Config;
 #[cfg(feature = "trace")]
 use tokio::io::unix::AsyncFd;
 
 pub use events::Events;
+use filters::Filters;
 pub use flows::{FlowEntry, now_s};
 pub use links::Attachment;
 pub use pins::teardown;
@@ -42,6 +44,7 @@ use pins::{Pinned, pinned, undo};
 pub use sizes::Sizes;
 pub use tables::FamilyMaps;
 use tables::Tables;
+pub use test_run::TestRun;
 pub use xdp_links::{XdpRefusal, program_name};
 
 use crate::xdp::Mode;
@@ -144,22 +147,14 @@ pub struct MapInfo {
     pub bytes: u64,
 }
 
-/// What a program did with a frame.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TestRun {
-    /// -1: the next program's turn, 2: dropped, 7: redirected.
-    pub verdict: i32,
-    pub frame: Vec<u8>,
-    /// Mean of one run.
-    pub duration: Duration,
-}
-
 /// Programs, links and maps.
 pub struct Datapath {
     ebpf: Ebpf,
     sizes: Sizes,
     tables: Tables,
     links_dir: PathBuf,
+    /// How programs of tc hang instead of by links.
+    filters: Option<Filters>,
     jumps: ProgramArray<MapData>,
     jumps_pin: PathBuf,
     /// Whether IPv6's programs are in the kernel.
@@ -223,12 +218,28 @@ impl Datapath {
             sizes,
             tables,
             links_dir,
+            filters: Filters::pinned(pin_dir),
             jumps,
             jumps_pin,
             has_ipv6: false,
             hooks_error,
             xdp_errors: Vec::new(),
         })
+    }
+
+    /// Whether programs of tc hang by filters of clsact qdiscs, which anybody may remove, and not by links.
+    pub fn has_filters(&self) -> bool {
+        self.filters.is_some()
+    }
+
+    /// Makes them hang by filters. Call before anything is attached.
+    ///
+    /// # Errors
+    ///
+    /// If that cannot be noted in the pin directory.
+    pub fn use_filters(&mut self) -> Result<()> {
+        self.filters = Some(Filters::create(self.links_dir.parent().unwrap_or(&self.links_dir))?);
+        Ok(())
     }
 
     /// The sizes of the maps, which may be an earlier agent's.
@@ -288,61 +299,6 @@ impl Datapath {
                 Ok(MapInfo { name: (*name).to_owned(), max_entries, bytes: memory(&map)? })
             })
             .collect()
-    }
-
-    /// Runs a program on one frame (BPF_PROG_TEST_RUN), as if it came from the loopback interface of the
-    /// calling thread's network namespace. Redirects are decided, not done. For tests and benchmarks.
-    ///
-    /// With `repeat` above 1 each run gets the frame as the run before left it.
-    ///
-    /// # Errors
-    ///
-    /// If the kernel refuses to run it: the frame is cut within the Ethernet or IP header.
-    pub fn test_run(&self, name: &str, frame: &[u8], repeat: u32) -> Result<TestRun> {
-        self.test_run_segments(name, frame, 0, repeat)
-    }
-
-    /// As [`Self::test_run`], on a frame that stands for several segments with `gso_size` bytes of data each.
-    ///
-    /// # Errors
-    ///
-    /// As in [`Self::test_run`].
-    pub fn test_run_segments(&self, name: &str, frame: &[u8], gso_size: u16, repeat: u32) -> Result<TestRun> {
-        // linux/bpf.h: `gso_size` in `struct __sk_buff`.
-        const GSO_SIZE_OFF: usize = 176;
-        let mut ctx = [0; GSO_SIZE_OFF + size_of::<u32>()];
-        ctx[GSO_SIZE_OFF..].copy_from_slice(&u32::from(gso_size).to_ne_bytes());
-        self.test_run_with(name, frame, &ctx, repeat)
-    }
-
-    /// As [`Self::test_run`], once, on a frame that came to this host by the interface `ingress_ifindex`.
-    ///
-    /// # Errors
-    ///
-    /// As in [`Self::test_run`].
-    pub fn test_run_forwarded(&self, name: &str, frame: &[u8], ingress_ifindex: u32) -> Result<TestRun> {
-        // As above: `ingress_ifindex`.
-        const INGRESS_IFINDEX_OFF: usize = 36;
-        let mut ctx = [0; INGRESS_IFINDEX_OFF + size_of::<u32>()];
-        ctx[INGRESS_IFINDEX_OFF..].copy_from_slice(&ingress_ifindex.to_ne_bytes());
-        self.test_run_with(name, frame, &ctx, 1)
-    }
-
-    /// `ctx` is the beginning of a `struct __sk_buff`.
-    fn test_run_with(&self, name: &str, frame: &[u8], ctx: &[u8], repeat: u32) -> Result<TestRun> {
-        let program = self.ebpf.program(name).with_context(|| format!("no program `{name}` in the eBPF object"))?;
-        let program: &SchedClassifier = program.try_into().with_context(|| format!("`{name}` is no tc program"))?;
-        let mut out = vec![0; frame.len() + 256];
-        let options = TestRunOptions {
-            data_in: Some(frame),
-            data_out: Some(&mut out),
-            ctx_in: Some(ctx),
-            repeat,
-            ..TestRunOptions::default()
-        };
-        let result = program.test_run(options).with_context(|| format!("run `{name}` on {} bytes", frame.len()))?;
-        out.truncate(result.data_size_out as usize);
-        Ok(TestRun { verdict: result.return_value.cast_signed(), frame: out, duration: result.duration })
     }
 
     /// Shows what the programs log, until the runtime ends.

@@ -4,7 +4,7 @@
 use anyhow::{Context, Result};
 use netpath_common::{Config, External, LAYOUT, PortRange, config_flag};
 
-use crate::datapath::{Adoption, Datapath, Sizes};
+use crate::datapath::{Adoption, Datapath, Sizes, probes};
 use crate::host;
 use crate::options::Options;
 use crate::state::MAX_NETWORKS;
@@ -30,8 +30,18 @@ impl Loaded {
     pub(crate) fn load(options: &mut Options) -> Result<Self> {
         let sizes = sizes(options);
         let mut config = config(options)?;
-        let (datapath, adoption) = Datapath::load(&options.pin_dir, &sizes, config)?;
+        let (mut datapath, adoption) = Datapath::load(&options.pin_dir, &sizes, config)?;
+        let has_links = match options.tcx {
+            Some(tcx) => tcx,
+            None => probes::tcx()?,
+        };
+        if adoption == Adoption::Fresh && !has_links {
+            datapath.use_filters()?;
+        }
         if adoption == Adoption::Adopted {
+            if has_links == datapath.has_filters() {
+                tracing::warn!("--tcx: programs stay attached as they are; to change that type `netpath down` first");
+            }
             let old = datapath.config();
             // The key decides where the ports of living flows lie.
             config = Config { hash_key: old.hash_key, max_flows: old.max_flows, ..config };

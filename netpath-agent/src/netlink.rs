@@ -2,8 +2,10 @@
 //! what it hands out are this file's own types.
 
 mod messages;
+mod neighbour;
 pub mod netdev;
 pub mod nftables;
+mod qdisc;
 mod raw;
 pub(crate) mod sock_diag;
 
@@ -21,7 +23,6 @@ use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage};
-use rtnetlink::packet_route::neighbour::NeighbourState;
 use rtnetlink::packet_route::route::{RouteHeader, RouteMessage, RouteScope};
 use rtnetlink::sys::SocketAddr;
 use rtnetlink::{
@@ -331,16 +332,6 @@ impl Netlink {
             }
             _ => Ok(()),
         }
-    }
-
-    /// Tells the host which hardware address `addr` has, in place of what it has learned.
-    ///
-    /// # Errors
-    /// If the kernel refuses.
-    pub async fn learn_neighbour(&self, ifindex: u32, addr: IpAddr, mac: [u8; 6]) -> Result<()> {
-        let request = self.handle.neighbours().add(ifindex, addr).replace();
-        let request = request.state(NeighbourState::Stale).link_layer_address(&mac);
-        answer(request.execute()).await.with_context(|| format!("set the neighbour entry of {addr}"))
     }
 
     async fn add(&self, message: LinkMessage) -> Result<()> {

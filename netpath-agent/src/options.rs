@@ -100,6 +100,10 @@ pub struct AgentFlags {
     #[arg(long, value_name = "on|off")]
     pub shortcuts: Option<Switch>,
 
+    /// Attaches programs by tcx links, or by filters of clsact qdiscs [default: on where the kernel has tcx, Linux 6.6]
+    #[arg(long, value_name = "on|off")]
+    pub tcx: Option<Switch>,
+
     /// XDP on external interfaces, or on IFACE=MODE alone, repeatable: off, native, generic, force-native, auto (native
     /// where no offload is lost by it) [default: off]
     #[arg(long, value_name = "MODE")]
@@ -180,6 +184,8 @@ pub struct Options {
     /// Names of the external interfaces; empty: every one that qualifies.
     pub externals: Vec<String>,
     pub shortcuts: bool,
+    /// Whether programs are attached by tcx links; `None`: where the kernel has them.
+    pub tcx: Option<bool>,
     pub xdp: XdpOptions,
     pub max_flows: u32,
     pub max_ports: u32,
@@ -267,6 +273,7 @@ impl Options {
             masquerade: flags.ip_masq.unwrap_or(true),
             externals: flags.external,
             shortcuts: flags.shortcuts.unwrap_or(Switch::On) == Switch::On,
+            tcx: flags.tcx.map(|tcx| tcx == Switch::On),
             xdp: XdpOptions::new(flags.xdp),
             max_flows: flags.max_flows.unwrap_or(131_072),
             max_ports: flags.max_ports.unwrap_or(65_536),
@@ -341,6 +348,7 @@ impl AgentFlags {
             ip_masq: self.ip_masq.or(file.ip_masq),
             external: if self.external.is_empty() { file.external } else { self.external },
             shortcuts: self.shortcuts.or(file.shortcuts),
+            tcx: self.tcx.or(file.tcx),
             xdp: file.xdp.into_iter().chain(self.xdp).collect(),
             max_flows: self.max_flows.or(file.max_flows),
             max_ports: self.max_ports.or(file.max_ports),

@@ -54,7 +54,7 @@ pub async fn start(mut options: Options, store: Store) -> Result<(Agent, Notices
         Ok(agent) => Ok((agent, notices)),
         Err(error) => {
             if adoption == Adoption::Fresh {
-                for error in datapath::teardown(&pin_dir) {
+                for error in datapath::teardown(&pin_dir).errors {
                     tracing::warn!("undo the start: {error:#}");
                 }
             }

@@ -15,7 +15,7 @@ use crate::state::{Loaded, Network, State, Store};
 /// Takes down what lies behind `state_dir` and `pin_dir`, where no agent runs.
 pub async fn down(state_dir: &Path, pin_dir: &Path) -> Vec<Error> {
     if !state_dir.exists() {
-        return datapath::teardown(pin_dir);
+        return datapath::teardown(pin_dir).errors;
     }
     let store = match Store::open(state_dir) {
         Ok(store) => store,
@@ -67,7 +67,11 @@ async fn remove(state: Option<&State>, bridge: &str, pin_dir: &Path, netlink: &N
         errors.extend(remove_veths(state, bridge, netlink).await);
         errors.extend(remove_wires(state).await);
     }
-    errors.extend(datapath::teardown(pin_dir));
+    let remains = datapath::teardown(pin_dir);
+    errors.extend(remains.errors);
+    for ifindex in remains.qdiscs {
+        errors.extend(netlink.delete_unused_clsact(ifindex).await.err());
+    }
     if let Some(state) = state {
         for network in state.networks.values() {
             errors.extend(remove_bridge(network, netlink).await.err());

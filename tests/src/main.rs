@@ -53,6 +53,9 @@ mod seeing;
 /// `--xdp`: which interfaces get the program, when it goes, and what takes its road.
 mod xdp;
 
+/// Programs that hang as filters of clsact qdiscs, as on kernels without tcx links, in place of links.
+mod filters;
+
 /// `netpath doctor`: what a host has and lacks.
 mod doctor;
 

@@ -91,7 +91,7 @@ impl ProgramWorld {
     /// Removes the pins; what they were made with.
     pub fn take_down(&mut self) -> (PathBuf, Sizes, Config) {
         let made_with = (self.pin_dir(), self.datapath.sizes(), self.datapath.config());
-        let errors = datapath::teardown(&self.pin_dir);
+        let errors = datapath::teardown(&self.pin_dir).errors;
         assert!(errors.is_empty(), "remove the pins: {errors:?}");
         made_with
     }
@@ -124,7 +124,7 @@ impl ProgramWorld {
 
 impl Drop for ProgramWorld {
     fn drop(&mut self) {
-        let errors = datapath::teardown(&self.pin_dir);
+        let errors = datapath::teardown(&self.pin_dir).errors;
         if !std::thread::panicking() {
             assert!(errors.is_empty(), "remove the pins: {errors:?}");
         }

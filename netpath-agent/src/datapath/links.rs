@@ -1,4 +1,4 @@
-//! Attached programs: one pinned link for each program and interface.
+//! Attached programs: one pinned link for each program and interface, or one filter (`filters.rs`).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,7 @@ use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{ProgramError, TcAttachType};
 use aya::sys::SyscallError;
 
-use super::{Datapath, PROGRAMS, ipv6, program, xdp};
+use super::{Datapath, PROGRAMS, filters, ipv6, program, xdp};
 
 /// What an interface is to the data plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,15 @@ pub enum Attachment {
 type Hook = (&'static str, TcAttachType);
 
 impl Attachment {
+    /// That of a program.
+    pub(super) fn of(name: &str) -> Self {
+        match name {
+            "to_bridge" => Self::Bridge,
+            "from_container" | "from_container6" => Self::Container,
+            _ => Self::External,
+        }
+    }
+
     /// Its programs, in the order in which they are attached: those of IPv6 first.
     const fn hooks(self) -> &'static [Hook] {
         match self {
@@ -40,13 +49,19 @@ impl Attachment {
     }
 }
 
+/// The side that a program hangs on.
+pub(super) fn hook_of(name: &str) -> Option<TcAttachType> {
+    let all = [Attachment::External, Attachment::Container, Attachment::Bridge].map(Attachment::hooks);
+    all.into_iter().flatten().find(|(program, _)| *program == name).map(|(_, hook)| *hook)
+}
+
 impl Datapath {
     /// Attaches `from_external` and `to_external`, those of IPv6 first, if they are loaded. A link of an earlier agent gets
     /// the new program without a packet seeing none.
     ///
     /// # Errors
     ///
-    /// If the kernel refuses (tcx needs Linux 6.6).
+    /// If the kernel refuses.
     pub fn attach_external(&mut self, ifindex: u32, ifname: &str) -> Result<()> {
         self.attach_all(Attachment::External, ifindex, ifname)
     }
@@ -66,7 +81,7 @@ impl Datapath {
                 self.attach(name, ifindex, ifname, *hook)?;
             } else {
                 // Of an earlier agent that had networks with IPv6.
-                unpin(&self.pin(name, ifindex))?;
+                self.remove(name, ifindex)?;
             }
         }
         Ok(())
@@ -78,7 +93,7 @@ impl Datapath {
 
     /// Whether the interface has every program of an `attachment` that is loaded, by the pins.
     pub fn has_all(&self, ifindex: u32, attachment: Attachment) -> bool {
-        attachment.hooks().iter().all(|(name, _)| !self.serves(name) || self.pin(name, ifindex).exists())
+        attachment.hooks().iter().all(|(name, _)| !self.serves(name) || self.has(name, ifindex))
     }
 
     /// Attaches `to_bridge` to a network's bridge.
@@ -98,10 +113,26 @@ impl Datapath {
     pub fn detach(&mut self, ifindex: u32) -> Result<()> {
         // An interface takes one XDP program, and the next one may be wanted before the kernel gets to this one.
         let detached = self.detach_xdp(ifindex);
-        for name in PROGRAMS.iter().chain([&xdp::XDP]) {
-            unpin(&self.pin(name, ifindex))?;
+        for name in PROGRAMS {
+            self.remove(name, ifindex)?;
         }
+        unpin(&self.pin(xdp::XDP, ifindex))?;
         detached.map(drop)
+    }
+
+    /// Takes a program off an interface, if it is there.
+    fn remove(&self, name: &str, ifindex: u32) -> Result<()> {
+        match &self.filters {
+            Some(filters) => filters.detach(name, ifindex),
+            None => unpin(&self.pin(name, ifindex)),
+        }
+    }
+
+    fn has(&self, name: &str, ifindex: u32) -> bool {
+        match &self.filters {
+            Some(filters) => filters.has(name, ifindex),
+            None => self.pin(name, ifindex).exists(),
+        }
     }
 
     /// The interfaces that programs are attached to, all of them or some, by the pins.
@@ -110,18 +141,14 @@ impl Datapath {
     ///
     /// If the pins cannot be listed.
     pub fn attached(&self) -> Result<BTreeMap<u32, Attachment>> {
-        let dir = &self.links_dir;
+        let dir = self.filters.as_ref().map_or(&*self.links_dir, |filters| filters.dir());
         let mut attached = BTreeMap::new();
         for entry in fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {
             let name = entry.with_context(|| format!("list {}", dir.display()))?.file_name();
-            let Some((program, ifindex)) = name.to_str().and_then(|name| name.rsplit_once('-')) else { continue };
-            let Ok(ifindex) = ifindex.parse() else { continue };
-            let attachment = match program {
-                "to_bridge" => Attachment::Bridge,
-                "from_container" | "from_container6" => Attachment::Container,
-                _ => Attachment::External,
-            };
-            attached.insert(ifindex, attachment);
+            let Some((program, ifindex)) = name.to_str().and_then(filters::parse) else { continue };
+            if program != filters::QDISC {
+                attached.insert(ifindex, Attachment::of(program));
+            }
         }
         Ok(attached)
     }
@@ -134,6 +161,9 @@ impl Datapath {
         let pin = self.pin(name, ifindex);
         let context = || format!("attach `{name}` to {ifname}");
         let program = program(&mut self.ebpf, name)?;
+        if let Some(filters) = &self.filters {
+            return filters.attach(program, name, ifindex, ifname, hook).with_context(context);
+        }
         if let Some(link) = pinned_link(&pin).with_context(context)? {
             let link = SchedClassifierLink::try_from(link).context("a pin that is no tc link").with_context(context)?;
             match program.attach_to_link(link) {

@@ -7,11 +7,21 @@ use anyhow::{Context as _, Result};
 use aya::maps::{Array, MapData};
 use netpath_common::{Config, LAYOUT};
 
+use super::filters::Filters;
+
+/// What is left when everything is taken down.
+#[derive(Debug, Default)]
+pub struct Remains {
+    /// What went wrong. Everything else was done all the same.
+    pub errors: Vec<anyhow::Error>,
+    /// Interfaces that have a clsact qdisc from here.
+    pub qdiscs: Vec<u32>,
+}
+
 /// Removes everything pinned under `pin_dir`: detaches the programs and frees the maps.
-///
-/// Goes on past errors and returns them all.
-pub fn teardown(pin_dir: &Path) -> Vec<anyhow::Error> {
+pub fn teardown(pin_dir: &Path) -> Remains {
     let mut errors = Vec::new();
+    let qdiscs = Filters::pinned(pin_dir).map(|filters| filters.tear_down(&mut errors)).unwrap_or_default();
     // Links first: no packet meets a program whose maps are half gone.
     for dir in [pin_dir.join("links"), pin_dir.join("maps")] {
         remove_pins(&dir, &mut errors);
@@ -21,7 +31,7 @@ pub fn teardown(pin_dir: &Path) -> Vec<anyhow::Error> {
         // Stays while other agents have their pins in it.
         let _ = fs::remove_dir(parent);
     }
-    errors
+    Remains { errors, qdiscs }
 }
 
 fn remove_pins(dir: &Path, errors: &mut Vec<anyhow::Error>) {
@@ -83,7 +93,7 @@ pub(super) fn pinned(pin_dir: &Path) -> Result<Pinned> {
 
 /// Takes down what is half set up.
 pub(super) fn undo(pin_dir: &Path) {
-    for error in teardown(pin_dir) {
+    for error in teardown(pin_dir).errors {
         tracing::warn!("undo the set-up: {error:#}");
     }
 }
