@@ -279,12 +279,16 @@ fn leaked(side: &Side, stimulus: &Stimulus, seen: &[Seen]) -> bool {
     })
 }
 
-/// The packet came out under some name.
+/// The packet came out under some name; an error about some name's packet.
 fn is_forwarded(side: &Side, packet: &Packet, seen: &[Seen]) -> bool {
     let [only] = seen else { return false };
     let original = packets::Packet::parse(&wire::bytes(packet, &|name| side.resolve(name)));
     let got = only.parsed();
-    original.zip(got).is_some_and(|(original, got)| original.payload() == got.payload() && original.proto == got.proto)
+    let is_error = matches!(packet.body, Body::Error(_));
+    original.zip(got).is_some_and(|(original, got)| {
+        let is_same_error = (original.kind(), original.src) == (got.kind(), got.src);
+        original.proto == got.proto && if is_error { is_same_error } else { original.payload() == got.payload() }
+    })
 }
 
 /// Compares with what `outcome` says, but for the ports that netfilter chooses and the hardware addresses.
