@@ -1,6 +1,6 @@
 //! Steps by chance: mostly what two who talk would say next, and near misses of it.
 
-use netpath_model::packet::Fragment;
+use netpath_model::packet::{Extension, Fragment};
 use netpath_model::{Body, Checksum, End, Name, Nat, Packet, Place, Proto};
 use std::collections::VecDeque;
 
@@ -225,8 +225,10 @@ impl Generator {
         self.sent = self.sent.wrapping_add(2);
         packet.id = self.sent & !1 | u16::from(is_stray);
         if packet.is_v6() && rng.chance(10) {
-            // Not IPv4's options: a piece that takes the kernel's road may pass where the first one did not.
+            // Not IPv4's options, nor IPv6's that are for routers: of what takes the kernel's road a later piece may pass
+            // where the first one did not.
             malformed::adorn(&mut packet, rng);
+            packet.extensions.retain(|extension| !matches!(extension, Extension::HopByHop(_)));
         }
         let mut pieces: VecDeque<Stimulus> = (0..total)
             .step_by(size)

@@ -52,13 +52,18 @@ pub fn extensions(rng: &mut Rng) -> Vec<Extension> {
     extensions
 }
 
-/// Extension headers behind which nobody may look for a transport header, or there is none.
+/// Extension headers behind which nobody may look for a transport header, or there is none; and hop-by-hop options that
+/// ask not to be forwarded.
 fn hide(packet: &mut Packet, rng: &mut Rng) {
     let mut extensions = extensions(rng);
-    match rng.below(4) {
-        0 => extensions.push(Extension::HopByHop(0)),
-        1 => extensions.push(Extension::Routing { segments_left: 1 + rng.below(3) as u8 }),
-        2 => extensions = vec![Extension::Destination(0); 12 + rng.below(4)],
+    match rng.below(6) {
+        0 | 1 => {
+            extensions.retain(|extension| !matches!(extension, Extension::HopByHop(_)));
+            extensions.insert(0, Extension::Demanding { reports: rng.chance(50) });
+        }
+        2 => extensions.push(Extension::HopByHop(0)),
+        3 => extensions.push(Extension::Routing { segments_left: 1 + rng.below(3) as u8 }),
+        4 => extensions = vec![Extension::Destination(0); 12 + rng.below(4)],
         _ => packet.body = Body::Other { proto: 59, payload: Vec::new() },
     }
     packet.extensions = extensions;

@@ -127,6 +127,10 @@ fn extension(extension: &Extension) -> (u8, Vec<u8>) {
     match extension {
         Extension::HopByHop(_) => (packets::HOP_BY_HOP, option()),
         Extension::Destination(_) => (packets::DESTINATION_OPTIONS, option()),
+        // Of experimental kinds, too: those whose highest bits say discard, and discard and report.
+        Extension::Demanding { reports } => {
+            (packets::HOP_BY_HOP, vec![if *reports { 0x9e } else { 0x5e }, 4, 0, 0, 0, 0])
+        }
         Extension::Routing { segments_left } => (packets::ROUTING, vec![253, *segments_left, 0, 0, 0, 0]),
     }
 }

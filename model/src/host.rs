@@ -33,6 +33,7 @@ impl Nat {
         let is_unread = packet.flaw.is_some() || packet.is_piece() || !is_believed(packet);
         let answer = match obstacle(packet) {
             _ if is_nobody || packet.flaw.is_some() => None,
+            _ if packet.demand().is_some() => demanded(packet.dst, packet),
             Some(error) => Some(error),
             None if is_unread => None,
             None => answer(packet),
@@ -41,12 +42,26 @@ impl Nat {
         Outcome { verdict: Verdict::Host, sent: sent.into_iter().collect(), named: None, may_vanish: false }
     }
 
+    /// A packet that the host would forward has hop-by-hop options that ask it not to; its sender is told if they ask for
+    /// that, too. None: they do not.
+    pub(crate) fn demanded(&self, from: Place, packet: &Packet) -> Option<Outcome> {
+        packet.demand()?;
+        let error = demanded(End::At((self.teller(from), 0).into()), packet);
+        let sent = error.map(|packet| Sent { to: from, packet, made_by_host: true });
+        let sent = sent.into_iter().collect();
+        Some(Outcome { verdict: Verdict::Demanded, sent, named: None, may_vanish: false })
+    }
+
+    /// Which of the host's addresses speaks to somebody there.
+    fn teller(&self, to: Place) -> IpAddr {
+        if to == Place::Outside { self.config.host } else { self.config.gateway }
+    }
+
     /// The hops of `packet`, as the stack has it, are at their end: its sender is told, who sees `quoted`.
     pub(crate) fn time_exceeded(&self, from: Place, packet: &Packet, quoted: &Packet) -> Outcome {
         // RFC 1122, 3.2.2, which RFC 4443, 2.4, does not repeat.
         let is_silent = packet.is_later_fragment() && !packet.is_v6();
-        let teller = if from == Place::Outside { self.config.host } else { self.config.gateway };
-        let error = error(End::At((teller, 0).into()), quoted, ErrorKind::TimeExceeded, 0, 0);
+        let error = error(End::At((self.teller(from), 0).into()), quoted, ErrorKind::TimeExceeded, 0, 0);
         let sent = (!is_silent).then_some(Sent { to: from, packet: error, made_by_host: true });
         Outcome { verdict: Verdict::TimeExceeded, sent: sent.into_iter().collect(), named: None, may_vanish: false }
     }
@@ -68,9 +83,17 @@ fn obstacle(packet: &Packet) -> Option<Packet> {
     let (extension, off) = packet.obstacle()?;
     let (code, pointer) = match extension {
         Extension::Routing { .. } => (FIELD, off + 2),
-        Extension::HopByHop(_) | Extension::Destination(_) => (NEXT_HEADER, packet.names(off)),
+        Extension::HopByHop(_) | Extension::Demanding { .. } | Extension::Destination(_) => {
+            (NEXT_HEADER, packet.names(off))
+        }
     };
     Some(error(packet.dst, packet, ErrorKind::ParameterProblem, code, pointer as u16))
+}
+
+/// Unrecognized option, which is the first one (RFC 4443, 3.4).
+fn demanded(src: End, packet: &Packet) -> Option<Packet> {
+    const OPTION: u8 = 2;
+    packet.demand()?.then(|| error(src, packet, ErrorKind::ParameterProblem, OPTION, 42))
 }
 
 fn answer(packet: &Packet) -> Option<Packet> {

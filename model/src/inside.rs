@@ -32,6 +32,9 @@ impl Nat {
         if self.is_host(dst) || dst.is_loopback() {
             return self.visit_host(sender, packet);
         }
+        if let Some(outcome) = self.demanded(Place::Container(sender), packet) {
+            return outcome;
+        }
         if packet.ttl <= 1 {
             return self.time_exceeded(Place::Container(sender), packet, packet);
         }

@@ -79,6 +79,8 @@ pub enum Verdict {
     ErrorAcross,
     /// The hops were at their end; whoever sent it is told.
     TimeExceeded,
+    /// Its hop-by-hop options ask not to be forwarded by who does not know them.
+    Demanded,
     /// For the host itself, which answers or not.
     Host,
     Dropped(Cause),

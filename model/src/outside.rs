@@ -62,6 +62,9 @@ impl Nat {
     /// Into a container, one hop on.
     fn deliver(&mut self, verdict: Verdict, container: usize, inside: SocketAddr, packet: &Packet) -> Outcome {
         self.fragments.note(packet);
+        if let Some(outcome) = self.demanded(Place::Outside, packet) {
+            return outcome;
+        }
         if packet.ttl <= 1 {
             return self.time_exceeded(Place::Outside, packet, packet);
         }

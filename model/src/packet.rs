@@ -79,7 +79,9 @@ pub struct Packet {
 pub enum Extension {
     /// One option that nobody needs to know, in units of eight bytes beyond the first.
     HopByHop(u8),
-    /// The same.
+    /// Hop-by-hop options with one that nobody knows and that asks not to be forwarded then, and to be told so or not.
+    Demanding { reports: bool },
+    /// As [`Self::HopByHop`].
     Destination(u8),
     /// Of an experimental type (RFC 4727), without addresses.
     Routing { segments_left: u8 },
@@ -221,7 +223,7 @@ impl Extension {
     pub fn wire_len(&self) -> usize {
         match self {
             Self::HopByHop(more) | Self::Destination(more) => 8 + 8 * usize::from(*more),
-            Self::Routing { .. } => 8,
+            Self::Demanding { .. } | Self::Routing { .. } => 8,
         }
     }
 }
@@ -269,12 +271,20 @@ impl Packet {
         let mut off = 40;
         for (index, extension) in self.extensions.iter().enumerate() {
             match extension {
-                Extension::HopByHop(_) if index > 0 => return Some((*extension, off)),
+                Extension::HopByHop(_) | Extension::Demanding { .. } if index > 0 => return Some((*extension, off)),
                 Extension::Routing { segments_left: 1.. } => return Some((*extension, off)),
                 _ => off += extension.wire_len(),
             }
         }
         None
+    }
+
+    /// Whether a router discards the packet because of its hop-by-hop options, and says so (RFC 8200, 4.2).
+    pub(crate) fn demand(&self) -> Option<bool> {
+        match self.extensions.first() {
+            Some(Extension::Demanding { reports }) => Some(*reports),
+            _ => None,
+        }
     }
 
     /// Where the extension headers end.

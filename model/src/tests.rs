@@ -299,6 +299,23 @@ fn a_container_hides_nothing_behind_extension_headers() {
 }
 
 #[test]
+fn what_asks_routers_not_to_forward_it_is_not_forwarded() {
+    for reports in [false, true] {
+        let with = |packet| Packet { extensions: vec![Extension::Demanding { reports }], ..packet };
+        let mut nat = nat6();
+        let outcomes = [
+            nat.from_container(1, true, &with(udp(at("[fd00::3]:5000"), at("[2001:db8::2]:443")))),
+            nat.from_outside(&with(tcp(at("[2001:db8::2]:1"), at("[2001:db8::1]:8080"), Tcp::SYN, 1, 0))),
+        ];
+        for (outcome, asker) in outcomes.iter().zip([Place::Container(1), Place::Outside]) {
+            let told: Vec<_> = outcome.sent.iter().map(|sent| sent.to).collect();
+            assert_eq!((outcome.verdict, told), (Verdict::Demanded, vec![asker; usize::from(reports)]));
+        }
+        assert!(nat.flows().is_empty());
+    }
+}
+
+#[test]
 fn a_datagram_without_a_checksum_is_none_to_a_host_with_ipv6() {
     let answers = |checksum| nat6().from_outside(&Packet { checksum, ..to_host(&[]) }).sent.len();
     assert_eq!([Checksum::Right, Checksum::None].map(answers), [1, 0]);

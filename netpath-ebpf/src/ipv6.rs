@@ -140,7 +140,7 @@ impl Family for V6 {
             fragment_id: 0,
             fragment_proto: header.next_header,
             fragment: 0,
-            has_options: false,
+            has_options: header.next_header == proto::HOP_BY_HOP,
         };
         if is_extension(l3.proto) {
             cold_path();
@@ -357,6 +357,15 @@ mod tests {
         ] {
             assert_eq!(read(&headers, proto::UDP).unwrap().proto, hidden_by, "{headers:?}");
         }
+    }
+
+    #[test]
+    fn hop_by_hop_options_are_for_routers_and_other_headers_are_not() {
+        let is_routers = |headers: &[Header]| read(headers, proto::UDP).unwrap().needs_router();
+        let others = [options(proto::DESTINATION_OPTIONS, 0), options(proto::ROUTING, 0), fragment(0, true)];
+        assert!(!is_routers(&[]) && !is_routers(&others));
+        assert!(is_routers(&[options(proto::HOP_BY_HOP, 0)]));
+        assert!(is_routers(&[&[options(proto::HOP_BY_HOP, 1)], &others[..]].concat()));
     }
 
     #[test]

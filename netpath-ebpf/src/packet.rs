@@ -38,7 +38,7 @@ pub struct L3<A> {
     pub fragment_proto: u8,
     /// More-fragments bit (0x2000) and offset in units of eight bytes; 0: not a fragment.
     pub fragment: u16,
-    /// The header has IPv4's options: some are for routers, which the kernel knows how to be.
+    /// There are IPv4's options or IPv6's hop-by-hop options: some are for routers, which the kernel knows how to be.
     pub has_options: bool,
 }
 

@@ -16,6 +16,8 @@ rows! {
         "What is too large is reported with the next hop's MTU, never cut";
     extension_headers_pass(V6): "RFC 8200, 4", Must, netfilter Met, netpath Met;
         "Hop-by-hop options, destination options and a used-up routing header pass, and the ports behind them are translated";
+    options_that_forbid_it_are_not_forwarded(V6): "RFC 8200, 4.2", Must, netfilter Met, netpath Met;
+        "A packet does not pass with a hop-by-hop option that nobody knows and that has unknowing routers discard it";
     many_extension_headers_pass(V6): "RFC 8200, 4", Nice, netfilter Met, netpath Unmet;
         "Twelve destination options headers in a row pass";
     atomic_fragments_pass(V6): "RFC 6946", Must, netfilter Met, netpath Met;
@@ -62,6 +64,17 @@ fn extension_headers_pass(bed: &mut Testbed) -> Met {
         pass(bed, std::slice::from_ref(header))?;
     }
     pass(bed, &headers)
+}
+
+fn options_that_forbid_it_are_not_forwarded(bed: &mut Testbed) -> Met {
+    let (inside, server) = (bed.end(App, 5000), at(bed.server(), 7000));
+    // Of experimental kinds (RFC 4727): discard; discard and report; discard and report unless it is for a group.
+    for kind in [0x5e, 0x9e, 0xde] {
+        let with = |packet: Packet| Packet { extensions: vec![(HOP_BY_HOP, vec![kind, 4, 0, 0, 0, 0])], ..packet };
+        bed.send(App, &with(Packet::udp(inside, server, b"question"))).nothing(Server)?;
+        bed.send(Server, &with(Packet::udp(server, bed.host_end(DNS), b"question"))).nothing(App)?;
+    }
+    Ok(())
 }
 
 fn many_extension_headers_pass(bed: &mut Testbed) -> Met {
