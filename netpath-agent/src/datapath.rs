@@ -7,6 +7,7 @@
 mod counters;
 mod events;
 mod family_tables;
+mod features;
 mod filters;
 mod flows;
 mod hooks;
@@ -36,6 +37,7 @@ use netpath_common::Config;
 use tokio::io::unix::AsyncFd;
 
 pub use events::Events;
+pub use features::Features;
 use filters::Filters;
 pub use flows::{FlowEntry, now_s};
 pub use links::Attachment;
@@ -203,7 +205,7 @@ impl Datapath {
         loader.map_pin_path("JUMPS", jumps_pin.clone());
         let sizes = if adoption == Adoption::Adopted { Sizes::of_pinned(&maps_dir)? } else { *sizes };
         sizes::set(&mut loader, &sizes);
-        hooks::set_features(&mut loader);
+        features::set(&mut loader, Features::Found);
         let mut ebpf = loader.load(OBJECT).context("create the maps (needs root and a kernel with BPF)")?;
         for name in PROGRAMS.iter().filter(|name| !ipv6::is_its(name)) {
             program(&mut ebpf, name)?.load().with_context(|| format!("load `{name}` into the kernel"))?;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use interfaces::Interface;
 
+use crate::datapath::Features;
 use crate::datapath::trial::{self, Trial};
 
 /// Everything that was looked at.
@@ -57,7 +58,7 @@ pub async fn examine(programs: bool) -> Result<Report> {
 /// What the kernel says to each program, and the check that comes of it.
 fn try_programs(checks: &mut Vec<Check>) -> Vec<Trial> {
     const NAME: &str = "programs";
-    let trials = match trial::programs() {
+    let trials = match trial::programs(Features::Found) {
         Ok(trials) => trials,
         Err(error) => {
             checks.push(fail(NAME, format!("{error:#}"), "nothing can be loaded"));

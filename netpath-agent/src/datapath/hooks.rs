@@ -3,10 +3,9 @@
 use std::fs::{self, File};
 
 use anyhow::{Context as _, Result, bail};
+use aya::Ebpf;
 use aya::programs::links::FdLink;
-use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramType};
-use aya::sys::{BpfHelper, is_helper_supported};
-use aya::{Ebpf, EbpfLoader};
+use aya::programs::{CgroupAttachMode, CgroupSockAddr};
 
 use super::Datapath;
 use super::links::unpin;
@@ -26,18 +25,6 @@ pub(super) const HOOKS: [&str; 10] = [
     "host_bind4",
     "host_bind6",
 ];
-
-/// Tells the programs what this kernel lacks.
-pub(super) fn set_features(loader: &mut EbpfLoader<'_>) {
-    for (name, helper) in
-        [("SET_RETVAL", BpfHelper::BPF_FUNC_set_retval), ("READ_KERNEL", BpfHelper::BPF_FUNC_probe_read_kernel)]
-    {
-        // A kernel that does not say is asked again when it loads the programs.
-        if matches!(is_helper_supported(ProgramType::CgroupSockAddr, helper), Ok(false)) {
-            loader.override_global(name, &0u8, true);
-        }
-    }
-}
 
 /// Loads the programs.
 pub(super) fn load(ebpf: &mut Ebpf) -> Result<()> {

@@ -50,3 +50,13 @@ pub fn socket_hooks() -> Result<SocketHooks> {
 pub fn xdp() -> Result<bool> {
     is_program_supported(ProgramType::Xdp).context("probe XDP programs")
 }
+
+/// Whether programs have a clock that costs next to nothing.
+///
+/// # Errors
+///
+/// If the kernel does not say.
+pub fn coarse_clock() -> Result<bool> {
+    is_helper_supported(ProgramType::SchedClassifier, BpfHelper::BPF_FUNC_ktime_get_coarse_ns)
+        .context("probe bpf_ktime_get_coarse_ns")
+}

@@ -6,7 +6,7 @@ use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
 use serde::{Deserialize, Serialize};
 
-use super::{OBJECT, PROGRAMS, Sizes, hooks, sizes, xdp};
+use super::{Features, OBJECT, PROGRAMS, Sizes, features, hooks, sizes, xdp};
 use crate::xdp::Mode;
 
 /// How many of the verifier's last lines are kept. The last but one says what is wrong; those before, where.
@@ -24,15 +24,15 @@ pub struct Trial {
     pub refusal: Vec<String>,
 }
 
-/// Offers every program to the kernel, also after it has refused one.
+/// Offers every program, with the `wanted` helpers, to the kernel, also after it has refused one.
 ///
 /// # Errors
 ///
 /// If there are no maps to be had.
-pub fn programs() -> Result<Vec<Trial>> {
+pub fn programs(wanted: Features) -> Result<Vec<Trial>> {
     let mut loader = EbpfLoader::new();
     sizes::set(&mut loader, &SIZES);
-    hooks::set_features(&mut loader);
+    features::set(&mut loader, wanted);
     let mut ebpf = loader.load(OBJECT).context("create the maps (needs root and a kernel with BPF)")?;
     let xdp = [Mode::Native, Mode::Generic].map(xdp::name);
     PROGRAMS.iter().chain(&hooks::HOOKS).chain(&xdp).map(|name| attempt(&mut ebpf, name)).collect()

@@ -28,7 +28,7 @@ pub(super) fn checks() -> Vec<Check> {
         }
         Err(error) => checks.push(unknown("kernel", &error.into())),
     }
-    checks.extend([privileges(), type_information(), tcx(), hooks(), cookie(), compiler(), xdp()]);
+    checks.extend([privileges(), type_information(), tcx(), hooks(), cookie(), clock(), compiler(), xdp()]);
     checks
 }
 
@@ -114,6 +114,14 @@ fn cookie() -> Check {
         Ok(0) => warn("namespace cookies", "none", format!("{WITHOUT_HOOKS} (Linux 5.14)")),
         Ok(_) => ok("namespace cookies", "there"),
         Err(error) => unknown("namespace cookies", &error),
+    }
+}
+
+fn clock() -> Check {
+    match probes::coarse_clock() {
+        Ok(true) => ok("clock", "coarse"),
+        Ok(false) => warn("clock", "no coarse one", "a masqueraded packet waits for the exact one (Linux 5.11)"),
+        Err(error) => unknown("clock", &error),
     }
 }
 

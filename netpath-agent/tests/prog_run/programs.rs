@@ -1,5 +1,7 @@
 //! The programs as the kernel has them, and what none of them touches.
 
+use netpath_agent::datapath::{Features, trial};
+
 use crate::frame::{Ip, UDP, frame, udp};
 use crate::ipv4::{CLIENT, HOST, ROUTER};
 use crate::setup::{BRIDGE_MAC, C1_MAC, LOOPBACK_MAC, PASS, Plane, ROUTER_MAC};
@@ -35,5 +37,20 @@ fn what_is_not_ours_passes_untouched() {
             let run = plane.run_exactly(program, &sent);
             assert_eq!((run.verdict, &run.frame), (PASS, &sent), "{program}");
         }
+    }
+}
+
+#[test]
+fn programs_do_without_the_helpers_that_older_kernels_lack() {
+    let with = trial::programs(Features::Found).unwrap();
+    let without = trial::programs(Features::None).unwrap();
+    for program in &without {
+        assert!(program.refusal.is_empty(), "{program:?}");
+    }
+    // A switch that did nothing would leave the verifier's road as it is.
+    let pairs = with.iter().zip(&without).filter(|(with, without)| with.instructions != without.instructions);
+    let changed: Vec<_> = pairs.map(|(with, _)| with.name.as_str()).collect();
+    for name in ["host_bind4", "host_bind6", "from_container"] {
+        assert!(changed.contains(&name), "{name} is none of {changed:?}");
     }
 }
