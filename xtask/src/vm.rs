@@ -164,8 +164,9 @@ fn boot(options: &Options, task: Task, job: &Job, kernel: &Kernel, tools: &Tools
             INTERRUPTED
         }
         End::Broken(how, lines) => {
+            let last = if lines.is_empty() { "it said nothing" } else { "its last lines are above" };
             lines.iter().for_each(|line| eprintln!("    {line}"));
-            eprintln!("vm: kernel {}: the guest {how}; its last lines are above", kernel.name);
+            eprintln!("vm: kernel {}: the guest {how}; {last}", kernel.name);
             2
         }
     })

@@ -60,7 +60,7 @@ pub(super) fn ensure(name: &str, update: bool, tools: &Tools) -> Result<Kernel> 
     let cache = cache::dir()?;
     let dir = cache.join("kernels").join(name.replace('.', "-"));
     if update || !dir.join("version").is_file() {
-        fetch(name, &cache, &dir, tools).with_context(|| format!("get kernel {name}"))?;
+        fetch(name, &cache, &dir, tools).with_context(|| format!("get kernel {name} (--kernel PATH for one's own)"))?;
     }
     let version = fs::read_to_string(dir.join("version")).with_context(|| format!("read {}", dir.display()))?;
     let modules = only_folder(&dir.join("lib/modules"))?;

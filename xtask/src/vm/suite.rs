@@ -46,10 +46,12 @@ impl Suite {
     /// # Errors
     /// In apt's words, if the mirror cannot be reached or its signature is none of Debian's.
     pub(super) fn update(&self) -> Result<()> {
-        let update = capture(self.apt_get().args(["update", "--error-on=any"]));
-        update.map(drop).with_context(|| {
-            format!("read the package list of Debian's {} (is there a network? --kernel PATH needs none)", self.name)
-        })
+        let output = self.apt_get().args(["update", "--error-on=any"]).output().context("run apt-get")?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("read the package list of Debian's {}: {} (is there a network?)", self.name, complaint(&said));
     }
 
     /// `package` and all that it depends on, as if nothing were installed.
@@ -102,11 +104,11 @@ impl Suite {
 /// If there is no apt, or it reads none.
 pub(super) fn mirror() -> Result<String> {
     if find("apt-get").is_none() || find("dpkg-deb").is_none() {
-        bail!("kernels come from Debian through apt-get and dpkg-deb, and there are none here; give --kernel PATH");
+        bail!("Debian's packages are fetched by apt-get and dpkg-deb, which are not here");
     }
     let fields = "$(CREATED_BY)|$(LABEL)|$(REPO_URI)";
     let targets = capture(Command::new("apt-get").args(["indextargets", "--format", fields]))?;
-    choose_mirror(&targets).context("apt reads no mirror of Debian here; give --kernel PATH")
+    choose_mirror(&targets).context("apt reads no mirror of Debian here")
 }
 
 /// Of lines `KIND|LABEL|URI`. Before the first `apt-get update` there are no labels.
@@ -118,6 +120,12 @@ fn choose_mirror(targets: &str) -> Option<String> {
     let mut named = all.clone().filter(|(label, _)| *label == "Debian");
     let mut shaped = all.filter(|(_, uri)| uri.trim_end_matches('/').ends_with("/debian"));
     named.next().or_else(|| shaped.next()).map(|(_, uri)| uri.to_owned())
+}
+
+/// What apt complains of first: its last line only says that there was something.
+fn complaint(said: &str) -> &str {
+    let mut lines = said.lines().filter_map(|line| line.strip_prefix("E: ").or_else(|| line.strip_prefix("W: ")));
+    lines.next().unwrap_or("apt-get did not say why").trim()
 }
 
 /// Of apt's lines `Inst NAME (VERSION SUITE [ARCH])`.
@@ -153,6 +161,13 @@ mod tests {
     }
 
     #[test]
+    fn the_first_complaint_says_what_is_wrong() {
+        let said = "W: Failed to fetch mirror/InRelease  Could not connect\nE: Some index files failed to download.\n";
+        assert_eq!(complaint(said), "Failed to fetch mirror/InRelease  Could not connect");
+        assert_eq!(complaint(""), "apt-get did not say why");
+    }
+
+    #[test]
     fn a_mirror_that_does_not_answer_is_an_error_that_says_what_to_do() {
         if find("apt-get").is_none() {
             eprintln!("skipped: there is no apt-get here");
@@ -163,7 +178,10 @@ mod tests {
         let suite = Suite::new(&dir, "sid", "http://127.0.0.1:9/debian").expect("folders");
         let error = format!("{:#}", suite.update().expect_err("no such mirror"));
         let _ = fs::remove_dir_all(&dir);
-        assert!(error.contains("package list of Debian's sid (is there a network?"), "{error}");
-        assert_eq!(error.lines().count(), 1, "{error}");
+        assert!(
+            error.starts_with("read the package list of Debian's sid: ") && error.contains("is there a network?"),
+            "{error}"
+        );
+        assert!(error.lines().count() == 1 && error.len() < 300, "{error}");
     }
 }

@@ -11,6 +11,7 @@ use super::suite::{self, Suite};
 use crate::process::{capture, find};
 
 const QEMU: &str = "qemu-system-x86_64";
+const BUSYBOX: &str = "busybox";
 /// The suite that they are taken from, whatever the machine's own is.
 const SUITE: &str = "trixie";
 const PACKAGES: [&str; 2] = ["qemu-system-x86", "busybox-static"];
@@ -19,18 +20,19 @@ const SPACE_MIB: u64 = 600;
 /// Where the programs are.
 pub(super) struct Tools {
     root: PathBuf,
-    /// qemu of the machine's own.
-    installed: Option<PathBuf>,
+    /// Those of the machine's own.
+    qemu: Option<PathBuf>,
+    busybox: Option<PathBuf>,
 }
 
 /// Finds the programs, and fetches them when they are first wanted.
 pub(super) fn ensure() -> Result<Tools> {
     let cache = cache::dir()?;
-    let root = cache.join("tools");
-    if !root.join("usr/bin/busybox").exists() {
-        fetch(&cache, &root).with_context(|| format!("there is no {QEMU} of netpath's own; get it from Debian"))?;
+    let tools = Tools { root: cache.join("tools"), qemu: find(QEMU), busybox: find(BUSYBOX) };
+    if tools.are_missing() {
+        fetch(&cache, &tools.root).with_context(|| format!("get {QEMU} (or install it and {BUSYBOX})"))?;
     }
-    Ok(Tools { root, installed: find(QEMU) })
+    Ok(tools)
 }
 
 fn fetch(cache: &Path, root: &Path) -> Result<()> {
@@ -47,9 +49,14 @@ fn fetch(cache: &Path, root: &Path) -> Result<()> {
 }
 
 impl Tools {
+    fn are_missing(&self) -> bool {
+        let is_installed = self.qemu.is_some() && self.busybox.is_some();
+        !is_installed && !self.root.join("usr/bin").join(BUSYBOX).exists()
+    }
+
     /// qemu, with the firmware it needs.
     pub(super) fn qemu(&self) -> Command {
-        if let Some(installed) = &self.installed {
+        if let Some(installed) = &self.qemu {
             return Command::new(installed);
         }
         let mut command = self.with_own_libraries(QEMU);
@@ -72,9 +79,8 @@ impl Tools {
         Command::new(self.busybox_path())
     }
 
-    /// A program that needs no library.
     pub(super) fn busybox_path(&self) -> PathBuf {
-        self.root.join("usr/bin/busybox")
+        self.busybox.clone().unwrap_or_else(|| self.root.join("usr/bin").join(BUSYBOX))
     }
 
     fn with_own_libraries(&self, program: &str) -> Command {
@@ -91,7 +97,8 @@ mod tests {
 
     #[test]
     fn a_qemu_that_does_not_run_is_one_line_that_says_what_to_do() {
-        let tools = Tools { root: PathBuf::from("/no/such/tools"), installed: None };
+        let tools = Tools { root: PathBuf::from("/no/such/tools"), qemu: None, busybox: None };
+        assert!(tools.are_missing());
         let error = format!("{:#}", tools.qemu_version().expect_err("not there"));
         assert!(error.contains("remove /no/such/tools to fetch it again"), "{error}");
         assert_eq!(error.lines().count(), 1, "{error}");
@@ -99,9 +106,11 @@ mod tests {
 
     #[test]
     fn an_installed_qemu_goes_before_the_fetched_one() {
-        let tools = Tools { root: PathBuf::from("/cache"), installed: Some(PathBuf::from("/usr/bin/qemu")) };
+        let tools =
+            Tools { root: "/cache".into(), qemu: Some("/usr/bin/qemu".into()), busybox: Some("/bin/busybox".into()) };
+        assert!(!tools.are_missing());
         assert_eq!(tools.qemu().get_program(), "/usr/bin/qemu");
-        let tools = Tools { installed: None, ..tools };
+        let tools = Tools { qemu: None, ..tools };
         assert_eq!(tools.qemu().get_program(), "/cache/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2");
     }
 }
