@@ -174,10 +174,12 @@ impl Conversation {
         // Port, and host or whoever forbids it (RFC 792; RFC 4443, 3.1).
         let unreachable = if quoted.is_v6() { [4, 1] } else { [3, 1] };
         let too_big = if quoted.is_v6() { 0 } else { 4 };
+        // What no link may be as small as is the receiver's to disbelieve (RFC 8201, 4).
+        let mtu = rng.pick(&[1280, 1280, 1499, 600, 0]);
         let (kind, code, word) = rng.pick(&[
             (ErrorKind::Unreachable, unreachable[0], 0),
             (ErrorKind::Unreachable, unreachable[1], 0),
-            (ErrorKind::TooBig, too_big, 1280),
+            (ErrorKind::TooBig, too_big, mtu),
             (ErrorKind::TimeExceeded, 0, 0),
             (ErrorKind::ParameterProblem, 0, 0),
         ]);
