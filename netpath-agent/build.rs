@@ -8,7 +8,13 @@ mod toolchain;
 use aya_build::Package;
 
 fn main() {
-    let features: &[&str] = if std::env::var_os("CARGO_FEATURE_TRACE").is_some() { &["trace"] } else { &[] };
+    let has = |feature: &str| std::env::var_os(format!("CARGO_FEATURE_{feature}")).is_some();
+    let features: &[&str] = match (has("TRACE"), has("FAULTS")) {
+        (true, true) => &["trace", "faults"],
+        (true, false) => &["trace"],
+        (false, true) => &["faults"],
+        (false, false) => &[],
+    };
     let package = Package { name: "netpath-ebpf", root_dir: "../netpath-ebpf", features, ..Package::default() };
     ebpf::build(package, "netpath-programs");
 }

@@ -206,6 +206,8 @@ impl Datapath {
         let sizes = if adoption == Adoption::Adopted { Sizes::of_pinned(&maps_dir)? } else { *sizes };
         sizes::set(&mut loader, &sizes);
         features::set(&mut loader, Features::Found);
+        #[cfg(feature = "faults")]
+        loader.map_pin_path(".data.fault", maps_dir.join("FAULT"));
         let mut ebpf = loader.load(OBJECT).context("create the maps (needs root and a kernel with BPF)")?;
         for name in PROGRAMS.iter().filter(|name| !ipv6::is_its(name)) {
             program(&mut ebpf, name)?.load().with_context(|| format!("load `{name}` into the kernel"))?;

@@ -5,11 +5,14 @@
 
 use core::hint::cold_path;
 
-use netpath_common::{Config, CtState, Endpoint, Flow, Inside, MappingKey, Reason, Tuple, flow_flag, proto, seen};
+use netpath_common::{
+    Config, CtState, Endpoint, Flow, Inside, MappingKey, Reason, TcpFlags, Tuple, flow_flag, proto, seen,
+};
 
 use crate::{
     env::Env,
     family::Family,
+    fault::{self, Fault},
     flow_table::{forget, insert, purge, remove, remove_dead, reply_tuple},
     mapping::{Port, Request, allocate},
     named_flow,
@@ -50,6 +53,12 @@ pub const fn timeout_s(config: &Config, state: CtState, protocol: u8) -> u32 {
 pub fn is_expired<A>(config: &Config, flow: &Flow<A>, protocol: u8, now_s: u32) -> bool {
     // A CPU whose clock is a moment behind sees a flow of the future: age 0, not 136 years.
     let age = now_s.wrapping_sub(flow.last_seen_s) as i32;
+    if fault::is_active::<A>(Fault::TimeoutIgnored) {
+        return false;
+    }
+    if fault::is_active::<A>(Fault::TimeoutShort) {
+        return age.saturating_mul(4) > timeout_s(config, flow.state(protocol), protocol) as i32;
+    }
     age > 0 && age as u32 > timeout_s(config, flow.state(protocol), protocol)
 }
 
@@ -67,7 +76,7 @@ fn mapping_key<F: Family>(flow: &Flow<F::Addr>, protocol: u8) -> MappingKey<F::A
 #[inline(always)]
 pub fn may_begin<F: Family>(packet: &Packet<F>) -> Result<(), Reason> {
     match packet.kind {
-        Kind::Tcp if packet.tcp.flags.is_opening() => Ok(()),
+        Kind::Tcp if packet.tcp.flags.is_opening() || fault::is_active::<F::Addr>(Fault::AnySegmentBegins) => Ok(()),
         Kind::Udp | Kind::Sctp | Kind::Request => Ok(()),
         Kind::Tcp | Kind::Reply | Kind::IcmpError => Err(Reason::NoFlow),
         Kind::LaterFragment => Err(Reason::Fragment),
@@ -93,7 +102,7 @@ pub fn lookup<F: Family, E: Env<F>>(
     // SAFETY: `env.flow` returns valid pointers; see `Env`.
     let flow = unsafe { &mut *pointer };
     let is_own = flow.nat_addr == packet.tuple.src_addr;
-    let is_dead = flow.generation != owner.generation
+    let is_dead = (flow.generation != owner.generation && !fault::is_active::<F::Addr>(Fault::GenerationIgnored))
         || !(is_own || (flow.nat_addr == *nat_addr && flow.flags & flow_flag::NAMED == 0))
         || is_expired(config, flow, packet.tuple.proto, now_s)
         || is_over::<F, E>(env, packet, flow, now_s);
@@ -166,10 +175,19 @@ pub fn lookup_reply<F: Family, E: Env<F>>(
         return Ok(None);
     }
     let endpoint = u32::from(flow.endpoint);
-    if env.endpoint(endpoint).is_none_or(|e| e.generation != flow.generation) {
+    if env.endpoint(endpoint).is_none_or(|e| e.generation != flow.generation)
+        && !fault::is_active::<F::Addr>(Fault::GenerationIgnored)
+    {
         return Err(Reason::EndpointGone);
     }
     refresh::<F, E>(env, config, flow, packet, Direction::Reply, now_s);
+    if fault::is_active::<F::Addr>(Fault::ResetEndsFlow) && packet.tcp.flags.has(TcpFlags::RST) {
+        flow.generation = 0;
+    }
+    let mut inside = inside;
+    if fault::is_active::<F::Addr>(Fault::WrongReplyPort) {
+        inside.port ^= 1;
+    }
     Ok(Some(Replied { inside, endpoint }))
 }
 

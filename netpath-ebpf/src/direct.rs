@@ -7,6 +7,7 @@ use crate::{
     conntrack::Owner,
     env::Env,
     family::Family,
+    fault::{self, Fault},
     named_flow::{self, Known},
     packet::Packet,
     published,
@@ -33,6 +34,9 @@ pub fn visit<F: Family, E: Env<F>>(
         return Err(Reason::Internal);
     }
     let owner = Owner::new(index, endpoint);
+    if fault::is_active::<F::Addr>(Fault::DirectAccess) {
+        return Ok(index);
+    }
     let known = named_flow::lookup_own::<F, E>(env, config, packet, owner);
     if known == Known::Yes {
         return Ok(index);

@@ -10,6 +10,7 @@ use crate::{
     direct,
     env::Env,
     family::Family,
+    fault::{self, Fault},
     named_flow,
     packet::{Kind, Packet},
     published::{self, Way},
@@ -46,6 +47,12 @@ pub fn from_external<F: Family, E: Env<F>>(
                 // From whom the container has addressed.
                 let to = Receiver { index: replied.endpoint, port: replied.inside.port, counter: 0 };
                 return into_container::<F, E>(env, config, packet, to);
+            }
+            if fault::is_active::<F::Addr>(Fault::AnybodyAnswers)
+                && let Some(inside) = conntrack::inside_of::<F, E>(env, tuple)
+                && let Some(index) = env.endpoint_index(&inside.addr)
+            {
+                return into_container::<F, E>(env, config, packet, Receiver { index, port: inside.port, counter: 0 });
             }
             if !env.in_any_network(&tuple.dst_addr) {
                 return Ok(Decision::pass(*tuple));
@@ -113,6 +120,9 @@ fn check_loopback<F: Family>(tuple: &Tuple<F::Addr>) -> Result<(), Reason> {
 #[inline(always)]
 fn check_source<F: Family, E: Env<F>>(env: &E, tuple: &Tuple<F::Addr>) -> Result<(), Reason> {
     let src_addr = &tuple.src_addr;
+    if fault::is_active::<F::Addr>(Fault::MartianBelieved) {
+        return Ok(());
+    }
     if env.in_any_network(src_addr)
         || F::is_group(src_addr)
         || F::is_link_local(src_addr)
@@ -212,7 +222,10 @@ pub fn to_external<F: Family, E: Env<F>>(
     let endpoint = env.endpoint(index).ok_or(Reason::Leak)?;
     let network = env.network(endpoint.network).ok_or(Reason::Leak)?;
     let external = F::external_addr(env.external(ifindex).ok_or(Reason::NoExternalAddress)?);
-    let source = snat::source_outside::<F, E>(env, config, packet, index, endpoint, network, external)?;
+    let source = match snat::source_outside::<F, E>(env, config, packet, index, endpoint, network, external) {
+        Err(_) if fault::is_active::<F::Addr>(Fault::LeakGuardOff) => return Ok(Decision::pass(*tuple)),
+        source => source?,
+    };
     let mut decision = Decision::pass(*tuple);
     decision.tuple = Tuple::new(source.addr, source.port, tuple.dst_addr, tuple.dst_port, tuple.proto);
     decision.counters[1] = source.counter;

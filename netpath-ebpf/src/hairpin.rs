@@ -13,6 +13,7 @@ use crate::{
     decision::Out,
     env::Env,
     family::Family,
+    fault::{self, Fault},
     icmp::{Inner, Translation},
     named_flow,
     packet::{Kind, Packet},
@@ -89,9 +90,12 @@ pub fn ask<F: Family, E: Env<F>>(
 ) -> Result<Tuple<F::Addr>, Reason> {
     let endpoint = way.endpoint::<F, E>(env)?;
     let tuple = &packet.tuple;
-    let question = Tuple::new(tuple.dst_addr, port, F::endpoint_addr(endpoint), way.port, tuple.proto);
+    let called = if fault::is_active::<F::Addr>(Fault::HairpinSourceKept) { &tuple.src_addr } else { &tuple.dst_addr };
+    let question = Tuple::new(*called, port, F::endpoint_addr(endpoint), way.port, tuple.proto);
     let owner = Owner::new(way.target.endpoint, endpoint);
-    named_flow::note::<F, E>(env, config, packet, &question.reversed(), owner)?;
+    if !fault::is_active::<F::Addr>(Fault::HairpinNameForgotten) {
+        named_flow::note::<F, E>(env, config, packet, &question.reversed(), owner)?;
+    }
     Ok(question)
 }
 
@@ -137,7 +141,9 @@ pub fn error<F: Family, E: Env<F>>(
         let index = env.endpoint_index(&inside.addr)?;
         // Who has the asker's address is not the asker, unless the flow is its own.
         let asked = Tuple::new(inside.addr, inside.port, name.addr, name.port, quoted.proto);
-        named_flow::peek::<F, E>(env, config, &asked, Owner::new(index, env.endpoint(index)?))?;
+        if !fault::is_active::<F::Addr>(Fault::ErrorByAddress) {
+            named_flow::peek::<F, E>(env, config, &asked, Owner::new(index, env.endpoint(index)?))?;
+        }
         (index, inside.port)
     } else {
         let way = published::find::<F, E>(env, &quoted.src_addr, quoted.src_port, quoted.proto)?;

@@ -9,6 +9,7 @@ use crate::{
     decision::Out,
     env::Env,
     family::Family,
+    fault::{self, Fault},
     packet::{Bytes, L3, Packet, bounded},
     published,
 };
@@ -96,6 +97,10 @@ pub fn from_external<F: Family, E: Env<F>>(
     } else {
         let inside = conntrack::inside_of::<F, E>(env, &quoted.reversed())?;
         let orig = Tuple::new(inside.addr, inside.port, quoted.dst_addr, quoted.dst_port, quoted.proto);
+        if fault::is_active::<F::Addr>(Fault::ErrorRefreshes) {
+            // SAFETY: as below.
+            unsafe { (*env.flow(&orig)?).last_seen_s = env.now_s() };
+        }
         // SAFETY: `env.flow` returns valid pointers; see `Env`.
         let flow = unsafe { &*env.flow(&orig)? };
         let is_same = flow.nat_addr == quoted.src_addr && flow.nat_port == quoted.src_port;

@@ -13,6 +13,7 @@ pub mod direct;
 pub mod env;
 pub mod external;
 pub mod family;
+pub mod fault;
 pub mod flow_table;
 pub mod fragment;
 pub mod hairpin;

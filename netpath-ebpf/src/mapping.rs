@@ -12,6 +12,7 @@ use crate::{
     conntrack::{Owner, timeout_s},
     env::Env,
     family::Family,
+    fault::{self, Fault},
     flow_table::{NO_RING, flows_of, reply_tuple},
     hash::Hash,
     packet::{Kind, Packet},
@@ -153,7 +154,8 @@ enum Found {
 #[inline(never)]
 pub fn allocate<F: Family, E: Env<F>>(env: &E, config: &Config, request: &Request<'_, F>) -> Result<Port, Reason> {
     let tuple = &request.packet.tuple;
-    let candidates = Candidates::new(config, &tuple.src_addr, tuple.src_port, tuple.proto, tuple.proto == F::ICMP);
+    let by = if fault::is_active::<F::Addr>(Fault::MappingByDestination) { tuple.dst_port & 0xff } else { 0 };
+    let candidates = Candidates::new(config, &tuple.src_addr, tuple.src_port ^ by, tuple.proto, tuple.proto == F::ICMP);
     let port = match search::<F, E>(env, config, request, &candidates) {
         Found::Own(port) => join::<F, E>(env, config, request, port),
         Found::Free(port) if claim::<F, E>(env, config, request, port) => join::<F, E>(env, config, request, port),
@@ -223,7 +225,8 @@ fn search<F: Family, E: Env<F>>(env: &E, config: &Config, request: &Request<'_, 
 #[inline(never)]
 fn is_usable<F: Family, E: Env<F>>(env: &E, config: &Config, request: &Request<'_, F>, port: u16) -> bool {
     let proto = black_box(request.packet.tuple.proto) | config.zero() as u8;
-    published::find::<F, E>(env, &request.nat_addr, port, proto).is_none()
+    (fault::is_active::<F::Addr>(Fault::PublishedPortTaken)
+        || published::find::<F, E>(env, &request.nat_addr, port, proto).is_none())
         && (proto == F::ICMP || !env.host_socket(&request.reply(port)))
 }
 

@@ -10,6 +10,7 @@ use crate::{
     conntrack::{Owner, is_expired, refresh},
     env::Env,
     family::Family,
+    fault::{self, Fault},
     flow_table::{insert, remove_dead},
     mapping::Request,
     packet::{Kind, Packet},
@@ -143,8 +144,7 @@ pub fn note<F: Family, E: Env<F>>(
         let is_alive = flow.generation == owner.generation && !is_expired(config, flow, orig.proto, now_s);
         // The next connection of a closed one has a life of its own.
         let begins_anew = packet.tcp.flags.is_opening() && flow.state(orig.proto) == CtState::Closing;
-        let is_same = is_alive
-            && !begins_anew
+        let is_same = ((is_alive && !begins_anew) || fault::is_active::<F::Addr>(Fault::EndedNameRevived))
             && flow.nat_addr == packet.tuple.dst_addr
             && flow.nat_port == packet.tuple.dst_port
             && flow.flags & flow_flag::NAMED != 0;

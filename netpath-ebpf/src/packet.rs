@@ -3,6 +3,7 @@
 use netpath_common::{Address as _, FragmentKey, Reason, TcpFlags, Tuple, proto};
 
 use crate::family::Family;
+use crate::fault::{self, Fault};
 
 /// The bytes of a packet.
 pub trait Bytes {
@@ -52,8 +53,8 @@ impl<A> L3<A> {
 
     /// Whether a router has more to do with the packet than to count its hops down.
     #[inline(always)]
-    pub const fn needs_router(&self) -> bool {
-        self.ttl <= 1 || self.has_options
+    pub fn needs_router(&self) -> bool {
+        (self.ttl <= 1 && !fault::is_active::<A>(Fault::LastHopForwarded)) || self.has_options
     }
 
     /// A fragment without transport header.
@@ -155,7 +156,7 @@ impl<F: Family> Packet<F> {
     #[inline(always)]
     pub fn parse<B: Bytes>(bytes: &B, l3_off: usize) -> Result<Self, Reason> {
         let l3 = F::l3(bytes, l3_off)?;
-        if !F::is_intact(bytes, l3_off, &l3) {
+        if !F::is_intact(bytes, l3_off, &l3) && !fault::is_active::<F::Addr>(Fault::HeaderChecksumUnread) {
             return Err(Reason::Malformed);
         }
         if l3.is_later_fragment() {
@@ -262,7 +263,8 @@ impl<F: Family> Packet<F> {
     #[inline(always)]
     pub fn fragment_key(&self) -> FragmentKey<F::Addr> {
         let L3 { src_addr, dst_addr, fragment_id, fragment_proto, .. } = &self.l3;
-        FragmentKey::new(src_addr.by_words(), dst_addr.by_words(), *fragment_id, *fragment_proto)
+        let id = if fault::is_active::<F::Addr>(Fault::FragmentIdIgnored) { 0 } else { *fragment_id };
+        FragmentKey::new(src_addr.by_words(), dst_addr.by_words(), id, *fragment_proto)
     }
 
     /// Puts the ports into a packet that carries none of its own: a later fragment.

@@ -9,6 +9,7 @@ use crate::{
     decision::{Decision, Out},
     env::{Env, Route},
     family::Family,
+    fault::{self, Fault},
     fragment, hairpin, link,
     packet::{Kind, Packet},
     snat,
@@ -44,10 +45,10 @@ pub fn sender<'a, F: Family, E: Env<F>>(
 ) -> Result<Sender<'a>, Reason> {
     let index = env.endpoint_index(src_addr).ok_or(Reason::SpoofedSource)?;
     let endpoint = env.endpoint(index).ok_or(Reason::SpoofedSource)?;
-    if endpoint.ifindex != arrival.ifindex {
+    if endpoint.ifindex != arrival.ifindex && !fault::is_active::<F::Addr>(Fault::SpoofedAddress) {
         return Err(Reason::SpoofedSource);
     }
-    if endpoint.mac != arrival.src_mac {
+    if endpoint.mac != arrival.src_mac && !fault::is_active::<F::Addr>(Fault::SpoofedMac) {
         return Err(Reason::SpoofedMac);
     }
     let network = env.network(endpoint.network).ok_or(Reason::EndpointGone)?;
@@ -190,7 +191,10 @@ fn to_neighbour<F: Family, E: Env<F>>(
         // Nor may a linked neighbour's IP address lead to another one's hardware address.
         let is_there = is_direct || arrival.dst_mac == sender.network.mac;
         let link = link::find::<F, E>(env, packet, sender.endpoint, neighbour).filter(|_| is_there);
-        decision.counters[1] = link.ok_or(Reason::Icc)?;
+        decision.counters[1] = match link {
+            None if fault::is_active::<F::Addr>(Fault::IccIgnored) => sender.network.counter + 1,
+            link => link.ok_or(Reason::Icc)?,
+        };
     }
     if is_direct && config.flags & config_flag::SHORTCUTS != 0 {
         decision.out = Out::Sibling(neighbour.ifindex);

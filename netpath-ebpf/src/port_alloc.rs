@@ -2,6 +2,7 @@
 
 use netpath_common::{Address, Config, PortRange, proto};
 
+use crate::fault::{self, Fault};
 use crate::hash::Hash;
 
 /// How many candidates are looked at before a port is shared (RFC 7857, 3: towards other destinations).
@@ -35,7 +36,7 @@ impl Candidates {
         } else if protocol == proto::SCTP {
             // Its checksum covers the whole packet, so the port stays what it is.
             PortRange { first: inside_port, last: inside_port }
-        } else if inside_port < 1024 {
+        } else if inside_port < 1024 && !fault::is_active::<A>(Fault::PortClassIgnored) {
             config.privileged_ports
         } else {
             config.ports

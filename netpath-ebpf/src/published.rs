@@ -8,6 +8,7 @@ use netpath_common::{Address, BLOCK_LEN, Endpoint, PortKey, PortSource, PortTarg
 use crate::{
     env::Env,
     family::Family,
+    fault::{self, Fault},
     packet::{Kind, Packet},
 };
 
@@ -62,6 +63,9 @@ pub fn find_name<'a, F: Family, E: Env<F>>(
     port: u16,
     proto: u8,
 ) -> Option<Name<'a, F::Addr>> {
+    if fault::is_active::<F::Addr>(Fault::PublishedNameForgotten) {
+        return None;
+    }
     if !env.is_source_published(proto, port) {
         return None;
     }

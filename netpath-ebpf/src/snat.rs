@@ -8,6 +8,7 @@ use crate::{
     conntrack::{self, Owner},
     env::Env,
     family::Family,
+    fault::{self, Fault},
     mapping::Request,
     named_flow,
     packet::{Kind, Packet},
@@ -102,7 +103,7 @@ fn portless<F: Family, E: Env<F>>(
         return own::<F, E>(env, config, packet, owner);
     }
     let is_reply = packet.kind == Kind::Other && named_flow::is_own::<F, E>(env, config, &packet.tuple, owner);
-    if !is_reply {
+    if !is_reply && !fault::is_active::<F::Addr>(Fault::UntranslatablePasses) {
         conntrack::may_begin(packet)?;
     }
     Ok(Source { addr: packet.tuple.src_addr, port: packet.tuple.src_port, counter: 0 })

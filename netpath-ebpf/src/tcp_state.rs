@@ -5,6 +5,7 @@
 
 use netpath_common::{Flow, TcpFlags, seen};
 
+use crate::fault::{self, Fault};
 use crate::packet::Tcp;
 
 /// Which way a packet goes, seen from the container.
@@ -71,6 +72,7 @@ fn is_in_window<A>(flow: &Flow<A>, tcp: &Tcp) -> bool {
 fn is_believed<A>(flow: &Flow<A>, direction: Direction, tcp: &Tcp) -> bool {
     match direction {
         Direction::Orig => true,
+        Direction::Reply if fault::is_active::<A>(Fault::ResetBelieved) => true,
         Direction::Reply => flow.seen_reply & seen::SYN == 0 || tcp.seq == flow.ack_orig || tcp.seq == flow.end_reply,
     }
 }

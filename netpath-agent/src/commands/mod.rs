@@ -22,11 +22,13 @@ mod stats;
 mod unpublish;
 
 use std::future::Future;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use clap::Parser;
 use serde::Serialize;
+use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command};
 use crate::client::{Client, ClientError};
@@ -36,8 +38,24 @@ const PROBLEM: u8 = 1;
 /// Exit status where the command could not do its work at all.
 const COULD_NOT_RUN: u8 = 2;
 
+/// What the program does: log, parse, run.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // `RUST_LOG=netpath_agent=debug netpath agent` says more.
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let ansi = io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(ansi).with_target(false).init();
+    match dispatch(cli) {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            exit_code(&e)
+        }
+    }
+}
+
 /// Runs the subcommand that was given.
-pub fn dispatch(cli: Cli) -> Result<ExitCode> {
+fn dispatch(cli: Cli) -> Result<ExitCode> {
     let client = Client::new(&cli.socket);
     match cli.command {
         Command::Agent(flags) => agent::run(*flags, &cli.socket),

@@ -8,6 +8,7 @@ use netpath_ebpf::{
     env::Env,
     external,
     family::{Family, V4, V6},
+    fault::{self, Fault},
     icmp::{self, Inner},
     inside,
     packet::{Bytes, Kind},
@@ -249,7 +250,7 @@ fn read_quoted<F: Path>(ctx: &TcContext, hand: &mut Hand<F>) -> bool {
     let inner = Inner::parse(&Frame(ctx), EthHdr::LEN, &hand.packet);
     let Ok(inner) = inner else { return false };
     hand.inner = inner;
-    is_intact(ctx, &hand.packet)
+    fault::is_active::<F::Addr>(Fault::ErrorChecksumUnread) || is_intact(ctx, &hand.packet)
 }
 
 /// Decides, and once more if that takes a flow that is to be made first: `begin_flow` makes it and jumps back to `this`

@@ -11,6 +11,7 @@ use netpath_common::{Addr4, Addr6, Address, Reason, config_flag};
 use netpath_ebpf::{
     decision::Out,
     family::{Family, V4, V6},
+    fault::{self, Fault},
     packet::Packet,
 };
 
@@ -80,6 +81,7 @@ fn rewrite_and_send<F: FamilyMaps + StoreL3 + NextHop>(ctx: &TcContext, hand: &H
         Out::Container(_) | Out::External { .. } => packet.l3.ttl - 1,
         Out::Across(_) => hops_across(packet),
     };
+    let hops = if fault::is_active::<F::Addr>(Fault::HopsKept) { packet.l3.ttl } else { hops };
     if (hops != packet.l3.ttl || plan.tuple != packet.tuple) && rewrite::<F>(ctx, packet, &plan.tuple, hops).is_err() {
         return REFUSED;
     }
@@ -148,7 +150,11 @@ fn go_across<F: Family>(ctx: &TcContext, hand: &Hand<F>) -> Result<i32, Reason> 
     let Out::Across(index) = hand.plan.out() else { return Ok(PASS) };
     let endpoint = maps::ENDPOINTS.get(index).ok_or(Reason::EndpointGone)?;
     let network = maps::NETWORKS.get(endpoint.network).ok_or(Reason::EndpointGone)?;
-    let macs = [endpoint.mac, network.mac];
+    let macs = if fault::is_active::<F::Addr>(Fault::WrongNextHop) {
+        [network.mac, network.mac]
+    } else {
+        [endpoint.mac, network.mac]
+    };
     ctx.store(0, &macs, 0).map_err(|_| Reason::RewriteFailed)?;
     event::count(endpoint.counter, hand.packet.l3.len);
     let shortcut = maps::CONFIG.get(0).is_some_and(|config| config.flags & config_flag::SHORTCUTS != 0);

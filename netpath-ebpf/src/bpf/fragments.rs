@@ -17,6 +17,7 @@ use netpath_ebpf::{
     decision::Out,
     env::Env,
     family::{V4, V6},
+    fault::{self, Fault},
     fragment::{self, HELD_PER_BUCKET, Place, Span, begun, is_holdable, is_over, note},
     packet::Packet,
 };
@@ -99,6 +100,9 @@ pub(super) fn ports_of_first<F: FamilyMaps>(ctx: &TcContext, packet: &Packet<F>,
     let Some(datagram) = F::fragments().get_ptr(&packet.fragment_key()) else { return 0 };
     // SAFETY: a torn value gives a fragment wrong ports, as a reused identification would.
     let datagram = unsafe { &*datagram };
+    if fault::is_active::<F::Addr>(Fault::FragmentsForgotten) {
+        return 0;
+    }
     let is_current = leaves || datagram.state != datagram_state::COMPLETE;
     if !is_current || is_over(datagram.seen_s, Env::<F>::now_s(&Kernel { ctx })) {
         return 0;

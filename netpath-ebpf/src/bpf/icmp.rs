@@ -12,6 +12,7 @@ use netpath_common::{Address as _, Reason, Tuple, proto};
 use netpath_ebpf::{
     checksum::{Delta, check_of},
     family::Family,
+    fault::{self, Fault},
     icmp::Inner,
     packet::{Bytes, Packet, bounded},
 };
@@ -36,9 +37,13 @@ pub(super) fn rewrite_error<F: StoreL3>(ctx: &TcContext, hand: &Hand<F>, hops: u
     rewrite_quoted_check(ctx, packet, inner, new)?;
     let l4_off = inner.l3.l4_off;
     let (src_off, dst_off) = if inner.is_query { (l4_off + 4, l4_off + 4) } else { (l4_off, l4_off + 2) };
-    replace_word(ctx, outer_check_off, src_off, inner.tuple.src_port.to_be(), new.src_port.to_be())?;
-    replace_word(ctx, outer_check_off, dst_off, inner.tuple.dst_port.to_be(), new.dst_port.to_be())?;
-    F::store_quoted(ctx, outer_check_off, packet.l3.l4_off + 8, &inner.l3, &new.src_addr, &new.dst_addr)?;
+    if !fault::is_active::<F::Addr>(Fault::QuotedPortKept) {
+        replace_word::<F>(ctx, outer_check_off, src_off, inner.tuple.src_port.to_be(), new.src_port.to_be())?;
+        replace_word::<F>(ctx, outer_check_off, dst_off, inner.tuple.dst_port.to_be(), new.dst_port.to_be())?;
+    }
+    if !fault::is_active::<F::Addr>(Fault::QuotedAddressKept) {
+        F::store_quoted(ctx, outer_check_off, packet.l3.l4_off + 8, &inner.l3, &new.src_addr, &new.dst_addr)?;
+    }
     if F::ICMP_HAS_PSEUDO_HEADER {
         let delta = address_delta::<F>(&packet.l3, &plan.tuple.src_addr, &plan.tuple.dst_addr);
         ctx.adjust_check(outer_check_off, delta, u64::from(BPF_F_PSEUDO_HDR))?;
@@ -134,15 +139,17 @@ fn rewrite_quoted_check<F: Family>(
     let has_pseudo_header = !inner.is_query || F::ICMP_HAS_PSEUDO_HEADER;
     let delta =
         if has_pseudo_header { ports.plus(address_delta::<F>(&inner.l3, &new.src_addr, &new.dst_addr)) } else { ports };
-    replace_word(ctx, packet.l3.l4_off + 2, check_off, check, delta.apply(check))
+    replace_word::<F>(ctx, packet.l3.l4_off + 2, check_off, check, delta.apply(check))
 }
 
 /// Replaces a 16-bit word, given as it lies in memory, under the checksum at `check_off`.
 #[inline(always)]
-fn replace_word(ctx: &TcContext, check_off: usize, off: usize, old: u16, new: u16) -> Result<(), Reason> {
+fn replace_word<F: Family>(ctx: &TcContext, check_off: usize, off: usize, old: u16, new: u16) -> Result<(), Reason> {
     if old == new {
         return Ok(());
     }
-    ctx.l4_csum_replace(check_off, u64::from(old), u64::from(new), 2).map_err(|_| Reason::RewriteFailed)?;
+    if !fault::is_active::<F::Addr>(Fault::ErrorChecksumKept) {
+        ctx.l4_csum_replace(check_off, u64::from(old), u64::from(new), 2).map_err(|_| Reason::RewriteFailed)?;
+    }
     ctx.write(off, &new, 0)
 }

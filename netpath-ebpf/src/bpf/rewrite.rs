@@ -17,6 +17,7 @@ use netpath_common::{Addr4, Addr6, Address, Reason, Tuple, proto};
 use netpath_ebpf::{
     checksum::Delta,
     family::{Family, V4, V6},
+    fault::{self, Fault},
     packet::{Kind, L3, Packet},
 };
 use network_types::eth::EthHdr;
@@ -310,7 +311,11 @@ impl L4Layout {
                 dst_port_off: l4_off + 2,
                 has_pseudo_header: true,
                 // RFC 768: 0 means no checksum and stays so; a computed 0 is sent as 0xffff.
-                flags: u64::from(BPF_F_MARK_MANGLED_0),
+                flags: if fault::is_active::<F::Addr>(Fault::ZeroChecksumFilled) {
+                    0
+                } else {
+                    u64::from(BPF_F_MARK_MANGLED_0)
+                },
             },
             _ => Self {
                 check_off: l4_off + 2,
@@ -340,7 +345,7 @@ fn adjust_check<F: Family>(
     tuple: &Tuple<F::Addr>,
     layout: &L4Layout,
 ) -> Result<(), Reason> {
-    if layout.has_pseudo_header {
+    if layout.has_pseudo_header && !fault::is_active::<F::Addr>(Fault::TransportChecksumKept) {
         let delta = address_delta::<F>(&packet.l3, &tuple.src_addr, &tuple.dst_addr);
         let flags = layout.flags | u64::from(BPF_F_PSEUDO_HDR);
         ctx.adjust_check(layout.check_off, delta, flags)?;
