@@ -18,6 +18,7 @@ use std::process::{self, Command, ExitStatus};
 use anyhow::{Context as _, Result, bail};
 use nix::libc;
 use nix::mount::{MsFlags, mount};
+use nix::sys::termios::tcdrain;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, sethostname, setsid, sync};
 
@@ -48,6 +49,8 @@ fn main() {
         eprintln!("error: {error:#}");
     }
     sync();
+    // What the job has written is still on its way through the serial port.
+    let _ = tcdrain(std::io::stdout());
     // SAFETY: the call takes no pointer; this machine is of nobody else.
     unsafe { libc::reboot(libc::RB_AUTOBOOT) };
 }

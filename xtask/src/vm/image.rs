@@ -72,7 +72,7 @@ const MODULES: [&str; 9] = [
     "kernel/drivers/ptp/",
 ];
 /// Modules that are loaded before the job: tests ask netfilter what it holds, also where nobody has called for it.
-const LOADED: &str = "nf_conntrack nf_conntrack_netlink veth bridge";
+const LOADED: &str = "nf_conntrack nf_conntrack_netlink veth bridge br_netfilter";
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What a guest is to do.
