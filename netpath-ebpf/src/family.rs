@@ -133,7 +133,7 @@ impl Family for V4 {
             fragment_id: u32::from(header.id),
             fragment_proto: header.proto,
             fragment: u16::from_be(header.fragment) & !DONT_FRAGMENT_AND_RESERVED,
-            has_options: header_len > Self::HEADER_LEN,
+            options: (header_len - Self::HEADER_LEN) as u8,
         })
     }
 

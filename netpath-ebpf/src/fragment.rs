@@ -179,7 +179,7 @@ mod tests {
             fragment_id: 1,
             fragment_proto: 17,
             fragment,
-            has_options: false,
+            options: 0,
         }
     }
 

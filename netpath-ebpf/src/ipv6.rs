@@ -1,6 +1,6 @@
 //! IPv6 as a [`Family`].
 
-use core::hint::cold_path;
+use core::hint::{black_box, cold_path};
 
 use netpath_common::{Addr6, Address, Endpoint, External, Network, Reason, network_flag, proto};
 
@@ -100,6 +100,13 @@ fn walk<B: Bytes>(bytes: &B, l3_off: usize, l3: &mut L3<Addr6>) -> Result<(), Re
     Ok(())
 }
 
+/// 1 for [`proto::HOP_BY_HOP`], else 0, without a branch.
+#[inline(always)]
+fn is_hop_by_hop(protocol: u8) -> u8 {
+    const { assert!(proto::HOP_BY_HOP == 0) };
+    (black_box(u32::from(protocol).wrapping_sub(1)) >> 31) as u8
+}
+
 impl Family for V6 {
     type Addr = Addr6;
 
@@ -140,7 +147,7 @@ impl Family for V6 {
             fragment_id: 0,
             fragment_proto: header.next_header,
             fragment: 0,
-            has_options: header.next_header == proto::HOP_BY_HOP,
+            options: is_hop_by_hop(header.next_header),
         };
         if is_extension(l3.proto) {
             cold_path();

@@ -39,8 +39,9 @@ pub struct L3<A> {
     pub fragment_proto: u8,
     /// More-fragments bit (0x2000) and offset in units of eight bytes; 0: not a fragment.
     pub fragment: u16,
-    /// There are IPv4's options or IPv6's hop-by-hop options: some are for routers, which the kernel knows how to be.
-    pub has_options: bool,
+    /// Not 0: there are IPv4's options or IPv6's hop-by-hop options. Some are for routers, which the kernel knows how to be.
+    /// A number that nothing has been compared with, so that the verifier walks through what follows once.
+    pub options: u8,
 }
 
 const MORE_FRAGMENTS: u16 = 0x2000;
@@ -54,7 +55,7 @@ impl<A> L3<A> {
     /// Whether a router has more to do with the packet than to count its hops down.
     #[inline(always)]
     pub fn needs_router(&self) -> bool {
-        (self.ttl <= 1 && !fault::is_active::<A>(Fault::LastHopForwarded)) || self.has_options
+        (self.ttl <= 1 && !fault::is_active::<A>(Fault::LastHopForwarded)) || self.options != 0
     }
 
     /// A fragment without transport header.
