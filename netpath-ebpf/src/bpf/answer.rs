@@ -21,7 +21,12 @@ use netpath_ebpf::{
 };
 use network_types::eth::EthHdr;
 
-use super::{family_maps::FamilyMaps, frame::Context as _, kernel::Kernel, maps};
+use super::{
+    family_maps::FamilyMaps,
+    frame::{Context as _, some_bytes},
+    kernel::Kernel,
+    maps,
+};
 
 /// Bytes of the refused packet that are quoted, at most: network and transport header with their options in nearly all
 /// cases, and more than the 8 bytes of the latter that RFC 792 asks for in all.
@@ -165,11 +170,7 @@ fn answer<F: Refusal>(ctx: &TcContext, packet: &Packet<F>) -> Option<i32> {
 /// Copies the start of the packet, which has `len` bytes, into the draft, with zeros behind it; says how many.
 #[inline(always)]
 fn quote(ctx: &TcContext, draft: &mut Draft, len: u32) -> Option<usize> {
-    // A bound that the verifier sees.
-    let len = black_box((len as usize).min(MAX_QUOTED)) & 0x7f;
-    if len == 0 || len > MAX_QUOTED {
-        return None;
-    }
+    let len = some_bytes::<MAX_QUOTED>((len as usize).min(MAX_QUOTED))?;
     let quoted = draft.quoted.as_mut_ptr();
     // SAFETY: `len` is less than the array's length by the checks above.
     let loaded = unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), EthHdr::LEN as u32, quoted.cast(), len as u32) };

@@ -4,7 +4,7 @@
 //! A frame is held as bytes. When the first fragment comes, it goes back to the end of the interface's queue, and the held
 //! ones behind it, each as a copy of the first one with its own bytes put in. The programs see them all again, in order.
 
-use core::{hint::black_box, ptr};
+use core::ptr;
 
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_F_INGRESS, BPF_F_INVALIDATE_HASH, BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT},
@@ -23,7 +23,15 @@ use netpath_ebpf::{
 };
 use network_types::eth::EthHdr;
 
-use super::{entry::jump, event, family_maps::FamilyMaps, frame::Context as _, hand::Hand, kernel::Kernel, maps};
+use super::{
+    entry::jump,
+    event,
+    family_maps::FamilyMaps,
+    frame::{Context as _, some_bytes},
+    hand::Hand,
+    kernel::Kernel,
+    maps,
+};
 
 /// Where programs jump to with a first fragment that others have come before.
 #[classifier]
@@ -226,11 +234,7 @@ fn keep(ctx: &TcContext, place: &Place, is_copy: u32, now_s: u32) -> bool {
         event::count_drop(held.ifindex, Reason::Fragment, held.len - EthHdr::LEN as u32);
     }
     held.datagram = 0;
-    // A bound that the verifier sees.
-    let len = black_box(ctx.len() as usize) & 0x7ff;
-    if len == 0 || len > HELD_LEN {
-        return false;
-    }
+    let Some(len) = some_bytes::<HELD_LEN>(ctx.len() as usize) else { return false };
     // SAFETY: the array is not shorter than `len`, by the check above.
     let loaded = unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), 0, held.bytes.as_mut_ptr().cast(), len as u32) };
     if loaded != 0 {
@@ -287,10 +291,7 @@ fn release_held(ctx: &TcContext, place: &Place, is_kernels: bool, now_s: u32) {
 /// Gives the packet the bytes of a held one. Not inlined: the verifier walks through it once for each one that may be held.
 #[inline(never)]
 fn become_held(ctx: &TcContext, held: &Held) -> bool {
-    let len = black_box(held.len as usize) & 0x7ff;
-    if len == 0 || len > HELD_LEN {
-        return false;
-    }
+    let Some(len) = some_bytes::<HELD_LEN>(held.len as usize) else { return false };
     let flags = u64::from(BPF_F_RECOMPUTE_CSUM | BPF_F_INVALIDATE_HASH);
     // SAFETY: the context is valid, nothing is held that points into the packet, and `len` bytes are there by the check
     // above.

@@ -1,5 +1,7 @@
 //! A frame as every hook has it: where it came, what lies in place, and how it is changed.
 
+use core::hint::black_box;
+
 use aya_ebpf::EbpfContext;
 use netpath_common::Reason;
 use netpath_ebpf::{checksum::Delta, packet::Bytes};
@@ -31,6 +33,18 @@ pub(super) trait Context: EbpfContext {
     ///
     /// As in [`Self::write`].
     fn adjust_check(&self, off: usize, delta: Delta, flags: u64) -> Result<(), Reason>;
+}
+
+/// A number of bytes that every verifier sees to be one from 1 to `MAX`; `None` if it is none. Before Linux 6.3 verifiers
+/// learn nothing from a comparison with 0.
+#[inline(always)]
+pub(super) fn some_bytes<const MAX: usize>(len: usize) -> Option<usize> {
+    if len == 0 || len > MAX {
+        return None;
+    }
+    // The compiler would leave out what it knows.
+    let len = (black_box(len - 1) & ((MAX + 1).next_power_of_two() - 1)) + 1;
+    if len > MAX { None } else { Some(len) }
 }
 
 /// What of a frame lies in place.

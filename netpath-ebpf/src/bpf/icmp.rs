@@ -1,7 +1,7 @@
 //! ICMP errors: whether one is intact, and writing its translation: two network headers, the quoted ports and their
 //! checksums.
 
-use core::{hint::black_box, ptr};
+use core::ptr;
 
 use aya_ebpf::{
     bindings::BPF_F_PSEUDO_HDR,
@@ -19,7 +19,7 @@ use netpath_ebpf::{
 use network_types::eth::EthHdr;
 
 use super::{
-    frame::{Context as _, Frame},
+    frame::{Context as _, Frame, some_bytes},
     hand::Hand,
     maps,
     rewrite::{StoreL3, address_delta},
@@ -86,11 +86,7 @@ pub(super) fn is_intact<F: Family>(ctx: &TcContext, packet: &Packet<F>) -> bool 
 /// The sum of the next bytes of `left`, at `off`, not more than a chunk; at most 0x1fffe.
 #[inline(always)]
 fn sum_of(ctx: &TcContext, off: usize, left: usize, chunk: *mut Chunk) -> Option<u32> {
-    // A bound that the verifier sees.
-    let len = black_box(left.min(CHUNK)) & 0x3ff;
-    if len == 0 || len > CHUNK {
-        return None;
-    }
+    let len = some_bytes::<CHUNK>(left.min(CHUNK))?;
     let bytes = chunk.cast::<u8>();
     let padded = (len + 3) & 0x3fc;
     // SAFETY: this CPU's own element, and programs do not interrupt each other on one CPU. A chunk has room for `padded`
