@@ -4,6 +4,7 @@ use anyhow::Result;
 use netpath_common::config_flag;
 
 use crate::agent::Agent;
+use crate::datapath::Attachment;
 use crate::following::Attach;
 use crate::host;
 
@@ -18,8 +19,11 @@ impl Agent {
             return Ok(());
         }
         self.datapath.load_ipv6()?;
-        self.attach_externals(Attach::Anew)?;
+        self.attach_externals(Attach::Missing)?;
         for endpoint in self.state.endpoints.values() {
+            if self.datapath.has_all(endpoint.ifindex, Attachment::Container) {
+                continue;
+            }
             if let Err(error) = self.datapath.attach_container(endpoint.ifindex, &endpoint.ifname)
                 && self.netlink.link(&endpoint.ifname).await?.is_some()
             {

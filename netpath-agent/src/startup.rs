@@ -11,7 +11,7 @@ use crate::agent::{Agent, DEFAULT_NETWORK_INDEX, facts, mtu, network_mtu, read_i
 use crate::api::GatewayMode;
 use crate::bridge;
 use crate::counters::Counters;
-use crate::datapath::{self, Adoption, Datapath};
+use crate::datapath::{Adoption, Datapath};
 use crate::desired::{BridgeFacts, HostFacts};
 use crate::endpoints::name_in_alias;
 use crate::exits::Exits;
@@ -29,6 +29,7 @@ use crate::reconcile::Image;
 use crate::recovery;
 use crate::state::{self, Endpoint, MAX_NETWORKS, Network, State, Store};
 use crate::subnets::{self, Subnets};
+use crate::teardown;
 
 /// The default network's pair of counters.
 const DEFAULT_NETWORK_COUNTER: u32 = 1;
@@ -49,12 +50,12 @@ pub async fn start(mut options: Options, store: Store) -> Result<(Agent, Notices
     let state = plan(was, &options, &interfaces)?;
     let Loaded { datapath, adoption, config } = Loaded::load(&mut options)?;
     let pin_dir = options.pin_dir.clone();
-    let start = Start { options, store, saved, state, interfaces, netlink };
+    let start = Start { options, store, saved, state, interfaces, netlink: netlink.clone() };
     match start.assemble(datapath, adoption, config).await {
         Ok(agent) => Ok((agent, notices)),
         Err(error) => {
             if adoption == Adoption::Fresh {
-                for error in datapath::teardown(&pin_dir).errors {
+                for error in teardown::data_plane(&pin_dir, &netlink).await {
                     tracing::warn!("undo the start: {error:#}");
                 }
             }

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Error, Result, anyhow};
 
 use crate::agent::{Agent, DEFAULT_NETWORK_INDEX};
-use crate::datapath;
+use crate::datapath::{self, Remains};
 use crate::endpoints;
 use crate::host;
 use crate::netlink::Netlink;
@@ -14,8 +14,12 @@ use crate::state::{Loaded, Network, State, Store};
 
 /// Takes down what lies behind `state_dir` and `pin_dir`, where no agent runs.
 pub async fn down(state_dir: &Path, pin_dir: &Path) -> Vec<Error> {
+    let netlink = match Netlink::connect() {
+        Ok(netlink) => netlink,
+        Err(error) => return vec![error],
+    };
     if !state_dir.exists() {
-        return datapath::teardown(pin_dir).errors;
+        return data_plane(pin_dir, &netlink).await;
     }
     let store = match Store::open(state_dir) {
         Ok(store) => store,
@@ -38,14 +42,9 @@ pub async fn down(state_dir: &Path, pin_dir: &Path) -> Vec<Error> {
             None
         }
     };
-    match Netlink::connect() {
-        Ok(netlink) => {
-            let default = state.as_ref().and_then(|state| state.networks.get(&DEFAULT_NETWORK_INDEX));
-            let bridge = default.map(|network| network.bridge.clone()).unwrap_or_default();
-            errors.extend(remove(state.as_ref(), &bridge, pin_dir, &netlink).await);
-        }
-        Err(error) => errors.push(error),
-    }
+    let default = state.as_ref().and_then(|state| state.networks.get(&DEFAULT_NETWORK_INDEX));
+    let bridge = default.map(|network| network.bridge.clone()).unwrap_or_default();
+    errors.extend(remove(state.as_ref(), &bridge, pin_dir, &netlink).await);
     errors.extend(store.remove().err());
     errors
 }
@@ -67,15 +66,20 @@ async fn remove(state: Option<&State>, bridge: &str, pin_dir: &Path, netlink: &N
         errors.extend(remove_veths(state, bridge, netlink).await);
         errors.extend(remove_wires(state).await);
     }
-    let remains = datapath::teardown(pin_dir);
-    errors.extend(remains.errors);
-    for ifindex in remains.qdiscs {
-        errors.extend(netlink.delete_unused_clsact(ifindex).await.err());
-    }
+    errors.extend(data_plane(pin_dir, netlink).await);
     if let Some(state) = state {
         for network in state.networks.values() {
             errors.extend(remove_bridge(network, netlink).await.err());
         }
+    }
+    errors
+}
+
+/// Takes the data plane down, and the qdiscs that were made for it.
+pub(crate) async fn data_plane(pin_dir: &Path, netlink: &Netlink) -> Vec<Error> {
+    let Remains { mut errors, qdiscs } = datapath::teardown(pin_dir);
+    for ifindex in qdiscs {
+        errors.extend(netlink.delete_unused_clsact(ifindex).await.err());
     }
     errors
 }

@@ -4,6 +4,8 @@ use netpath_tests::reach::Server;
 use netpath_tests::sockets::{accept, at, converse};
 use netpath_tests::{CLIENT, Family, HOST, Namespace, Options, Plane, World, program};
 
+use crate::teardown::down_by_directories;
+
 on_netpath! {
     filters_serve_both_families_on_every_road,
     a_restart_replaces_filters_and_costs_no_connection,
@@ -11,6 +13,7 @@ on_netpath! {
 
 on_netpath_once! {
     down_removes_filters_and_the_qdisc_that_was_made,
+    down_does_so_when_the_state_is_lost,
     filters_and_qdiscs_of_others_stay,
     filters_that_somebody_removed_are_back_after_a_restart,
     what_hangs_by_links_stays_that_way_until_down,
@@ -78,6 +81,15 @@ fn down_removes_filters_and_the_qdisc_that_was_made(plane: Plane) {
     world.container("web", &["8080:80"]);
     assert!(has_clsact(&world.host, "up0"));
     world.netpath_ok(&["down"]);
+    assert!(!has_clsact(&world.host, "up0"));
+    assert!(!world.instance().pin_dir.exists());
+}
+
+fn down_does_so_when_the_state_is_lost(plane: Plane) {
+    let world = without_tcx(plane);
+    world.kill_agent();
+    std::fs::remove_dir_all(&world.instance().state_dir).unwrap();
+    down_by_directories(&world);
     assert!(!has_clsact(&world.host, "up0"));
     assert!(!world.instance().pin_dir.exists());
 }

@@ -82,7 +82,7 @@ fn down_keeps_a_bridge_it_did_not_make(plane: Plane) {
     assert!(world.host.ip("addr show mine").contains("10.9.0.1/24"));
 }
 
-fn down_by_directories(world: &World) {
+pub(crate) fn down_by_directories(world: &World) {
     let instance = world.instance();
     let (state, pins) = (instance.state_dir.display().to_string(), instance.pin_dir.display().to_string());
     let output = world.netpath(&["down", "--state-dir", &state, "--pin-dir", &pins]);

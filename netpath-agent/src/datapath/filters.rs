@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Error, Result};
 use aya::programs::links::Link as _;
 use aya::programs::tc::{
-    NlOptions, SchedClassifier, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
+    NlOptions, SchedClassifier, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcError, TcHandle,
+    qdisc_add_clsact,
 };
 use aya::programs::{ProgramError, TcAttachType};
 use nix::errno::Errno;
@@ -24,6 +25,15 @@ use super::links::{Attachment, hook_of};
 /// Before filters that are added without a priority: the kernel counts down from 49152 for those.
 const PRIORITY: u16 = 1;
 pub(super) const QDISC: &str = "clsact";
+
+/// Where a program hangs.
+pub(super) struct Place<'a> {
+    /// The program's.
+    pub(super) name: &'a str,
+    pub(super) ifindex: u32,
+    pub(super) ifname: &'a str,
+    pub(super) hook: TcAttachType,
+}
 
 /// The filters of one pin directory.
 pub(super) struct Filters {
@@ -59,21 +69,16 @@ impl Filters {
         self.note(name, ifindex).is_dir()
     }
 
-    /// Attaches `program`, called `name`. A filter of an earlier agent gets the new program without a packet seeing none.
-    pub(super) fn attach(
-        &self,
-        program: &mut SchedClassifier,
-        name: &str,
-        ifindex: u32,
-        ifname: &str,
-        hook: TcAttachType,
-    ) -> Result<()> {
+    /// Attaches a program. A filter of an earlier agent gets the new program without a packet seeing none.
+    pub(super) fn attach(&self, program: &mut SchedClassifier, place: &Place<'_>) -> Result<()> {
+        let Place { name, ifindex, ifname, hook } = *place;
+        let is_new = !self.has(name, ifindex);
         // First, so that no filter is forgotten that an agent made which was killed at that moment.
         let note = self.note(name, ifindex);
         make_dir(&note)?;
         let link = SchedClassifierLink::attached(ifname, hook, PRIORITY, self.handle(name), None)?;
         let attached = match program.attach_to_link(link) {
-            Err(error) if is_gone(&error) => self.attach_new(program, name, ifindex, ifname, hook),
+            Err(error) if is_gone(&error) => self.attach_new(program, place),
             attached => attached.map_err(Error::from),
         };
         match attached.and_then(|id| Ok(program.take_link(id)?)) {
@@ -83,20 +88,17 @@ impl Filters {
                 Ok(())
             }
             Err(error) => {
-                remove_dir(&note)?;
+                // One of an earlier agent may be there still.
+                if is_new {
+                    remove_dir(&note)?;
+                }
                 Err(error)
             }
         }
     }
 
-    fn attach_new(
-        &self,
-        program: &mut SchedClassifier,
-        name: &str,
-        ifindex: u32,
-        ifname: &str,
-        hook: TcAttachType,
-    ) -> Result<aya::programs::tc::SchedClassifierLinkId> {
+    fn attach_new(&self, program: &mut SchedClassifier, place: &Place<'_>) -> Result<SchedClassifierLinkId> {
+        let Place { name, ifindex, ifname, hook } = *place;
         match qdisc_add_clsact(ifname) {
             Ok(()) if Attachment::of(name) == Attachment::External => make_dir(&self.note(QDISC, ifindex))?,
             Ok(()) => {}

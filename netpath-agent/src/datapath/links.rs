@@ -11,7 +11,8 @@ use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{ProgramError, TcAttachType};
 use aya::sys::SyscallError;
 
-use super::{Datapath, PROGRAMS, filters, ipv6, program, xdp};
+use super::filters::{self, Place};
+use super::{Datapath, PROGRAMS, ipv6, program, xdp};
 
 /// What an interface is to the data plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,7 +163,7 @@ impl Datapath {
         let context = || format!("attach `{name}` to {ifname}");
         let program = program(&mut self.ebpf, name)?;
         if let Some(filters) = &self.filters {
-            return filters.attach(program, name, ifindex, ifname, hook).with_context(context);
+            return filters.attach(program, &Place { name, ifindex, ifname, hook }).with_context(context);
         }
         if let Some(link) = pinned_link(&pin).with_context(context)? {
             let link = SchedClassifierLink::try_from(link).context("a pin that is no tc link").with_context(context)?;
