@@ -2,7 +2,7 @@
 //!
 //! Stack is compared always. Instructions are the verifier's count, which changes from kernel to kernel, and times relative
 //! to the reference program's change from one model of CPU to another: each is compared where that is the same. What is
-//! not compared is said.
+//! not compared is said, and so is a time that has risen by less than what fails.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,9 +14,12 @@ use crate::programs::{self, Wanted};
 use crate::record::{Packet, Program, Run};
 use crate::table;
 
-/// By how much a figure may rise. Times relative to the reference program's differ by up to 8 % from run to run on a machine
-/// that is busy with three times as much as it has CPUs.
+/// By how much a count may rise.
 const MAX_RISE: f64 = 0.10;
+/// And a time relative to the reference program's. Those of the same programs differ by up to 8 % from run to run on a machine
+/// that is busy with three times as much as it has CPUs, and by up to 10 % from one machine to another that both call
+/// themselves "AMD EPYC": what else lies in their caches, and where, is not the same.
+const MAX_TIME_RISE: f64 = 0.25;
 /// And by how much of the reference program's time at least, about 5 ns: less is noise, for what takes 30 ns in all.
 const MIN_RISE: f64 = 0.03;
 
@@ -152,26 +155,31 @@ impl Findings {
     }
 
     fn count(&mut self, program: &Program, what: &str, was: u32, is: u32) {
-        if has_risen(f64::from(was), f64::from(is)) {
+        if has_risen(f64::from(was), f64::from(is), MAX_RISE) {
             let text = format!("`{}`: {is} {what}, {was} before{}", program.name, percent(was.into(), is.into()));
             self.worse.push(Finding { program: program.name.clone(), packet: None, text });
         }
     }
 
     fn time(&mut self, program: &Program, was: &Packet, is: &Packet) {
-        if has_risen(was.relative, is.relative) && is.relative - was.relative > MIN_RISE {
-            let rise = percent(was.relative, is.relative);
-            let text = format!(
-                "`{}`, {}: {:.2} times the reference program, {:.2} before{rise}",
-                program.name, is.name, is.relative, was.relative
-            );
+        if !has_risen(was.relative, is.relative, MAX_RISE) || is.relative - was.relative <= MIN_RISE {
+            return;
+        }
+        let rise = percent(was.relative, is.relative);
+        let text = format!(
+            "`{}`, {}: {:.2} times the reference program, {:.2} before{rise}",
+            program.name, is.name, is.relative, was.relative
+        );
+        if has_risen(was.relative, is.relative, MAX_TIME_RISE) {
             self.worse.push(Finding { program: program.name.clone(), packet: Some(is.name.clone()), text });
+        } else {
+            self.notes.push(text);
         }
     }
 }
 
-fn has_risen(was: f64, is: f64) -> bool {
-    is > was * (1.0 + MAX_RISE)
+fn has_risen(was: f64, is: f64, by: f64) -> bool {
+    is > was * (1.0 + by)
 }
 
 fn percent(was: f64, is: f64) -> String {
@@ -216,25 +224,35 @@ mod tests {
     }
 
     #[test]
-    fn a_rise_of_eleven_percent_fails_and_one_of_nine_does_not() {
+    fn a_count_may_rise_by_ten_percent_and_a_time_by_twenty_five() {
         let before = [program("from_external", 1000, 200, 1.0)];
-        for (nine, eleven) in [
-            (program("from_external", 1090, 200, 1.0), program("from_external", 1110, 200, 1.0)),
-            (program("from_external", 1000, 218, 1.0), program("from_external", 1000, 222, 1.0)),
-            (program("from_external", 1000, 200, 1.09), program("from_external", 1000, 200, 1.11)),
+        for (within, beyond, rise) in [
+            (program("from_external", 1090, 200, 1.0), program("from_external", 1110, 200, 1.0), "+11 %"),
+            (program("from_external", 1000, 218, 1.0), program("from_external", 1000, 222, 1.0), "+11 %"),
+            (program("from_external", 1000, 200, 1.24), program("from_external", 1000, 200, 1.26), "+26 %"),
         ] {
-            assert_eq!(worse(&before, &[nine]), Vec::<String>::new());
-            let found = worse(&before, &[eleven]);
+            assert_eq!(worse(&before, &[within]), Vec::<String>::new());
+            let found = worse(&before, &[beyond]);
             assert_eq!(found.len(), 1, "{found:?}");
-            assert!(found[0].starts_with("`from_external`") && found[0].ends_with("+11 %"), "{found:?}");
+            assert!(found[0].starts_with("`from_external`") && found[0].ends_with(rise), "{found:?}");
         }
+    }
+
+    #[test]
+    fn a_time_that_has_risen_by_less_than_what_fails_is_said() {
+        let notes = |relative| {
+            let after = [program("from_external", 1000, 200, relative)];
+            compare(&run(&[program("from_external", 1000, 200, 1.0)]), &machine("epyc", "6.18"), &after).notes
+        };
+        assert_eq!(notes(1.09), Vec::<String>::new());
+        assert_eq!(notes(1.12), ["`from_external`, x: 1.12 times the reference program, 1.00 before, +12 %"]);
     }
 
     #[test]
     fn a_few_nanoseconds_are_noise() {
         let before = [program("to_external6", 1000, 200, 0.16)];
         assert_eq!(worse(&before, &[program("to_external6", 1000, 200, 0.18)]), Vec::<String>::new());
-        assert_eq!(worse(&before, &[program("to_external6", 1000, 200, 0.20)]).len(), 1);
+        assert_eq!(worse(&before, &[program("to_external6", 1000, 200, 0.21)]).len(), 1);
     }
 
     #[test]
