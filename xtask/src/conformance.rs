@@ -12,12 +12,12 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
+use crate::pages;
 use crate::process::{build_for_tests, built, cargo, require_root, root_dir, status};
 use crate::setup::{self, Report, Scope};
 
 const PAGES: [&str; 2] = ["docs/conformance.md", "README.md"];
-const OPEN: &str = "<!-- conformance:";
-const CLOSE: &str = "<!-- /conformance -->";
+const KIND: &str = "conformance";
 const MACHINE: &str = "machine";
 
 const NETFILTER: &str = "netfilter";
@@ -30,10 +30,7 @@ pub(crate) fn run(only_tables: bool) -> Result<ExitCode> {
     let code = if only_tables { ExitCode::SUCCESS } else { run_tests()? };
     let rows = rows()?;
     for page in PAGES.map(|page| root_dir().join(page)) {
-        let text = fs::read_to_string(&page).with_context(|| format!("read {}", page.display()))?;
-        let new = rewritten(&text, &rows, true).with_context(|| format!("make {}", page.display()))?;
-        if new != text {
-            fs::write(&page, new).with_context(|| format!("write {}", page.display()))?;
+        if pages::rewrite(&page, KIND, |name, old| part(name, old, &rows, true))? {
             eprintln!("conformance: wrote {}", page.display());
         }
     }
@@ -71,8 +68,8 @@ pub(crate) fn stale() -> Result<Vec<PathBuf>> {
     let rows = rows()?;
     let mut stale = Vec::new();
     for page in PAGES.map(|page| root_dir().join(page)) {
-        let text = fs::read_to_string(&page).with_context(|| format!("read {}", page.display()))?;
-        if rewritten(&text, &rows, false)? != text {
+        let (is, new) = pages::remade(&page, KIND, |name, old| part(name, old, &rows, false))?;
+        if new != is {
             stale.push(page);
         }
     }
@@ -172,26 +169,15 @@ fn read(path: &Path) -> Result<Value> {
     Ok(serde_json::from_str(&fs::read_to_string(path)?)?)
 }
 
-/// `text` with its marked parts made anew; the one about the machine only `with_machine`.
-fn rewritten(text: &str, rows: &[Row], with_machine: bool) -> Result<String> {
-    let (mut new, mut rest) = (String::new(), text);
-    while let Some(at) = rest.find(OPEN) {
-        let (before, marked) = rest.split_at(at);
-        let Some((mark, inside)) = marked.split_once("-->") else { bail!("a mark `{OPEN}` has no end") };
-        let name = mark[OPEN.len()..].trim();
-        let Some((old, after)) = inside.split_once(CLOSE) else { bail!("`{OPEN}{name} -->` has no `{CLOSE}`") };
-        let made = match name {
-            MACHINE if !with_machine => old.trim_start().to_owned(),
-            MACHINE => format!("{}\n", machine()),
-            "summary" => format!("{}\n", summary(rows)),
-            "rows" => tables(rows),
-            other => bail!("no part is called `{other}`: there are summary, rows, {MACHINE}"),
-        };
-        new.push_str(&format!("{before}{OPEN}{name} -->\n{made}{CLOSE}"));
-        rest = after;
-    }
-    new.push_str(rest);
-    Ok(new)
+/// A marked part; the one about the machine is made only `with_machine`.
+fn part(name: &str, old: &str, rows: &[Row], with_machine: bool) -> Result<String> {
+    Ok(match name {
+        MACHINE if !with_machine => old.to_owned(),
+        MACHINE => format!("{}\n", machine()),
+        "summary" => format!("{}\n", summary(rows)),
+        "rows" => tables(rows),
+        other => bail!("no part is called `{other}`: there are summary, rows, {MACHINE}"),
+    })
 }
 
 fn summary(rows: &[Row]) -> String {
@@ -270,12 +256,13 @@ mod tests {
 
     #[test]
     fn a_page_that_is_made_again_stays_the_same_but_for_the_machine() {
-        let page =
-            format!("a {OPEN}summary -->{CLOSE} b {OPEN}machine -->\nLinux 1\n{CLOSE} c {OPEN}rows -->{CLOSE} d");
+        let mark = |name: &str, text: &str| format!("<!-- conformance:{name} -->{text}<!-- /conformance -->");
+        let page = format!("a {} b {} c {} d", mark("summary", ""), mark("machine", "\nLinux 1\n"), mark("rows", ""));
         let rows = [row("Must", "", ["", ""])];
-        let once = rewritten(&page, &rows, false).expect("a page");
-        assert_eq!(rewritten(&once, &rows, false).expect("a page"), once);
+        let made = |page: &str| pages::rewritten(page, KIND, |name, old| part(name, old, &rows, false));
+        let once = made(&page).expect("a page");
+        assert_eq!(made(&once).expect("a page"), once);
         assert!(once.contains("Linux 1\n") && once.contains("| REQ-1 MUST | All is well | yes | yes |"), "{once}");
-        assert!(rewritten(&format!("{OPEN}other -->{CLOSE}"), &rows, true).is_err());
+        assert!(made(&mark("other", "")).is_err());
     }
 }

@@ -10,6 +10,7 @@ mod docker_proxy;
 mod fuzz;
 mod linker;
 mod lint;
+mod pages;
 mod process;
 mod rules;
 mod run;
