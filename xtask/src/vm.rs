@@ -8,6 +8,7 @@ mod image;
 mod job;
 mod kernel;
 mod machine;
+mod record;
 mod suite;
 mod tools;
 
@@ -26,12 +27,15 @@ use image::Job;
 use job::Task;
 use kernel::Kernel;
 use machine::{Boot, End};
+use record::Record;
 use tools::Tools;
 
 /// The kernel of tasks that want one, where none is named.
 const USUAL: &str = "6.12";
 /// What a guest's image takes on the disk, with room.
 const IMAGE_MIB: u64 = 500;
+/// Exit status where programs are refused, or cost more than in the record.
+const WORSE: u8 = 1;
 /// Exit status of whoever is ended by Ctrl-C, as shells have it.
 const INTERRUPTED: u8 = 130;
 
@@ -59,7 +63,11 @@ pub(crate) struct Options {
     /// Ask Debian for newer kernels than those in the cache
     #[arg(long)]
     update: bool,
-    /// run: a shell and the agent. demo, bench [OPTIONS], test [FILTER and options of nextest]: as on this host. exec COMMAND
+    /// Of `programs`, or of `test` without options: write docs/kernels.json and the tables made of it
+    #[arg(long)]
+    record: bool,
+    /// run: a shell and the agent. programs: whether the kernel takes them. demo, bench [OPTIONS], test [FILTER and options of
+    /// nextest]: as on this host. exec COMMAND
     #[arg(last = true, required = true, value_name = "TASK")]
     task: Vec<OsString>,
 }
@@ -84,6 +92,9 @@ impl Drop for Scratch {
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     // What can be refused at once is refused before anything is fetched or built.
     let (task, args) = Task::parse(&options.task)?;
+    if options.record && (options.kernel.is_some() || !task.is_of_record(&args)) {
+        bail!("--record is for Debian's kernels and what they say to `programs`, or to `test` without a filter");
+    }
     options.kernels.iter().try_for_each(|name| kernel::check(name))?;
     if std::env::consts::ARCH != "x86_64" {
         bail!("test machines are x86-64 ones, and this is {}", std::env::consts::ARCH);
@@ -104,9 +115,15 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let job = task.prepare(&args)?;
     let scratch = Scratch::new()?;
     cache::require_space(&scratch.0, IMAGE_MIB)?;
-    let mut results = Vec::new();
+    let records = record::all()?;
+    let (mut results, mut found) = (Vec::new(), Vec::new());
     for kernel in &kernels {
-        let status = boot(options, task, &job, kernel, &tools, &scratch.0)?;
+        let (mut status, record) = boot(options, task, &job, kernel, &tools, &scratch.0)?;
+        if let Some(record) = record {
+            let is_well = options.record || is_as_good(&record, &records);
+            status = if status == 0 && !is_well { WORSE } else { status };
+            found.push(record);
+        }
         results.push((kernel, status));
         if status == INTERRUPTED {
             break;
@@ -114,6 +131,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     }
     for (kernel, status) in results.iter().filter(|_| results.len() > 1) {
         eprintln!("vm: {} ({}): {}", kernel.name, kernel.version, if *status == 0 { "well" } else { "failed" });
+    }
+    if options.record {
+        record::keep(found)?;
     }
     let first = results.iter().map(|(_, status)| *status).find(|status| *status != 0);
     Ok(ExitCode::from(first.unwrap_or(0)))
@@ -127,8 +147,23 @@ fn named(options: &Options, task: Task) -> Vec<&str> {
     }
 }
 
-/// Does `job` on one kernel, keeps its report, and returns its exit status.
-fn boot(options: &Options, task: Task, job: &Job, kernel: &Kernel, tools: &Tools, scratch: &Path) -> Result<u8> {
+/// Says what a kernel says to the programs, and what of that is worse than in the records.
+fn is_as_good(record: &Record, records: &[Record]) -> bool {
+    let worse = record.worse_than(record::find(records, record.kernel()));
+    eprintln!("vm: kernel {}: {}", record.kernel(), record.told());
+    worse.iter().for_each(|line| eprintln!("vm: kernel {}: worse: {line}", record.kernel()));
+    worse.is_empty()
+}
+
+/// Does `job` on one kernel and keeps its report. The exit status, and what the kernel says to the programs if that was asked.
+fn boot(
+    options: &Options,
+    task: Task,
+    job: &Job,
+    kernel: &Kernel,
+    tools: &Tools,
+    scratch: &Path,
+) -> Result<(u8, Option<Record>)> {
     let init = built("debug", "netpath-vm-init")?;
     let accelerator = accelerator::choose(&cache::dir()?, kernel, &init, tools, scratch)?;
     let image = scratch.join("image.cpio");
@@ -147,6 +182,7 @@ fn boot(options: &Options, task: Task, job: &Job, kernel: &Kernel, tools: &Tools
         forwarded: if task.is_interactive() { &[8080] } else { &[] },
     };
     let outcome = machine::run(&boot, tools, scratch)?;
+    let record = Record::of(kernel, &outcome.files)?;
     for (name, bytes) in outcome.files {
         let path = built("vm", "reports")?.join(format!("{}-{name}", kernel.name));
         fs::create_dir_all(path.parent().context("a report without a folder")?)?;
@@ -154,7 +190,7 @@ fn boot(options: &Options, task: Task, job: &Job, kernel: &Kernel, tools: &Tools
         eprintln!("vm: kernel {}: report in {}", kernel.name, path.display());
     }
     let seconds = started.elapsed().as_secs_f64();
-    Ok(match outcome.end {
+    let status = match outcome.end {
         End::Status(status) => {
             eprintln!("vm: kernel {}: exit status {status} after {seconds:.1} s", kernel.name);
             status
@@ -169,7 +205,8 @@ fn boot(options: &Options, task: Task, job: &Job, kernel: &Kernel, tools: &Tools
             eprintln!("vm: kernel {}: the guest {how}; {last}", kernel.name);
             2
         }
-    })
+    };
+    Ok((status, record))
 }
 
 #[cfg(test)]

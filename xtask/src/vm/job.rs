@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use super::image::Job;
+use super::record::DOCTOR;
 use crate::process::{build_release, built, capture, cargo, find, root_dir, run};
 use crate::setup::{self, Report, Scope};
 
@@ -17,6 +18,8 @@ pub(super) enum Task {
     Demo,
     Test,
     Bench,
+    /// Whether the kernel takes every program.
+    Programs,
     Exec,
 }
 
@@ -42,23 +45,30 @@ impl Task {
         };
         let words = words.iter().map(text).collect::<Result<Vec<_>>>()?;
         let Some((name, args)) = words.split_first() else {
-            bail!("what to do? after `--`: run, demo, test, bench or exec")
+            bail!("what to do? after `--`: run, demo, test, bench, programs or exec")
         };
         let task = match name.as_str() {
             "run" => Self::Run,
             "demo" => Self::Demo,
             "test" => Self::Test,
             "bench" => Self::Bench,
+            "programs" if !args.is_empty() => bail!("`programs` takes no options"),
+            "programs" => Self::Programs,
             "exec" if args.is_empty() => bail!("exec what? after `-- exec`: a command and its arguments"),
             "exec" => Self::Exec,
-            other => bail!("a guest cannot do `{other}`: there are run, demo, test, bench, exec"),
+            other => bail!("a guest cannot do `{other}`: there are run, demo, test, bench, programs, exec"),
         };
         Ok((task, args.to_vec()))
     }
 
     /// Whether one kernel is enough where none is named.
     pub(super) fn is_for_one(self) -> bool {
-        self != Self::Test
+        !matches!(self, Self::Test | Self::Programs)
+    }
+
+    /// Whether docs/kernels.json has what comes of it.
+    pub(super) fn is_of_record(self, args: &[String]) -> bool {
+        self == Self::Programs || self == Self::Test && args.is_empty()
     }
 
     pub(super) fn is_interactive(self) -> bool {
@@ -72,8 +82,9 @@ impl Task {
             return tests(args);
         }
         // What tests use too, where nothing is measured.
-        let profile = if self == Self::Exec { "debug" } else { "release" };
-        if self == Self::Exec {
+        let is_debug = matches!(self, Self::Exec | Self::Programs);
+        let profile = if is_debug { "debug" } else { "release" };
+        if is_debug {
             run(cargo().args(["build", "--bins"]).args(PACKAGES))?;
         } else {
             build_release()?;
@@ -96,6 +107,7 @@ impl Task {
                 job.argv = words("netpath-bench");
                 job.env.push(("NETPATH_ROOT".to_owned(), root_dir().display().to_string()));
             }
+            Self::Programs => job.argv = after_doctor(&["true"]),
             Self::Exec | Self::Test => job.argv = args.to_vec(),
         }
         job.env.push(("NETPATH_BIN".to_owned(), AGENT.to_owned()));
@@ -138,8 +150,27 @@ fn tests(args: &[String]) -> Result<Job> {
     }
     let words = "cargo-nextest nextest run --cargo-metadata /vm/cargo.json --binaries-metadata /vm/binaries.json \
                  --profile vm --color never --show-progress none";
-    job.argv = words.split_whitespace().map(str::to_owned).chain(args.iter().cloned()).collect();
+    let words: Vec<&str> = words.split_whitespace().collect();
+    job.argv = match args {
+        [] => after_doctor(&words),
+        // Whoever names tests means those, whether they are among the usual ones or not.
+        _ => words
+            .into_iter()
+            .chain(["--ignore-default-filter"])
+            .map(str::to_owned)
+            .chain(args.iter().cloned())
+            .collect(),
+    };
     Ok(job)
+}
+
+/// The command that does `words` after the doctor has left its report. Its status says nothing: a guest has no external
+/// interface, and what a kernel lacks is compared with the record.
+fn after_doctor(words: &[&str]) -> Vec<String> {
+    let script = format!(
+        "mkdir -p /vm/report && {{ \"$NETPATH_BIN\" doctor --programs --json >/vm/report/{DOCTOR}; exec \"$@\"; }}"
+    );
+    ["sh", "-c", &script, "sh"].iter().chain(words).map(|word| (*word).to_owned()).collect()
 }
 
 /// The folder of the package that a test binary is of.
