@@ -4,6 +4,7 @@
 //! Layout of the pin directory: `maps/NAME`, and `links/PROGRAM-IFINDEX` for each attached program; those on the
 //! root cgroup have no interface. Where the kernel has no links, `filters/PROGRAM-IFINDEX`: see `filters.rs`.
 
+mod attempts;
 mod counters;
 mod events;
 mod family_tables;
@@ -36,6 +37,7 @@ use netpath_common::Config;
 #[cfg(feature = "trace")]
 use tokio::io::unix::AsyncFd;
 
+use attempts::verify;
 pub use events::Events;
 pub use features::Features;
 use filters::Filters;
@@ -210,7 +212,8 @@ impl Datapath {
         loader.map_pin_path(".data.fault", maps_dir.join("FAULT"));
         let mut ebpf = loader.load(OBJECT).context("create the maps (needs root and a kernel with BPF)")?;
         for name in PROGRAMS.iter().filter(|name| !ipv6::is_its(name)) {
-            program(&mut ebpf, name)?.load().with_context(|| format!("load `{name}` into the kernel"))?;
+            let program = program(&mut ebpf, name)?;
+            verify(|| program.load()).with_context(|| format!("load `{name}` into the kernel"))?;
         }
         let hooks_error = hooks::load(&mut ebpf).err();
         let mut jumps = tables::take(&mut ebpf, "JUMPS")?;

@@ -5,6 +5,8 @@ use aya::EbpfLoader;
 use aya::programs::ProgramType;
 use aya::sys::{BpfHelper, is_helper_supported};
 
+use super::attempts::verify;
+
 /// The switch in the programs, who calls the helper, and the helper.
 const FEATURES: [(&str, ProgramType, BpfHelper); 3] = [
     // Linux 5.11
@@ -28,7 +30,7 @@ pub enum Features {
 pub(super) fn set(loader: &mut EbpfLoader<'_>, features: Features) {
     for (name, program, helper) in FEATURES {
         // A kernel that does not say is asked again when it loads the programs.
-        if features == Features::None || matches!(is_helper_supported(program, helper), Ok(false)) {
+        if features == Features::None || matches!(verify(|| is_helper_supported(program, helper)), Ok(false)) {
             loader.override_global(name, &0u8, true);
         }
     }

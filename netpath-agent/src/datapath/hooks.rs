@@ -8,6 +8,7 @@ use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, CgroupSockAddr};
 
 use super::Datapath;
+use super::attempts::verify;
 use super::links::unpin;
 use crate::host;
 
@@ -29,7 +30,8 @@ pub(super) const HOOKS: [&str; 10] = [
 /// Loads the programs.
 pub(super) fn load(ebpf: &mut Ebpf) -> Result<()> {
     for name in HOOKS {
-        hook(ebpf, name)?.load().with_context(|| format!("load `{name}` into the kernel"))?;
+        let program = hook(ebpf, name)?;
+        verify(|| program.load()).with_context(|| format!("load `{name}` into the kernel"))?;
     }
     Ok(())
 }

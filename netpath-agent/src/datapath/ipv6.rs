@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result};
 
+use super::attempts::verify;
 use super::{Datapath, PROGRAMS, jumps, program};
 
 /// Whether a program is there for IPv6 alone.
@@ -28,7 +29,7 @@ impl Datapath {
         for name in PROGRAMS.iter().filter(|name| is_its(name)) {
             let program = program(&mut self.ebpf, name)?;
             if program.fd().is_err() {
-                program.load().with_context(|| format!("load `{name}` into the kernel"))?;
+                verify(|| program.load()).with_context(|| format!("load `{name}` into the kernel"))?;
             }
         }
         jumps::fill(&mut self.jumps, &mut self.ebpf, is_its)?;

@@ -6,6 +6,8 @@ use aya::programs::{ProgramError, ProgramType, TcAttachType};
 use aya::sys::{BpfHelper, SyscallError, is_helper_supported, is_program_supported};
 use nix::errno::Errno;
 
+use super::attempts::verify;
+
 /// What the kernel has for the programs on the root cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketHooks {
@@ -37,8 +39,9 @@ pub fn tcx() -> Result<bool> {
 ///
 /// If the kernel does not say.
 pub fn socket_hooks() -> Result<SocketHooks> {
-    let programs = is_program_supported(ProgramType::CgroupSockAddr).context("probe programs on socket addresses")?;
-    let errno = is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval);
+    let programs =
+        verify(|| is_program_supported(ProgramType::CgroupSockAddr)).context("probe programs on socket addresses")?;
+    let errno = verify(|| is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval));
     Ok(SocketHooks { programs, errno: programs && errno.context("probe bpf_set_retval")? })
 }
 
@@ -48,7 +51,7 @@ pub fn socket_hooks() -> Result<SocketHooks> {
 ///
 /// If the kernel does not say.
 pub fn xdp() -> Result<bool> {
-    is_program_supported(ProgramType::Xdp).context("probe XDP programs")
+    verify(|| is_program_supported(ProgramType::Xdp)).context("probe XDP programs")
 }
 
 /// Whether programs have a clock that costs next to nothing.
@@ -57,6 +60,6 @@ pub fn xdp() -> Result<bool> {
 ///
 /// If the kernel does not say.
 pub fn coarse_clock() -> Result<bool> {
-    is_helper_supported(ProgramType::SchedClassifier, BpfHelper::BPF_FUNC_ktime_get_coarse_ns)
+    verify(|| is_helper_supported(ProgramType::SchedClassifier, BpfHelper::BPF_FUNC_ktime_get_coarse_ns))
         .context("probe bpf_ktime_get_coarse_ns")
 }

@@ -6,6 +6,7 @@ use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
 use serde::{Deserialize, Serialize};
 
+use super::attempts::verify;
 use super::{Features, OBJECT, PROGRAMS, Sizes, features, hooks, sizes, xdp};
 use crate::xdp::Mode;
 
@@ -41,9 +42,9 @@ pub fn programs(wanted: Features) -> Result<Vec<Trial>> {
 fn attempt(ebpf: &mut Ebpf, name: &str) -> Result<Trial> {
     let program = ebpf.program_mut(name).with_context(|| format!("no program `{name}` in the eBPF object"))?;
     let loaded = match program {
-        Program::SchedClassifier(program) => program.load(),
-        Program::CgroupSockAddr(program) => program.load(),
-        Program::Xdp(program) => program.load(),
+        Program::SchedClassifier(program) => verify(|| program.load()),
+        Program::CgroupSockAddr(program) => verify(|| program.load()),
+        Program::Xdp(program) => verify(|| program.load()),
         _ => bail!("`{name}` is of a kind that nobody tries"),
     };
     let refusal = loaded.err().map(|error| refusal(&error)).unwrap_or_default();

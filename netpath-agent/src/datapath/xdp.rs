@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 
+use super::attempts::verify;
 use super::{Datapath, TestRun};
 use crate::xdp::Mode;
 
@@ -30,7 +31,8 @@ impl Datapath {
         if self.has_xdp(mode) {
             return Ok(());
         }
-        program(&mut self.ebpf, mode)?.load().with_context(|| format!("load `{}` into the kernel", name(mode)))
+        let program = program(&mut self.ebpf, mode)?;
+        verify(|| program.load()).with_context(|| format!("load `{}` into the kernel", name(mode)))
     }
 
     /// Whether the program for a mode is loaded.

@@ -1,6 +1,13 @@
 //! The programs as the kernel has them, and what none of them touches.
 
+use std::os::unix::thread::JoinHandleExt as _;
+use std::thread;
+use std::time::Duration;
+
 use netpath_agent::datapath::{Features, trial};
+use netpath_agent::xdp::Mode;
+use nix::libc;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 use crate::frame::{Ip, UDP, frame, udp};
 use crate::ipv4::{CLIENT, HOST, ROUTER};
@@ -53,4 +60,26 @@ fn programs_do_without_the_helpers_that_older_kernels_lack() {
     for name in ["host_bind4", "host_bind6", "from_container"] {
         assert!(changed.contains(&name), "{name} is none of {changed:?}");
     }
+}
+
+#[test]
+fn signals_that_come_while_the_kernel_verifies_do_not_keep_a_program_out() {
+    // The verifier needs far longer for the program than it is left alone, and aya gives up the second time.
+    const SIGNALS: u32 = 6;
+    const PAUSE: Duration = Duration::from_millis(3);
+    extern "C" fn ignore(_: libc::c_int) {}
+    let action = SigAction::new(SigHandler::Handler(ignore), SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: the handler does nothing.
+    unsafe { sigaction(Signal::SIGUSR1, &action) }.unwrap();
+    let mut plane = Plane::new();
+    let loader = thread::spawn(move || {
+        plane.datapath.load_xdp(Mode::Native).unwrap();
+        plane
+    });
+    for _ in 0..SIGNALS {
+        thread::sleep(PAUSE);
+        // SAFETY: a thread that nobody has joined yet.
+        assert_eq!(unsafe { libc::pthread_kill(loader.as_pthread_t(), libc::SIGUSR1) }, 0);
+    }
+    assert!(loader.join().unwrap().datapath.has_xdp(Mode::Native));
 }
