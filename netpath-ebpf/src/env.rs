@@ -18,17 +18,9 @@ pub enum Route<A> {
     Kernel,
 }
 
-/// An entry that was to be new exists, or the map is full.
+/// An entry that was to be new exists, one that was to be replaced does not, or the map is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused;
-
-/// What an insertion did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Inserted {
-    New,
-    /// Another entry was there.
-    Replaced,
-}
 
 /// Maps, clock, routes and sockets as the decisions see them.
 ///
@@ -55,8 +47,8 @@ pub trait Env<F: Family> {
     fn published_source(&self, key: &PortKey<F::Addr>) -> Option<&PortSource<F::Addr>>;
 
     fn flow(&self, tuple: &Tuple<F::Addr>) -> Option<*mut Flow<F::Addr>>;
-    /// Inserts a flow that is not there, or writes over the one that is.
-    fn insert_flow(&self, tuple: &Tuple<F::Addr>, flow: &Flow<F::Addr>) -> Result<Inserted, Refused>;
+    fn insert_flow(&self, tuple: &Tuple<F::Addr>, flow: &Flow<F::Addr>) -> Result<(), Refused>;
+    fn replace_flow(&self, tuple: &Tuple<F::Addr>, flow: &Flow<F::Addr>) -> Result<(), Refused>;
     /// False: it was not there.
     fn remove_flow(&self, tuple: &Tuple<F::Addr>) -> bool;
     /// Adds to a word that other CPUs add to, too.

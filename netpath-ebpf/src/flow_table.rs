@@ -7,7 +7,7 @@ use netpath_common::{Config, Flow, Reason, Tuple, flow_flag};
 
 use crate::{
     conntrack::is_expired,
-    env::{Env, Inserted},
+    env::{Env, Refused},
     family::Family,
     hash::Hash,
 };
@@ -53,14 +53,13 @@ pub fn insert<F: Family, E: Env<F>>(
     if has_its_share::<F, E>(env, config, endpoint) {
         return Err(Reason::FlowQuota);
     }
-    let mut inserted = env.insert_flow(tuple, flow);
+    let mut inserted = put::<F, E>(env, tuple, flow);
     if inserted.is_err() {
         flow.ring = collect::<F, E>(env, config, now_s);
-        inserted = env.insert_flow(tuple, flow);
+        inserted = put::<F, E>(env, tuple, flow);
     }
-    if inserted.map_err(|_| Reason::FlowTableFull)? == Inserted::New {
-        count::<F, E>(env, ALL, 1);
-        count::<F, E>(env, endpoint, 1);
+    if inserted.is_err() {
+        return Err(Reason::FlowTableFull);
     }
     if flow.ring != NO_RING
         && let Some(place) = env.ring(flow.ring)
@@ -68,6 +67,23 @@ pub fn insert<F: Family, E: Env<F>>(
         // SAFETY: `env` returns valid pointers; see `Env`.
         unsafe { *place = *tuple };
     }
+    Ok(())
+}
+
+/// Puts a flow into the table and on its endpoint's share. Not inlined, for a stack of its own.
+#[inline(never)]
+fn put<F: Family, E: Env<F>>(env: &E, tuple: &Tuple<F::Addr>, flow: &Flow<F::Addr>) -> Result<(), Refused> {
+    if env.insert_flow(tuple, flow).is_ok() {
+        count::<F, E>(env, ALL, 1);
+    } else {
+        // A dead one that somebody else is about to remove, or the table is full.
+        let dead = env.flow(tuple).ok_or(Refused)?;
+        // SAFETY: as in `insert`.
+        let (endpoint, generation) = unsafe { (u32::from((*dead).endpoint), (*dead).generation) };
+        env.replace_flow(tuple, flow)?;
+        leave::<F, E>(env, endpoint, generation);
+    }
+    count::<F, E>(env, flow.endpoint.into(), 1);
     Ok(())
 }
 
@@ -194,7 +210,7 @@ pub fn remove<F: Family, E: Env<F>>(env: &E, tuple: &Tuple<F::Addr>, flow: &Flow
     forget::<F, E>(env, tuple, flow);
 }
 
-/// Takes a flow out of the table, and off its endpoint's share: off nobody's if another endpoint has the place.
+/// Takes a flow out of the table, and off its endpoint's share.
 #[inline(always)]
 pub fn forget<F: Family, E: Env<F>>(env: &E, tuple: &Tuple<F::Addr>, flow: &Flow<F::Addr>) {
     let (endpoint, generation) = (u32::from(flow.endpoint), flow.generation);
@@ -202,6 +218,12 @@ pub fn forget<F: Family, E: Env<F>>(env: &E, tuple: &Tuple<F::Addr>, flow: &Flow
         return;
     }
     count::<F, E>(env, ALL, u64::MAX);
+    leave::<F, E>(env, endpoint, generation);
+}
+
+/// Takes a flow off its endpoint's share: off nobody's if another endpoint has the place.
+#[inline(always)]
+fn leave<F: Family, E: Env<F>>(env: &E, endpoint: u32, generation: u32) {
     if env.endpoint(endpoint).is_some_and(|owner| owner.generation == generation) {
         count::<F, E>(env, endpoint, u64::MAX);
     }

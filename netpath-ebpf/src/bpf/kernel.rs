@@ -17,7 +17,7 @@ use netpath_common::{
     proto, seconds,
 };
 use netpath_ebpf::{
-    env::{Env, Inserted, Refused, Route},
+    env::{Env, Refused, Route},
     mapping::Request,
     packet::Packet,
 };
@@ -167,11 +167,13 @@ impl<F: FamilyMaps, C: Context> Env<F> for Kernel<'_, C> {
     }
 
     #[inline(always)]
-    fn insert_flow(&self, tuple: &Tuple<F::Addr>, flow: &Flow<F::Addr>) -> Result<Inserted, Refused> {
-        if F::flows().insert(tuple, flow, u64::from(BPF_NOEXIST)).is_ok() {
-            return Ok(Inserted::New);
-        }
-        inserted(F::flows().insert(tuple, flow, u64::from(BPF_EXIST))).map(|()| Inserted::Replaced)
+    fn insert_flow(&self, tuple: &Tuple<F::Addr>, flow: &Flow<F::Addr>) -> Result<(), Refused> {
+        inserted(F::flows().insert(tuple, flow, u64::from(BPF_NOEXIST)))
+    }
+
+    #[inline(always)]
+    fn replace_flow(&self, tuple: &Tuple<F::Addr>, flow: &Flow<F::Addr>) -> Result<(), Refused> {
+        inserted(F::flows().insert(tuple, flow, u64::from(BPF_EXIST)))
     }
 
     #[inline(always)]

@@ -240,6 +240,26 @@ fn what_a_container_before_has_left_is_not_on_the_share_of_the_next_one() {
 }
 
 #[test]
+fn a_flow_in_the_place_of_a_dead_one_that_is_being_removed_is_on_its_containers_share() {
+    let mut world = World::new();
+    port(&world, 1, 5000, (CLIENT, 53)).unwrap();
+    world.replace(1);
+    world.lock_flow(&Tuple::new(container(1), 5000, CLIENT, 53, proto::UDP));
+    port(&world, 1, 5000, (CLIENT, 53)).unwrap();
+    assert_eq!([0, 1].map(|index| world.shares[index].get_mut().flows()), [1, 1]);
+}
+
+#[test]
+fn a_flow_in_the_place_of_its_containers_own_dead_one_is_counted_once() {
+    let mut world = World::new();
+    port(&world, 1, 5000, (CLIENT, 53)).unwrap();
+    world.wait(world.config.timeouts.udp_unreplied + 1);
+    world.lock_flow(&Tuple::new(container(1), 5000, CLIENT, 53, proto::UDP));
+    port(&world, 1, 5000, (CLIENT, 53)).unwrap();
+    assert_eq!([0, 1].map(|index| world.shares[index].get_mut().flows()), [1, 1]);
+}
+
+#[test]
 fn a_container_that_takes_all_the_ports_it_can_leaves_some_for_others() {
     let mut world = World::with_flows(4096);
     world.config.ports = PortRange { first: 2000, last: 2799 };

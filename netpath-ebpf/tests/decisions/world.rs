@@ -11,9 +11,10 @@ use netpath_common::{
 };
 use netpath_ebpf::conntrack;
 use netpath_ebpf::decision::Decision;
-use netpath_ebpf::env::{Env, Inserted, Refused, Route};
+use netpath_ebpf::env::{Env, Refused, Route};
 use netpath_ebpf::external;
 use netpath_ebpf::family::Family;
+use netpath_ebpf::flow_table::flow_lock;
 use netpath_ebpf::icmp::{Inner, Translation};
 use netpath_ebpf::inside;
 use netpath_ebpf::mapping::Request;
@@ -251,6 +252,11 @@ impl<F: Place> World<F> {
         F::HEADER_LEN + 8
     }
 
+    /// Has another CPU, or the agent, hold the lock of the flow under `tuple`.
+    pub(crate) fn lock_flow(&self, tuple: &Tuple<F::Addr>) {
+        assert!(Env::<F>::try_lock(self, flow_lock::<F>(tuple)), "somebody holds the lock");
+    }
+
     pub(crate) fn assert_unlocked(&self) {
         assert!(self.locks.borrow().is_empty(), "a lock was kept");
     }
@@ -279,16 +285,9 @@ fn get<K: Hash + Eq, V>(cells: &Cells<K, V>, key: &K) -> Option<*mut V> {
     cells.borrow().get(key).map(|cell| cell.get())
 }
 
-fn insert<K: Hash + Eq + Copy, V: Copy>(
-    cells: &Cells<K, V>,
-    key: &K,
-    value: &V,
-    max: usize,
-    replace: bool,
-) -> Result<(), Refused> {
+fn insert<K: Hash + Eq + Copy, V: Copy>(cells: &Cells<K, V>, key: &K, value: &V, max: usize) -> Result<(), Refused> {
     let mut cells = cells.borrow_mut();
-    let exists = cells.contains_key(key);
-    if (exists && !replace) || (!exists && cells.len() >= max) {
+    if cells.contains_key(key) || cells.len() >= max {
         return Err(Refused);
     }
     cells.insert(*key, Box::new(UnsafeCell::new(*value)));
@@ -347,13 +346,17 @@ impl<F: Place> Env<F> for World<F> {
     fn flow(&self, tuple: &Tuple<F::Addr>) -> Option<*mut Flow<F::Addr>> {
         get(&self.flows, tuple)
     }
-    fn insert_flow(&self, tuple: &Tuple<F::Addr>, flow: &Flow<F::Addr>) -> Result<Inserted, Refused> {
+    fn insert_flow(&self, tuple: &Tuple<F::Addr>, flow: &Flow<F::Addr>) -> Result<(), Refused> {
         if let Some(meanwhile) = self.meanwhile.take() {
             meanwhile(self);
         }
-        let inserted = if self.flows.borrow().contains_key(tuple) { Inserted::Replaced } else { Inserted::New };
-        insert(&self.flows, tuple, flow, self.config.max_flows as usize, true)?;
-        Ok(inserted)
+        insert(&self.flows, tuple, flow, self.config.max_flows as usize)
+    }
+    fn replace_flow(&self, tuple: &Tuple<F::Addr>, flow: &Flow<F::Addr>) -> Result<(), Refused> {
+        let pointer = get(&self.flows, tuple).ok_or(Refused)?;
+        // SAFETY: one thread, and no decision holds a reference to a flow that it replaces.
+        unsafe { *pointer = *flow };
+        Ok(())
     }
     fn remove_flow(&self, tuple: &Tuple<F::Addr>) -> bool {
         self.flows.borrow_mut().remove(tuple).is_some()
@@ -371,14 +374,14 @@ impl<F: Place> Env<F> for World<F> {
         if let Some(meanwhile) = self.before_mapping.take() {
             meanwhile(self);
         }
-        insert(&self.mappings, key, mapping, usize::MAX, false)
+        insert(&self.mappings, key, mapping, usize::MAX)
     }
     fn reply(&self, tuple: &Tuple<F::Addr>) -> Option<&Inside<F::Addr>> {
         // SAFETY: entries are not changed while a decision holds one.
         get(&self.replies, tuple).map(|inside| unsafe { &*inside })
     }
     fn insert_reply(&self, tuple: &Tuple<F::Addr>, inside: &Inside<F::Addr>) -> Result<(), Refused> {
-        insert(&self.replies, tuple, inside, usize::MAX, false)
+        insert(&self.replies, tuple, inside, usize::MAX)
     }
     fn remove_reply(&self, tuple: &Tuple<F::Addr>) {
         self.replies.borrow_mut().remove(tuple);
