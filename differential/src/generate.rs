@@ -1,7 +1,7 @@
 //! Steps by chance: mostly what two who talk would say next, and near misses of it.
 
-use netpath_model::packet::{Extension, Fragment};
-use netpath_model::{Body, Checksum, End, Name, Nat, Packet, Place, Proto};
+use netpath_model::packet::Fragment;
+use netpath_model::{Body, Checksum, End, Name, Nat, Packet, Place, Proto, Tcp};
 use std::collections::VecDeque;
 
 use crate::conversation::{Conversation, Party};
@@ -224,11 +224,9 @@ impl Generator {
         let is_stray = rng.chance(15);
         self.sent = self.sent.wrapping_add(2);
         packet.id = self.sent & !1 | u16::from(is_stray);
-        if packet.is_v6() && rng.chance(10) {
-            // Not IPv4's options, nor IPv6's that are for routers: of what takes the kernel's road a later piece may pass
-            // where the first one did not.
+        let is_adorned = rng.chance(10);
+        if is_adorned {
             malformed::adorn(&mut packet, rng);
-            packet.extensions.retain(|extension| !matches!(extension, Extension::HopByHop(_)));
         }
         let mut pieces: VecDeque<Stimulus> = (0..total)
             .step_by(size)
@@ -239,6 +237,12 @@ impl Generator {
             .collect();
         if is_stray {
             pieces.pop_front();
+        }
+        if is_adorned && conversation.proto == Proto::Tcp && rng.chance(50) {
+            // What the first piece may have been too early for begins before the others.
+            let opening = conversation.segment(Party::First, Tcp::SYN);
+            let opening = conversation.packet(Party::First, Body::Tcp(opening));
+            pieces.insert(1, conversation.stimulus(Party::First, opening));
         }
         let first = pieces.pop_front().expect("more than one piece");
         self.queue.extend(pieces);

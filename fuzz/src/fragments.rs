@@ -7,7 +7,9 @@ use std::rc::Rc;
 
 use netpath_common::{Datagram, FragmentKey, Reason, datagram_state};
 use netpath_ebpf::decision::{Decision, Out};
-use netpath_ebpf::fragment::{BUCKETS, HELD_PER_BUCKET, Place, Span, begun, is_holdable, is_orphan, is_over, note};
+use netpath_ebpf::fragment::{
+    BUCKETS, HELD_PER_BUCKET, Place, Span, begun, is_holdable, is_orphan, is_over, joins, let_out, note,
+};
 use netpath_ebpf::packet::Packet;
 
 use crate::hooks::L3_OFF;
@@ -54,15 +56,14 @@ impl<F: Ground> Fragments<F> {
         self.datagrams.borrow().len()
     }
 
-    /// Ports of a later fragment; 0: the first one was not seen.
-    pub(crate) fn ports_of_first(&self, packet: &Packet<F>, leaves: bool, now_s: u32) -> (u16, u16) {
+    /// Gives a later fragment what its first one says, if that one was seen.
+    pub(crate) fn join(&self, packet: &mut Packet<F>, leaves: bool, now_s: u32) {
         let datagrams = self.datagrams.borrow();
-        let Some(datagram) = datagrams.get(&packet.fragment_key()) else { return (0, 0) };
-        let is_current = leaves || datagram.state != datagram_state::COMPLETE;
-        if !is_current || is_over(datagram.seen_s, now_s) {
-            return (0, 0);
+        let Some(datagram) = datagrams.get(&packet.fragment_key()) else { return };
+        if joins::<F::Addr>(datagram, leaves, now_s) {
+            packet.set_ports(datagram.src_port, datagram.dst_port);
+            packet.follow(datagram.under_way);
         }
-        (datagram.src_port, datagram.dst_port)
     }
 
     /// Looks after a packet on which has been decided. An error where it does not go on, or not before those that have
@@ -90,7 +91,7 @@ impl<F: Ground> Fragments<F> {
         if is_first && self.release(&Place::of(hash_key, packet), is_kernels, now_s) {
             return Err(Reason::Fragment);
         }
-        if self.register(packet, span, is_first, now_s) { Ok(()) } else { Err(Reason::Fragment) }
+        if self.register(packet, span, is_first, is_kernels, now_s) { Ok(()) } else { Err(Reason::Fragment) }
     }
 
     /// Holds a packet that was refused, if it was for what its datagram's first fragment would have said.
@@ -105,14 +106,17 @@ impl<F: Ground> Fragments<F> {
     pub(crate) fn remember(&self, packet: &Packet<F>, now_s: u32) {
         let mut datagrams = self.datagrams.borrow_mut();
         let key = packet.fragment_key();
-        if datagrams.get(&key).is_some_and(|known| !is_over(known.seen_s, now_s)) {
+        let (src_port, dst_port) = (packet.tuple.src_port, packet.tuple.dst_port);
+        if let Some(known) = datagrams.get_mut(&key)
+            && !is_over(known.seen_s, now_s)
+        {
+            let_out(known, src_port, dst_port);
             return;
         }
-        let (src_port, dst_port) = (packet.tuple.src_port, packet.tuple.dst_port);
         datagrams.insert(key, Datagram { seen_s: now_s, src_port, dst_port, ..Datagram::default() });
     }
 
-    fn register(&self, packet: &Packet<F>, span: Span, is_first: bool, now_s: u32) -> bool {
+    fn register(&self, packet: &Packet<F>, span: Span, is_first: bool, is_kernels: bool, now_s: u32) -> bool {
         let mut datagrams = self.datagrams.borrow_mut();
         let key = packet.fragment_key();
         if let Some(datagram) = datagrams.get_mut(&key) {
@@ -122,7 +126,7 @@ impl<F: Ground> Fragments<F> {
             }
         }
         if is_first {
-            datagrams.insert(key, begun(packet.tuple.src_port, packet.tuple.dst_port, span, now_s));
+            datagrams.insert(key, begun(packet.tuple.src_port, packet.tuple.dst_port, span, is_kernels, now_s));
         }
         true
     }

@@ -144,8 +144,7 @@ impl<F: Ground> Hooks<F> {
             return Err(Reason::Malformed);
         }
         if packet.kind == Kind::LaterFragment {
-            let (src_port, dst_port) = self.fragments.ports_of_first(&packet, leaves, self.world.now_s.get());
-            packet.set_ports(src_port, dst_port);
+            self.fragments.join(&mut packet, leaves, self.world.now_s.get());
         }
         Ok(packet)
     }

@@ -31,7 +31,9 @@ pub struct Datagram {
     /// Where it ends, in units of eight bytes; 0: its last fragment was not seen.
     pub end: u16,
     /// One of [`datagram_state`].
-    pub state: u16,
+    pub state: u8,
+    /// Not 0: its first fragment went the kernel's road, and has left by no external interface yet.
+    pub under_way: u8,
     /// What has passed of it. Disjoint, not sorted, none touches another.
     pub runs: [Run; RUNS],
 }
@@ -39,11 +41,11 @@ pub struct Datagram {
 /// Values of [`Datagram::state`].
 pub mod datagram_state {
     /// There is more to come.
-    pub const OPEN: u16 = 0;
+    pub const OPEN: u8 = 0;
     /// Fragments overlapped (RFC 5722, 4): none of it passes any more.
-    pub const BROKEN: u16 = 1;
+    pub const BROKEN: u8 = 1;
     /// All of it has passed. Its identification may be another datagram's next.
-    pub const COMPLETE: u16 = 2;
+    pub const COMPLETE: u8 = 2;
 }
 
 /// Part of a datagram, in units of eight bytes: from `start` on, up to `end`. Nothing if they are equal.

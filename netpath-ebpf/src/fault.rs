@@ -59,6 +59,7 @@ faults! {
     ErrorRefreshes = 34, "error-refreshes", "An ICMP error keeps its flow alive (RFC 5508, REQ-6).";
     EndedNameRevived = 35, "ended-name-revived", "A question brings a named flow back that has ended.";
     ErrorByAddress = 36, "error-by-address", "An error about a hairpin is for who has the asker's address.";
+    DroppedFirstFollowed = 37, "dropped-first-followed", "A fragment leaves though its first one was dropped.";
 }
 
 impl Fault {

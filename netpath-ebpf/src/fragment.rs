@@ -7,6 +7,7 @@ use netpath_common::{Datagram, HELD_LEN, RUNS, Reason, Run, datagram_state};
 
 use crate::{
     family::Family,
+    fault::{self, Fault},
     hash::Hash,
     packet::{Kind, L3, Packet},
 };
@@ -60,12 +61,35 @@ pub fn is_orphan<F: Family>(packet: &Packet<F>) -> bool {
     packet.kind == Kind::LaterFragment && !packet.has_ports()
 }
 
-/// A datagram of which the first fragment has passed.
+/// A datagram of which the first fragment has passed. `is_kernels`: to the kernel, as it was.
 #[inline(always)]
-pub fn begun(src_port: u16, dst_port: u16, span: Span, now_s: u32) -> Datagram {
-    let mut datagram = Datagram { seen_s: now_s, src_port, dst_port, ..Datagram::default() };
+pub fn begun(src_port: u16, dst_port: u16, span: Span, is_kernels: bool, now_s: u32) -> Datagram {
+    let under_way = u8::from(is_kernels);
+    let mut datagram = Datagram { seen_s: now_s, src_port, dst_port, under_way, ..Datagram::default() };
     datagram.runs[0] = span.run;
     datagram
+}
+
+/// Notes that the first fragment of a datagram leaves by an external interface. Its ports are noted once more: who was
+/// under way may have been dropped, and this be another one with its identification.
+#[inline(always)]
+pub fn let_out(datagram: &mut Datagram, src_port: u16, dst_port: u16) {
+    if datagram.under_way != 0 {
+        (datagram.src_port, datagram.dst_port) = (src_port, dst_port);
+        datagram.under_way = 0;
+    }
+}
+
+/// Whether a later fragment that comes by belongs to `datagram`. `leaves`: it is on its way out of this host, where it
+/// may be one of a datagram that has passed already, but not of one whose first fragment has not left.
+#[inline(always)]
+pub fn joins<A>(datagram: &Datagram, leaves: bool, now_s: u32) -> bool {
+    let is_current = if leaves {
+        datagram.under_way == 0 || fault::is_active::<A>(Fault::DroppedFirstFollowed)
+    } else {
+        datagram.state != datagram_state::COMPLETE
+    };
+    is_current && !is_over(datagram.seen_s, now_s)
 }
 
 /// Notes that a fragment is about to pass. False: it must not, since it or a part of it has passed already, or too many
@@ -207,7 +231,7 @@ mod tests {
             let mut cuts = vec![0, 5];
             lens.iter().for_each(|len| cuts.push(cuts[cuts.len() - 1] + len));
             let mut rest = parts(&cuts);
-            let mut datagram = begun(1, 2, rest.remove(0), 0);
+            let mut datagram = begun(1, 2, rest.remove(0), false, 0);
             for index in order {
                 if rest.is_empty() {
                     break;
@@ -228,7 +252,7 @@ mod tests {
 
         #[test]
         fn nothing_passes_twice(spans in proptest::collection::vec((1u16..30, 1u16..10, any::<bool>()), 0..20)) {
-            let mut datagram = begun(1, 2, span(0, 2, false), 0);
+            let mut datagram = begun(1, 2, span(0, 2, false), false, 0);
             let mut passed = [0u8; 64];
             passed[..2].fill(1);
             for (start, len, is_last) in spans {
@@ -242,7 +266,7 @@ mod tests {
 
     #[test]
     fn an_overlap_ends_the_datagram_and_a_repetition_does_not() {
-        let mut datagram = begun(1, 2, span(0, 4, false), 0);
+        let mut datagram = begun(1, 2, span(0, 4, false), false, 0);
         assert!(note(&mut datagram, span(8, 10, true)));
         assert!(!note(&mut datagram, span(8, 10, true)));
         assert!(!note(&mut datagram, span(0, 4, false)));
@@ -250,6 +274,24 @@ mod tests {
         assert!(!note(&mut datagram, span(3, 8, false)));
         assert_eq!(datagram.state, datagram_state::BROKEN);
         assert!(!note(&mut datagram, span(4, 8, false)));
+    }
+
+    #[test]
+    fn who_leaves_joins_a_datagram_whose_first_fragment_has_left() {
+        const NOW_S: u32 = 100;
+        let leaves = |datagram: &Datagram| joins::<[u8; 4]>(datagram, true, NOW_S);
+        let comes = |datagram: &Datagram| joins::<[u8; 4]>(datagram, false, NOW_S);
+        let by_shortcut = begun(1, 2, span(0, 4, false), false, NOW_S);
+        assert!(leaves(&by_shortcut) && comes(&by_shortcut));
+        let mut datagram = begun(1, 2, span(0, 4, false), true, NOW_S);
+        assert!(!leaves(&datagram) && comes(&datagram));
+        assert!(note(&mut datagram, span(4, 6, true)));
+        assert!(!leaves(&datagram) && !comes(&datagram), "all of it is on the kernel's road");
+        let_out(&mut datagram, 3, 4);
+        assert!(leaves(&datagram) && !comes(&datagram));
+        assert_eq!((datagram.src_port, datagram.dst_port), (3, 4));
+        let_out(&mut datagram, 5, 6);
+        assert_eq!((datagram.src_port, datagram.dst_port), (3, 4), "a name that others have followed");
     }
 
     #[test]

@@ -39,7 +39,8 @@ pub struct L3<A> {
     pub fragment_proto: u8,
     /// More-fragments bit (0x2000) and offset in units of eight bytes; 0: not a fragment.
     pub fragment: u16,
-    /// Not 0: there are IPv4's options or IPv6's hop-by-hop options. Some are for routers, which the kernel knows how to be.
+    /// Not 0: there are IPv4's options or IPv6's hop-by-hop options, some of which are for routers, and the kernel knows how
+    /// to be one; or it is a later fragment that [follows](Packet::follow) its first one on the kernel's road.
     /// A number that nothing has been compared with, so that the verifier walks through what follows once.
     pub options: u8,
 }
@@ -52,7 +53,7 @@ impl<A> L3<A> {
         self.fragment == MORE_FRAGMENTS
     }
 
-    /// Whether a router has more to do with the packet than to count its hops down.
+    /// Whether a router has more to do with the packet than to count its hops down, or with its first fragment had.
     #[inline(always)]
     pub fn needs_router(&self) -> bool {
         (self.ttl <= 1 && !fault::is_active::<A>(Fault::LastHopForwarded)) || self.options != 0
@@ -273,5 +274,11 @@ impl<F: Family> Packet<F> {
     pub fn set_ports(&mut self, src_port: u16, dst_port: u16) {
         self.tuple.src_port = src_port;
         self.tuple.dst_port = dst_port;
+    }
+
+    /// Keeps a later fragment from shortcuts if its first one is on the kernel's road: `under_way` is its datagram's.
+    #[inline(always)]
+    pub fn follow(&mut self, under_way: u8) {
+        self.l3.options |= under_way;
     }
 }

@@ -5,7 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
 use netpath_tests::frames::FrameSocket;
-use netpath_tests::packets::Packet;
+use netpath_tests::packets::{ACK, HOP_BY_HOP, Packet, SYN, Segment};
 use netpath_tests::sockets::{PATIENCE, REFUSAL, at, receive, send};
 use netpath_tests::{Container, Family, Namespace, Options, Plane, World};
 
@@ -18,6 +18,8 @@ on_every_plane! {
 }
 
 on_netpath! {
+    fragments_for_routers_leave_in_any_order,
+    fragments_for_routers_do_not_leave_when_their_first_one_was_dropped,
     fragments_of_unlinked_containers_do_not_pass,
     a_flood_of_fragments_harms_nobody_else,
     fragments_that_wait_in_vain_are_counted,
@@ -161,6 +163,68 @@ fn overlapping_fragments_make_no_datagram(plane: Plane) {
                 road.assert_received(Vec::new());
             }
         }
+    }
+}
+
+/// The packet with options that routers look at, so that it takes the kernel's road.
+fn for_routers(packet: &Packet) -> Packet {
+    const NO_OPERATION: u8 = 1;
+    /// Four bytes of padding (RFC 8200, 4.2).
+    const PADDING: [u8; 6] = [1, 4, 0, 0, 0, 0];
+    let mut packet = packet.clone();
+    match packet.src {
+        IpAddr::V4(_) => packet.options = vec![NO_OPERATION; 40],
+        IpAddr::V6(_) => packet.extensions = vec![(HOP_BY_HOP, PADDING.to_vec())],
+    }
+    packet
+}
+
+fn fragments_for_routers_leave_in_any_order(plane: Plane) {
+    let world = World::with(plane, Options::dual());
+    let app = world.container("app", &[]);
+    for family in Family::BOTH {
+        let mut road = outward(&world, &app, family, 7000);
+        for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2]] {
+            let (parts, message) = road.datagram(2400, 808);
+            // Not all fragments of a datagram have IPv4's options, nor all the same road therefore.
+            for with_options in [&[0, 1, 2][..], &[0], &[1, 2]] {
+                road.next_id += 1;
+                let part = |index: usize| Packet { id: road.next_id, ..parts[index].clone() };
+                let has_options = |index: usize| family == Family::V6 || with_options.contains(&index);
+                let part = |index| if has_options(index) { for_routers(&part(index)) } else { part(index) };
+                road.send(&order.map(part));
+                road.assert_received(vec![message.clone()]);
+            }
+        }
+    }
+}
+
+/// The first one is of no connection that is known, those behind it come when there is one.
+fn fragments_for_routers_do_not_leave_when_their_first_one_was_dropped(plane: Plane) {
+    const ID: u32 = 0x6006;
+    let world = World::with(plane, Options::dual());
+    let app = world.container("app", &[]);
+    for family in Family::BOTH {
+        let road = outward(&world, &app, family, 7000);
+        let mut outside = FrameSocket::new(&world.client, "eth0");
+        let segment = |flags, payload: &[u8]| {
+            let segment = Packet::tcp(road.from, road.to, &Segment::new(flags, 1000, 1000), payload);
+            for_routers(&Packet { id: ID, ..segment })
+        };
+        let parts = segment(ACK, &[7; 100]).fragments(48);
+        let drops = || ["no-flow", "fragment"].map(|reason| world.drops(reason));
+        let [of_no_flow, of_no_first] = drops();
+        road.send(&[parts[0].clone(), segment(SYN, &[]), parts[1].clone()]);
+        // This one has no options in IPv4, and nothing to keep it from a shortcut.
+        road.send(&[Packet { options: Vec::new(), ..parts[2].clone() }]);
+        road.send(&[Packet::udp(road.from, road.to, b"end")]);
+        let is_end = |frame: &[u8]| Packet::of_frame(frame).is_some_and(|packet| packet.l4[8..] == *b"end");
+        let frames = outside.until(is_end, PATIENCE).expect("the datagram behind them");
+        let left: Vec<Packet> = frames.iter().filter_map(|frame| Packet::of_frame(frame)).collect();
+        let of_them = |packet: &&Packet| packet.dst == family.client() && packet.id == ID;
+        assert!(left.iter().filter(of_them).all(|packet| !packet.is_fragment()), "{left:#?}");
+        assert!(left.iter().any(|packet| packet.segment().is_some_and(|segment| segment.flags == SYN)), "{left:#?}");
+        assert_eq!(drops(), [of_no_flow + 1, of_no_first + 2]);
     }
 }
 

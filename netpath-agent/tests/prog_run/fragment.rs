@@ -1,9 +1,9 @@
 //! Fragments in order.
 
 use super::{C1, CLIENT, HOST};
-use crate::frame::{Ip, Parts, UDP, frame, udp};
+use crate::frame::{Ip, Parts, TCP, UDP, frame, tcp, udp};
 use crate::setup::{BRIDGE_MAC, C1_MAC, C2_MAC, DROP, LOOPBACK_MAC, PASS, Plane, REDIRECT, ROUTER_MAC};
-use netpath_common::Reason;
+use netpath_common::{Reason, config_flag};
 
 const MORE: u16 = 0x2000;
 
@@ -60,4 +60,61 @@ fn a_spoofed_first_fragment_does_not_lend_its_ports() {
     let later = frame((C1_MAC, BRIDGE_MAC), ip(5), UDP, C1, CLIENT, &datagram[40..]);
     assert_eq!(plane.run("from_container", &later).verdict, DROP);
     assert_eq!(plane.dropped(Reason::SpoofedMac), 1);
+}
+
+/// A fragment that the first container sends outside.
+fn outward(proto: u8, fragment: u16, l4: &[u8]) -> Vec<u8> {
+    frame((C1_MAC, BRIDGE_MAC), Ip { fragment, ..Ip::default() }, proto, C1, CLIENT, l4)
+}
+
+#[test]
+fn a_later_fragment_does_not_leave_when_its_first_one_was_dropped_on_the_kernels_road() {
+    const SYN: u8 = 2;
+    const ACK: u8 = 16;
+    let mut plane = Plane::new();
+    let segment = tcp((C1, 5000), (CLIENT, 80), ACK, &[7; 64]);
+    plane.set_flags(0);
+    let first = outward(TCP, MORE, &segment[..40]);
+    assert_eq!(plane.run("from_container", &first).verdict, PASS);
+    assert_eq!(plane.run("to_external", &first).verdict, DROP);
+    let opening = outward(TCP, 0, &tcp((C1, 5000), (CLIENT, 80), SYN, &[]));
+    assert_eq!(plane.run("to_external", &opening).verdict, PASS);
+    for (flags, later) in [(0, MORE | 5), (config_flag::SHORTCUTS, MORE | 7), (config_flag::SHORTCUTS, 9)] {
+        plane.set_flags(flags);
+        let later = outward(TCP, later, &segment[40..56]);
+        let run = plane.run("from_container", &later);
+        assert_eq!((run.verdict, Parts::of_frame(&run.frame).src), (PASS, C1), "not past the leak guard");
+        assert_eq!(plane.run("to_external", &later).verdict, DROP);
+    }
+    assert_eq!(plane.dropped(Reason::Fragment), 3);
+}
+
+#[test]
+fn a_later_fragment_takes_a_shortcut_once_its_first_one_has_left() {
+    let mut plane = Plane::new();
+    let datagram = udp((C1, 5000), (CLIENT, 53), &[7; 96]);
+    plane.set_flags(0);
+    let first = outward(UDP, MORE, &datagram[..40]);
+    assert_eq!(plane.run("from_container", &first).verdict, PASS);
+    plane.set_flags(config_flag::SHORTCUTS);
+    let second = outward(UDP, MORE | 5, &datagram[40..80]);
+    assert_eq!(plane.run("from_container", &second).verdict, PASS, "behind the first one");
+    for fragment in [&first, &second] {
+        let run = plane.run("to_external", fragment);
+        assert_eq!((run.verdict, Parts::of_frame(&run.frame).src), (PASS, HOST));
+    }
+    let last = plane.run("from_container", &outward(UDP, 10, &datagram[80..]));
+    assert_eq!((last.verdict, Parts::of_frame(&last.frame).src), (REDIRECT, HOST));
+}
+
+#[test]
+fn a_later_fragment_on_the_kernels_road_leaves_behind_a_first_one_that_took_a_shortcut() {
+    let mut plane = Plane::new();
+    let datagram = udp((C1, 5000), (CLIENT, 53), &[7; 64]);
+    assert_eq!(plane.run("from_container", &outward(UDP, MORE, &datagram[..40])).verdict, REDIRECT);
+    plane.set_flags(0);
+    let later = outward(UDP, 5, &datagram[40..]);
+    assert_eq!(plane.run("from_container", &later).verdict, PASS);
+    let run = plane.run("to_external", &later);
+    assert_eq!((run.verdict, Parts::of_frame(&run.frame).src), (PASS, HOST));
 }

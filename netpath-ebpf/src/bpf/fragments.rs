@@ -18,7 +18,7 @@ use netpath_ebpf::{
     env::Env,
     family::{V4, V6},
     fault::{self, Fault},
-    fragment::{self, HELD_PER_BUCKET, Place, Span, begun, is_holdable, is_over, note},
+    fragment::{self, HELD_PER_BUCKET, Place, Span, begun, is_holdable, is_over, joins, let_out, note},
     packet::Packet,
 };
 use network_types::eth::EthHdr;
@@ -82,15 +82,19 @@ pub(super) fn hold_back<F: FamilyMaps>(ctx: &TcContext, hand: &Hand<F>, reason: 
     }
 }
 
-/// Notes the ports of a first fragment that leaves this host. The kernel may have made it, of a packet that came whole.
+/// Notes the ports of a first fragment that leaves this host, and that it does. The kernel may have made it, of a packet
+/// that came whole.
 #[inline(never)]
 pub(super) fn remember<F: FamilyMaps>(ctx: &TcContext, packet: &Packet<F>) -> bool {
     let now_s = Env::<F>::now_s(&Kernel { ctx });
     let key = packet.fragment_key();
-    let known = F::fragments().get_ptr(&key);
-    // SAFETY: one aligned word; what another CPU makes of it is as good.
-    if known.is_some_and(|known| !is_over(unsafe { (*known).seen_s }, now_s)) {
-        return false;
+    if let Some(known) = F::fragments().get_ptr_mut(&key) {
+        // SAFETY: plain words, in which another CPU may note a later fragment meanwhile.
+        let known = unsafe { &mut *known };
+        if !is_over(known.seen_s, now_s) {
+            let_out(known, packet.tuple.src_port, packet.tuple.dst_port);
+            return false;
+        }
     }
     let datagram = Datagram {
         seen_s: now_s,
@@ -101,21 +105,20 @@ pub(super) fn remember<F: FamilyMaps>(ctx: &TcContext, packet: &Packet<F>) -> bo
     F::fragments().insert(&key, datagram, u64::from(BPF_ANY)).is_ok()
 }
 
-/// Source and destination port of a later fragment, in one number; 0: the first one was not seen. Of a datagram that has
-/// passed already only what leaves this host can be. Not inlined, for a stack of its own.
+/// Source and destination port of a later fragment, and above them whether the first one is under way, in one number; 0:
+/// that one was not seen, or not to leave. Not inlined, for a stack of its own.
 #[inline(never)]
-pub(super) fn ports_of_first<F: FamilyMaps>(ctx: &TcContext, packet: &Packet<F>, leaves: bool) -> u32 {
+pub(super) fn ports_of_first<F: FamilyMaps>(ctx: &TcContext, packet: &Packet<F>, leaves: bool) -> u64 {
     let Some(datagram) = F::fragments().get_ptr(&packet.fragment_key()) else { return 0 };
     // SAFETY: a torn value gives a fragment wrong ports, as a reused identification would.
     let datagram = unsafe { &*datagram };
     if fault::is_active::<F::Addr>(Fault::FragmentsForgotten) {
         return 0;
     }
-    let is_current = leaves || datagram.state != datagram_state::COMPLETE;
-    if !is_current || is_over(datagram.seen_s, Env::<F>::now_s(&Kernel { ctx })) {
+    if !joins::<F::Addr>(datagram, leaves, Env::<F>::now_s(&Kernel { ctx })) {
         return 0;
     }
-    u32::from(datagram.src_port) << 16 | u32::from(datagram.dst_port)
+    u64::from(datagram.under_way) << 32 | u64::from(datagram.src_port) << 16 | u64::from(datagram.dst_port)
 }
 
 /// It may pass.
@@ -143,7 +146,7 @@ fn examine<F: FamilyMaps>(ctx: &TcContext, hand: &Hand<F>) -> u32 {
     if is_first && is_awaited(ctx, hand) {
         return AWAITED;
     }
-    if register(ctx, packet, span, is_first) { PASSES } else { REFUSED }
+    if register(ctx, hand, span, is_first) { PASSES } else { REFUSED }
 }
 
 /// Whether the kernel gets the packet in hand as it is.
@@ -161,7 +164,8 @@ fn follows(held: &Held, place: &Place, is_kernels: bool, now_s: u32) -> bool {
 
 /// Notes that a fragment is about to pass; false: it must not.
 #[inline(always)]
-fn register<F: FamilyMaps>(ctx: &TcContext, packet: &Packet<F>, span: Span, is_first: bool) -> bool {
+fn register<F: FamilyMaps>(ctx: &TcContext, hand: &Hand<F>, span: Span, is_first: bool) -> bool {
+    let packet = &hand.packet;
     let now_s = Env::<F>::now_s(&Kernel { ctx });
     let key = packet.fragment_key();
     if let Some(datagram) = F::fragments().get_ptr_mut(&key) {
@@ -173,7 +177,7 @@ fn register<F: FamilyMaps>(ctx: &TcContext, packet: &Packet<F>, span: Span, is_f
         }
     }
     if is_first {
-        let datagram = begun(packet.tuple.src_port, packet.tuple.dst_port, span, now_s);
+        let datagram = begun(packet.tuple.src_port, packet.tuple.dst_port, span, is_kernels(hand), now_s);
         // A refusal loses the later fragments of one datagram.
         let _ = F::fragments().insert(&key, datagram, u64::from(BPF_ANY));
     }

@@ -121,8 +121,9 @@ pub(super) fn load<F: FamilyMaps>(ctx: &TcContext, leaves: bool) -> Result<&'sta
     read(ctx, &mut hand.packet)?;
     if hand.packet.kind == Kind::LaterFragment {
         cold_path();
-        let ports = ports_of_first(ctx, &hand.packet, leaves);
-        hand.packet.set_ports((ports >> 16) as u16, ports as u16);
+        let first = ports_of_first(ctx, &hand.packet, leaves);
+        hand.packet.set_ports((first >> 16) as u16, first as u16);
+        hand.packet.follow((first >> 32) as u8);
     }
     Ok(hand)
 }
