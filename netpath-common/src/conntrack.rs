@@ -150,9 +150,6 @@ pub struct Mapping<A> {
     pub destination: u32,
     /// Inside port, host byte order.
     pub port: u16,
-    /// Not 0: somebody looked for a port, found this one taken and went on to the next candidate, so a
-    /// search for an existing mapping must not end here.
-    pub passed: u8,
     /// Not 0: another inside address uses the port too, towards other destinations; replies are looked
     /// up in `REPLIES_*` first.
     pub shared: u8,
@@ -160,7 +157,7 @@ pub struct Mapping<A> {
     pub many: u8,
     /// Not 0: its only flow is closing. When ports run out, the port may be taken before the deadline.
     pub closed: u8,
-    pub _pad: u16,
+    pub _pad: [u8; 3],
 }
 
 /// The inside end of a flow whose host port is shared. Value of `REPLIES_*` under the tuple of the

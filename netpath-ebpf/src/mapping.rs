@@ -126,23 +126,12 @@ impl<F: Family> Request<'_, F> {
             endpoint: self.owner.index,
             destination: self.destination(config),
             port: self.packet.tuple.src_port,
-            passed: 0,
             shared: 0,
             many: 0,
             closed: 0,
-            _pad: 0,
+            _pad: [0; 3],
         }
     }
-}
-
-/// What a walk over the candidates found.
-#[derive(Clone, Copy)]
-enum Found {
-    /// The inside address and port have this port already.
-    Own(u16),
-    /// Nobody has it, or its last connection has closed.
-    Free(u16),
-    Nothing,
 }
 
 /// Finds the inside address and port's mapping, or gives it one.
@@ -156,68 +145,68 @@ pub fn allocate<F: Family, E: Env<F>>(env: &E, config: &Config, request: &Reques
     let tuple = &request.packet.tuple;
     let by = if fault::is_active::<F::Addr>(Fault::MappingByDestination) { tuple.dst_port & 0xff } else { 0 };
     let candidates = Candidates::new(config, &tuple.src_addr, tuple.src_port ^ by, tuple.proto, tuple.proto == F::ICMP);
-    let port = match search::<F, E>(env, config, request, &candidates) {
-        Found::Own(port) => join::<F, E>(env, config, request, port),
-        Found::Free(port) if claim::<F, E>(env, config, request, port) => join::<F, E>(env, config, request, port),
-        // Sharing it would be too early: others are free.
-        Found::Free(_) => return Err(Reason::PortTaken),
-        Found::Nothing => Port::NONE,
-    };
-    if port != Port::NONE {
-        return Ok(port);
+    let own = own_port::<F, E>(env, request, &candidates);
+    let port = if own == 0 { free_port::<F, E>(env, config, request, &candidates) } else { own };
+    if port != 0 {
+        // Sharing it if another CPU was faster would be too early: others are free.
+        if own == 0 && !claim::<F, E>(env, config, request, port) {
+            return Err(Reason::PortTaken);
+        }
+        let joined = join::<F, E>(env, config, request, port);
+        if joined != Port::NONE {
+            return Ok(joined);
+        }
     }
     share::<F, E>(env, config, request, &candidates)
 }
 
-/// Walks over the candidates: to the own port if there is one, else to the first that can be had.
+/// The port that the inside address and port have already, or 0, which no candidate is. It may be any candidate: those
+/// before it may have been somebody else's when it was chosen, published, or a socket's, and be free by now.
 #[inline(never)]
-fn search<F: Family, E: Env<F>>(env: &E, config: &Config, request: &Request<'_, F>, candidates: &Candidates) -> Found {
-    // Ports, not numbers of candidates: to the verifier a port is any number. No candidate is port 0.
-    let zero = config.zero() as u16;
-    let mut free = 0;
-    let mut closed = 0;
-    let is_modest = flows_of::<F, E>(env, request.owner.index) < MODEST_FLOWS;
-    let may_have = |i| i < FIRST_KEPT || is_modest || !candidates.has_kept();
+fn own_port<F: Family, E: Env<F>>(env: &E, request: &Request<'_, F>, candidates: &Candidates) -> u16 {
     for i in 0..CANDIDATES {
-        // Whatever the last round has found: to the verifier all its ends are one.
-        free |= zero;
-        closed |= zero;
         let port = candidates.get(i);
-        // Whether a search has gone past it: the port that the inside address and port have may lie behind.
-        let mut passed = zero as u8;
         if let Some(mapping) = env.mapping(&request.key(port)) {
             // SAFETY: `env.mapping` returns valid pointers; see `Env`.
-            let mapping = unsafe { &mut *mapping };
+            let mapping = unsafe { &*mapping };
+            if request.owns(mapping) && is_alive(mapping, request.now_s) {
+                return port;
+            }
+        }
+    }
+    0
+}
+
+/// The first candidate that nobody has, else the first whose last connection has closed, else 0.
+#[inline(never)]
+fn free_port<F: Family, E: Env<F>>(env: &E, config: &Config, request: &Request<'_, F>, candidates: &Candidates) -> u16 {
+    // Ports, not numbers of candidates: to the verifier a port is any number.
+    let zero = config.zero() as u16;
+    let mut closed = 0;
+    let is_modest = flows_of::<F, E>(env, request.owner.index) < MODEST_FLOWS;
+    let len = if is_modest || !candidates.has_kept() { CANDIDATES } else { FIRST_KEPT };
+    for i in 0..CANDIDATES {
+        // Whatever the last round has found: to the verifier all its ends are one.
+        closed |= zero;
+        if i >= len {
+            break;
+        }
+        let port = candidates.get(i);
+        if let Some(mapping) = env.mapping(&request.key(port)) {
+            // SAFETY: as in `own_port`.
+            let mapping = unsafe { &*mapping };
             if is_alive(mapping, request.now_s) {
-                if request.owns(mapping) {
-                    return Found::Own(port);
-                }
-                if mapping.passed == 0 {
-                    mapping.passed = 1;
-                }
-                if closed == 0 && may_have(i) && is_takeable(config, mapping, request.now_s) {
+                if closed == 0 && is_takeable(config, mapping, request.now_s) {
                     closed = port;
                 }
                 continue;
             }
-            passed |= mapping.passed;
         }
-        // The search that made the mapping has gone past what nobody can have, too. A product, so that to the verifier
-        // there is one way to ask.
-        let is_settled = black_box(u32::from(free) * u32::from(passed)) != 0;
-        if !is_settled && may_have(i) && is_usable::<F, E>(env, config, request, port) {
-            if free == 0 {
-                free = port;
-            }
-            if passed == 0 {
-                break;
-            }
+        if is_usable::<F, E>(env, config, request, port) {
+            return port;
         }
     }
-    if free == 0 {
-        free = closed;
-    }
-    if free == 0 { Found::Nothing } else { Found::Free(free) }
+    closed
 }
 
 /// A port that is published or that a TCP or UDP socket of the host owns is never used (port shadow,
@@ -242,7 +231,7 @@ fn is_takeable<A>(config: &Config, mapping: &Mapping<A>, now_s: u32) -> bool {
 #[inline(never)]
 fn join<F: Family, E: Env<F>>(env: &E, config: &Config, request: &Request<'_, F>, port: u16) -> Port {
     let Some(pointer) = env.mapping(&request.key(port)) else { return Port::NONE };
-    // SAFETY: as in `search`.
+    // SAFETY: as in `own_port`.
     let mapping = unsafe { &mut *pointer };
     let is_shared = mapping.shared != 0;
     if is_shared && !claim_reply::<F, E>(env, request, port) {
@@ -291,7 +280,7 @@ fn replace<F: Family, E: Env<F>>(
     wanted: &Mapping<F::Addr>,
 ) -> bool {
     let Some(pointer) = env.mapping(key) else { return false };
-    // SAFETY: as in `search`; nobody else replaces or removes the entry while the lock is held.
+    // SAFETY: as in `own_port`; nobody else replaces or removes the entry while the lock is held.
     let mapping = unsafe { &mut *pointer };
     let is_replaceable = !is_alive(mapping, request.now_s) || is_takeable(config, mapping, request.now_s);
     if is_replaceable {

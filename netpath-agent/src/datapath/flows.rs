@@ -19,9 +19,8 @@ use super::tables::{FamilyMaps, Tables, remove};
 
 /// `BPF_NOEXIST`: insert only what is not there.
 const NOEXIST: u64 = 1;
-/// How long a dead mapping stays that others were passed on from, in seconds: until the flows that a
-/// search for their mapping would walk past it for have ended too, in most cases.
-const PASSED_S: i32 = 300;
+/// How long a dead mapping stays that was shared, in seconds: until the others' flows have ended too, in most cases.
+const SHARED_S: i32 = 300;
 
 /// A flow under its tuple as the container knows it.
 pub type FlowEntry<F> = (Tuple<<F as Family>::Addr>, Flow<<F as Family>::Addr>);
@@ -117,8 +116,8 @@ impl Datapath {
 
     fn is_mapping_dead<A>(&self, mapping: &Mapping<A>, now_s: u32) -> bool {
         let silent_s = now_s.wrapping_sub(mapping.deadline_s).cast_signed();
-        let is_over = silent_s > if mapping.passed != 0 || mapping.shared != 0 { PASSED_S } else { 0 };
-        is_over || (mapping.passed == 0 && self.generation(mapping.endpoint) != Some(mapping.generation))
+        let is_over = silent_s > if mapping.shared != 0 { SHARED_S } else { 0 };
+        is_over || (mapping.shared == 0 && self.generation(mapping.endpoint) != Some(mapping.generation))
     }
 
     fn sweep_mapping<F: FamilyMaps>(&mut self, key: &MappingKey<F::Addr>, now_s: u32) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Masquerade: ports, flows and their ends.
 
-use netpath_common::{Address as _, CtState, PortRange, Reason, Share, Tuple, proto};
+use netpath_common::{Address as _, CtState, MappingKey, PortKey, PortRange, Reason, Share, Tuple, proto};
 use netpath_ebpf::decision::Out;
 
 use super::{Addr, CLIENT, HOST, ICMP, OTHER_CLIENT, OTHER_HOST, World, container};
@@ -76,6 +76,34 @@ fn mapping_is_found_again_behind_a_port_that_nobody_can_have() {
     world.wait(100);
     // The first mapping is dead by now, and there never was one at the socket's port.
     assert_eq!(port(&world, 2, 5000, (OTHER_CLIENT, 53)), Ok(behind));
+}
+
+#[test]
+fn mapping_is_found_again_behind_a_port_that_has_become_free() {
+    type Change = fn(&mut World);
+    let lose_socket: [Change; 2] = [
+        |world| assert!(world.sockets.insert((proto::UDP, 5000))),
+        |world| assert!(world.sockets.remove(&(proto::UDP, 5000))),
+    ];
+    let unpublish: [Change; 2] = [
+        |world| world.publish(proto::UDP, 5000, 2, 53),
+        |world| assert!(world.published.remove(&PortKey::new(HOST, 5000, proto::UDP)).is_some()),
+    ];
+    // As the agent's sweep does.
+    let forget_mapping: [Change; 2] = [
+        |world| assert_eq!(port(world, 2, 5000, (CLIENT, 53)), Ok(5000)),
+        |world| assert!(world.mappings.get_mut().remove(&MappingKey::new(HOST, 5000, proto::UDP)).is_some()),
+    ];
+    for [take, free] in [lose_socket, unpublish, forget_mapping] {
+        let mut world = World::new();
+        take(&mut world);
+        let behind = port(&world, 1, 5000, (CLIENT, 53)).unwrap();
+        assert_ne!(behind, 5000);
+        free(&mut world);
+        assert_eq!(port(&world, 1, 5000, (OTHER_CLIENT, 53)), Ok(behind));
+        // What has become free is there for others.
+        assert_eq!(port(&world, 3, 5000, (CLIENT, 53)), Ok(5000));
+    }
 }
 
 #[test]
