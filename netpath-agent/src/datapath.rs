@@ -95,6 +95,7 @@ const PINNED: &[&str] = &[
     "FRAGMENTS_V6",
     "RESERVED_V6",
     "HOST_PEERS_V6",
+    "REACHES",
     "RING_HAND",
     "HELD",
     "HELD_BUCKETS",

@@ -1,7 +1,7 @@
 //! Flows that need state: masquerade, published ports with more than one name, containers under their own
 //! names.
 
-use crate::{Address, family_type};
+use crate::{Address, family_type, map_type};
 
 /// Where a flow stands. Decides its time-out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -159,6 +159,18 @@ pub struct Mapping<A> {
     pub closed: u8,
     pub _pad: [u8; 3],
 }
+
+/// How far down their candidates inside addresses and ports with the same hash have come. Element of the array `REACHES`;
+/// written and read by eBPF.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct Reach {
+    /// Byte `i`, if not 0: one of them may have a mapping among its candidates from number 2^i to 2^(i+1) - 1. Never
+    /// cleared, so that CPUs do not undo each other's stores; the first candidate, number 0, is always looked at.
+    pub groups: [u8; 8],
+}
+
+map_type!(Reach = 8);
 
 /// The inside end of a flow whose host port is shared. Value of `REPLIES_*` under the tuple of the
 /// flow's replies as they arrive from outside; written by eBPF, swept by the agent.

@@ -26,7 +26,7 @@ mod tuple;
 pub use addr::{Addr4, Addr6, Address, NETWORK_BITS_WORDS, OtherFamily, network_bit};
 pub use clock::seconds;
 pub use config::{Config, LAYOUT, PortRange, Timeouts, config_flag};
-pub use conntrack::{CtState, Flow, Inside, Mapping, MappingKey, TcpFlags, flow_flag, seen};
+pub use conntrack::{CtState, Flow, Inside, Mapping, MappingKey, Reach, TcpFlags, flow_flag, seen};
 pub use counter::{Counter, DropKey};
 pub use endpoint::{Endpoint, Network, endpoint_flag, network_flag};
 pub use event::{Event, EventKind};

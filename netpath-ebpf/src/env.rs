@@ -2,7 +2,7 @@
 
 use netpath_common::{
     Config, Endpoint, External, Flow, Inside, Link, LinkKey, Mapping, MappingKey, Network, PortKey, PortSource,
-    PortTarget, Reason, Share, TrustedKey, Tuple,
+    PortTarget, Reach, Reason, Share, TrustedKey, Tuple,
 };
 
 use crate::{family::Family, mapping::Request, packet::Packet};
@@ -57,6 +57,8 @@ pub trait Env<F: Family> {
     fn share(&self, endpoint: u32) -> Option<*mut Share>;
     fn mapping(&self, key: &MappingKey<F::Addr>) -> Option<*mut Mapping<F::Addr>>;
     fn insert_mapping(&self, key: &MappingKey<F::Addr>, mapping: &Mapping<F::Addr>) -> Result<(), Refused>;
+    /// How far down their candidates those in a bucket have come.
+    fn reach(&self, bucket: u32) -> Option<*mut Reach>;
     fn reply(&self, tuple: &Tuple<F::Addr>) -> Option<&Inside<F::Addr>>;
     fn insert_reply(&self, tuple: &Tuple<F::Addr>, inside: &Inside<F::Addr>) -> Result<(), Refused>;
     fn remove_reply(&self, tuple: &Tuple<F::Addr>);

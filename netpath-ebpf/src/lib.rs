@@ -29,6 +29,7 @@ pub mod nd;
 pub mod packet;
 pub mod policy;
 pub mod port_alloc;
+mod port_search;
 pub mod published;
 pub mod snat;
 pub mod tcp_state;

@@ -4,8 +4,6 @@
 //! out, ports of closed connections go first, then ports are shared towards different destinations
 //! (RFC 7857, 3).
 
-use core::hint::black_box;
-
 use netpath_common::{Address as _, Config, CtState, Flow, Inside, Mapping, MappingKey, Reason, Tuple, seen};
 
 use crate::{
@@ -13,11 +11,11 @@ use crate::{
     env::Env,
     family::Family,
     fault::{self, Fault},
-    flow_table::{NO_RING, flows_of, reply_tuple},
+    flow_table::{NO_RING, reply_tuple},
     hash::Hash,
     packet::{Kind, Packet},
-    port_alloc::{CANDIDATES, Candidates, FIRST_KEPT, MODEST_FLOWS},
-    published,
+    port_alloc::Candidates,
+    port_search::{free_port, is_usable, own_port},
 };
 
 /// Candidates tried for a shared port.
@@ -78,12 +76,12 @@ impl<F: Family> Request<'_, F> {
     }
 
     #[inline(always)]
-    fn key(&self, port: u16) -> MappingKey<F::Addr> {
+    pub(crate) fn key(&self, port: u16) -> MappingKey<F::Addr> {
         MappingKey::new(self.nat_addr, port, self.packet.tuple.proto)
     }
 
     #[inline(always)]
-    fn reply(&self, port: u16) -> Tuple<F::Addr> {
+    pub(crate) fn reply(&self, port: u16) -> Tuple<F::Addr> {
         reply_tuple::<F>(&self.packet.tuple, self.nat_addr, port)
     }
 
@@ -160,68 +158,9 @@ pub fn allocate<F: Family, E: Env<F>>(env: &E, config: &Config, request: &Reques
     share::<F, E>(env, config, request, &candidates)
 }
 
-/// The port that the inside address and port have already, or 0, which no candidate is. It may be any candidate: those
-/// before it may have been somebody else's when it was chosen, published, or a socket's, and be free by now.
-#[inline(never)]
-fn own_port<F: Family, E: Env<F>>(env: &E, request: &Request<'_, F>, candidates: &Candidates) -> u16 {
-    for i in 0..CANDIDATES {
-        let port = candidates.get(i);
-        if let Some(mapping) = env.mapping(&request.key(port)) {
-            // SAFETY: `env.mapping` returns valid pointers; see `Env`.
-            let mapping = unsafe { &*mapping };
-            if request.owns(mapping) && is_alive(mapping, request.now_s) {
-                return port;
-            }
-        }
-    }
-    0
-}
-
-/// The first candidate that nobody has, else the first whose last connection has closed, else 0.
-#[inline(never)]
-fn free_port<F: Family, E: Env<F>>(env: &E, config: &Config, request: &Request<'_, F>, candidates: &Candidates) -> u16 {
-    // Ports, not numbers of candidates: to the verifier a port is any number.
-    let zero = config.zero() as u16;
-    let mut closed = 0;
-    let is_modest = flows_of::<F, E>(env, request.owner.index) < MODEST_FLOWS;
-    let len = if is_modest || !candidates.has_kept() { CANDIDATES } else { FIRST_KEPT };
-    for i in 0..CANDIDATES {
-        // Whatever the last round has found: to the verifier all its ends are one.
-        closed |= zero;
-        if i >= len {
-            break;
-        }
-        let port = candidates.get(i);
-        if let Some(mapping) = env.mapping(&request.key(port)) {
-            // SAFETY: as in `own_port`.
-            let mapping = unsafe { &*mapping };
-            if is_alive(mapping, request.now_s) {
-                if closed == 0 && is_takeable(config, mapping, request.now_s) {
-                    closed = port;
-                }
-                continue;
-            }
-        }
-        if is_usable::<F, E>(env, config, request, port) {
-            return port;
-        }
-    }
-    closed
-}
-
-/// A port that is published or that a TCP or UDP socket of the host owns is never used (port shadow,
-/// CVE-2021-3773). The kernel tells no program about SCTP's sockets.
-#[inline(never)]
-fn is_usable<F: Family, E: Env<F>>(env: &E, config: &Config, request: &Request<'_, F>, port: u16) -> bool {
-    let proto = black_box(request.packet.tuple.proto) | config.zero() as u8;
-    (fault::is_active::<F::Addr>(Fault::PublishedPortTaken)
-        || published::find::<F, E>(env, &request.nat_addr, port, proto).is_none())
-        && (proto == F::ICMP || !env.host_socket(&request.reply(port)))
-}
-
 /// Whether the mapping's last connection has closed and rested.
 #[inline(always)]
-fn is_takeable<A>(config: &Config, mapping: &Mapping<A>, now_s: u32) -> bool {
+pub(crate) fn is_takeable<A>(config: &Config, mapping: &Mapping<A>, now_s: u32) -> bool {
     // The deadline of a mapping whose only flow closed is one transitory time-out after that.
     let closed_s = mapping.deadline_s.wrapping_sub(config.timeouts.tcp_transitory);
     mapping.closed != 0 && mapping.many == 0 && (now_s.wrapping_sub(closed_s) as i32) >= CLOSED_HOLD_S as i32
@@ -231,7 +170,7 @@ fn is_takeable<A>(config: &Config, mapping: &Mapping<A>, now_s: u32) -> bool {
 #[inline(never)]
 fn join<F: Family, E: Env<F>>(env: &E, config: &Config, request: &Request<'_, F>, port: u16) -> Port {
     let Some(pointer) = env.mapping(&request.key(port)) else { return Port::NONE };
-    // SAFETY: as in `own_port`.
+    // SAFETY: `env.mapping` returns valid pointers; see `Env`.
     let mapping = unsafe { &mut *pointer };
     let is_shared = mapping.shared != 0;
     if is_shared && !claim_reply::<F, E>(env, request, port) {
@@ -280,7 +219,7 @@ fn replace<F: Family, E: Env<F>>(
     wanted: &Mapping<F::Addr>,
 ) -> bool {
     let Some(pointer) = env.mapping(key) else { return false };
-    // SAFETY: as in `own_port`; nobody else replaces or removes the entry while the lock is held.
+    // SAFETY: as in `join`; nobody else replaces or removes the entry while the lock is held.
     let mapping = unsafe { &mut *pointer };
     let is_replaceable = !is_alive(mapping, request.now_s) || is_takeable(config, mapping, request.now_s);
     if is_replaceable {
@@ -378,6 +317,6 @@ fn has_flow<F: Family, E: Env<F>>(env: &E, tuple: &Tuple<F::Addr>, addr: &F::Add
 /// Whether a flow of the mapping may be alive. An endpoint that is gone does not matter here: the agent
 /// that takes it down sweeps its mappings too.
 #[inline(always)]
-fn is_alive<A>(mapping: &Mapping<A>, now_s: u32) -> bool {
+pub(crate) fn is_alive<A>(mapping: &Mapping<A>, now_s: u32) -> bool {
     (mapping.deadline_s.wrapping_sub(now_s) as i32) >= 0
 }

@@ -15,6 +15,9 @@ pub const MODEST_FLOWS: u32 = 64;
 /// The part that is kept: one in this many.
 const KEPT_PART: u32 = 8;
 
+/// Buckets of inside addresses and ports, by their hash: a power of two.
+pub const BUCKETS_OF_INSIDE: u32 = 1 << 16;
+
 /// The ports that one inside address and port may be mapped to: always the same ones in the same order,
 /// so that a search finds the mapping that exists (endpoint-independent mapping, RFC 4787 REQ-1).
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +61,12 @@ impl Candidates {
     #[inline(always)]
     pub const fn has_kept(&self) -> bool {
         self.kept.first != self.range.first
+    }
+
+    /// The bucket that the inside address and port are in.
+    #[inline(always)]
+    pub const fn bucket(&self) -> u32 {
+        self.start / (1 << (32 - BUCKETS_OF_INSIDE.trailing_zeros()))
     }
 
     /// Candidate number `i`: first the inside port itself where the range has it, then hashed ones.

@@ -13,8 +13,8 @@ use aya_ebpf::{
 };
 use netpath_common::{
     Address, AllowedSource, Config, Endpoint, Event, EventKind, External, Flow, Inside, Link, LinkKey, Mapping,
-    MappingKey, Network, PortKey, PortSource, PortTarget, Reason, Share, TrustedKey, Tuple, config_flag, port_bit,
-    proto, seconds,
+    MappingKey, Network, PortKey, PortSource, PortTarget, Reach, Reason, Share, TrustedKey, Tuple, config_flag,
+    port_bit, proto, seconds,
 };
 use netpath_ebpf::{
     env::{Env, Refused, Route},
@@ -201,6 +201,11 @@ impl<F: FamilyMaps, C: Context> Env<F> for Kernel<'_, C> {
     #[inline(always)]
     fn insert_mapping(&self, key: &MappingKey<F::Addr>, mapping: &Mapping<F::Addr>) -> Result<(), Refused> {
         inserted(F::mappings().insert(key, mapping, u64::from(BPF_NOEXIST)))
+    }
+
+    #[inline(always)]
+    fn reach(&self, bucket: u32) -> Option<*mut Reach> {
+        maps::REACHES.get_ptr_mut(bucket)
     }
 
     #[inline(always)]

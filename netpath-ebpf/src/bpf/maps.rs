@@ -11,11 +11,12 @@ use aya_ebpf::{
 use netpath_common::{
     Addr4, Addr6, AllowedSource, Config, Counter, Datagram, DropKey, Endpoint, External, Flow, FragmentKey, Held,
     HeldBucket, HostPeer, HostPeerKey, Inside, Link, LinkKey, Mapping, MappingKey, NETWORK_BITS_WORDS, Network,
-    PORT_BITS_WORDS, PortKey, PortSource, PortTarget, Share, TrustedKey, Tuple,
+    PORT_BITS_WORDS, PortKey, PortSource, PortTarget, Reach, Share, TrustedKey, Tuple,
 };
 use netpath_ebpf::{
     family::{V4, V6},
     fragment::{BUCKETS, HELD_PER_BUCKET},
+    port_alloc::BUCKETS_OF_INSIDE,
 };
 
 use super::{
@@ -119,6 +120,10 @@ pub(super) static FLOWS_V4: HashMap<Tuple<Addr4>, Flow<Addr4>> = HashMap::with_m
 /// Masquerade ports in use. Written here, swept by the agent.
 #[map]
 pub(super) static MAPPINGS_V4: HashMap<MappingKey<Addr4>, Mapping<Addr4>> = HashMap::with_max_entries(65536, 0);
+
+/// How far masquerade ports are looked for, in buckets of inside addresses and ports of both families. Written here.
+#[map]
+pub(super) static REACHES: Array<Reach> = Array::with_max_entries(BUCKETS_OF_INSIDE, 0);
 
 /// Flows through shared masquerade ports, by the tuple of their replies. Written here.
 #[map]

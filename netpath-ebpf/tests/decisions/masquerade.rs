@@ -2,6 +2,7 @@
 
 use netpath_common::{Address as _, CtState, MappingKey, PortKey, PortRange, Reason, Share, Tuple, proto};
 use netpath_ebpf::decision::Out;
+use netpath_ebpf::port_alloc::CANDIDATES;
 
 use super::{Addr, CLIENT, HOST, ICMP, OTHER_CLIENT, OTHER_HOST, World, container};
 use crate::frame::{ACK, FIN_ACK, RST, SYN, SYN_ACK, answer, echo_request, tcp, tcp_at, udp};
@@ -104,6 +105,27 @@ fn mapping_is_found_again_behind_a_port_that_has_become_free() {
         // What has become free is there for others.
         assert_eq!(port(&world, 3, 5000, (CLIENT, 53)), Ok(5000));
     }
+}
+
+#[test]
+fn mapping_is_found_again_at_every_candidate() {
+    let mut candidates = Vec::new();
+    for _ in 0..CANDIDATES {
+        let mut world = World::new();
+        world.sockets.extend(candidates.iter().map(|port| (proto::UDP, *port)));
+        let behind = port(&world, 1, 5000, (CLIENT, 53)).unwrap();
+        world.sockets.clear();
+        assert_eq!(port(&world, 1, 5000, (OTHER_CLIENT, 53)), Ok(behind), "behind {}", candidates.len());
+        candidates.push(behind);
+    }
+}
+
+#[test]
+fn a_first_flow_looks_no_further_for_a_mapping_than_there_are_any() {
+    let world = World::new();
+    port(&world, 1, 5000, (CLIENT, 53)).unwrap();
+    // For an own one, for a free one, to join it, and for who has it in the end.
+    assert_eq!(world.mapping_look_ups.get(), 4);
 }
 
 #[test]

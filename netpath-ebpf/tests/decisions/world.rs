@@ -7,7 +7,8 @@ use std::hash::Hash;
 
 use netpath_common::{
     Address, BLOCK_LEN, Config, Endpoint, External, Flow, Inside, LAYOUT, Link, LinkKey, Mapping, MappingKey, Network,
-    PortKey, PortRange, PortSource, PortTarget, Reason, Share, Timeouts, TrustedKey, Tuple, config_flag, network_flag,
+    PortKey, PortRange, PortSource, PortTarget, Reach, Reason, Share, Timeouts, TrustedKey, Tuple, config_flag,
+    network_flag,
 };
 use netpath_ebpf::conntrack;
 use netpath_ebpf::decision::Decision;
@@ -20,6 +21,7 @@ use netpath_ebpf::inside;
 use netpath_ebpf::mapping::Request;
 use netpath_ebpf::packet::Packet;
 use netpath_ebpf::policy::{self, Arrival, Step};
+use netpath_ebpf::port_alloc::BUCKETS_OF_INSIDE;
 
 use crate::frame::Frame;
 
@@ -66,6 +68,9 @@ pub(crate) struct World<F: Place> {
     pub(crate) flows: Cells<Tuple<F::Addr>, Flow<F::Addr>>,
     pub(crate) mappings: Cells<MappingKey<F::Addr>, Mapping<F::Addr>>,
     pub(crate) replies: Cells<Tuple<F::Addr>, Inside<F::Addr>>,
+    reaches: Vec<UnsafeCell<Reach>>,
+    /// How often a mapping was looked up.
+    pub(crate) mapping_look_ups: Cell<u32>,
     pub(crate) shares: Vec<UnsafeCell<Share>>,
     ring: Vec<UnsafeCell<Tuple<F::Addr>>>,
     hand: Cell<u32>,
@@ -144,6 +149,8 @@ impl<F: Place> World<F> {
             flows: RefCell::default(),
             mappings: RefCell::default(),
             replies: RefCell::default(),
+            reaches: (0..BUCKETS_OF_INSIDE).map(|_| UnsafeCell::default()).collect(),
+            mapping_look_ups: Cell::new(0),
             shares: (0..=5).map(|_| UnsafeCell::default()).collect(),
             ring: (0..max_flows).map(|_| UnsafeCell::new(nobody::<F>())).collect(),
             hand: Cell::new(0),
@@ -368,6 +375,7 @@ impl<F: Place> Env<F> for World<F> {
         self.shares.get(endpoint as usize).map(UnsafeCell::get)
     }
     fn mapping(&self, key: &MappingKey<F::Addr>) -> Option<*mut Mapping<F::Addr>> {
+        self.mapping_look_ups.set(self.mapping_look_ups.get() + 1);
         get(&self.mappings, key)
     }
     fn insert_mapping(&self, key: &MappingKey<F::Addr>, mapping: &Mapping<F::Addr>) -> Result<(), Refused> {
@@ -375,6 +383,9 @@ impl<F: Place> Env<F> for World<F> {
             meanwhile(self);
         }
         insert(&self.mappings, key, mapping, usize::MAX)
+    }
+    fn reach(&self, bucket: u32) -> Option<*mut Reach> {
+        self.reaches.get(bucket as usize).map(UnsafeCell::get)
     }
     fn reply(&self, tuple: &Tuple<F::Addr>) -> Option<&Inside<F::Addr>> {
         // SAFETY: entries are not changed while a decision holds one.
