@@ -15,6 +15,9 @@ pub const MODEST_FLOWS: u32 = 64;
 /// The part that is kept: one in this many.
 const KEPT_PART: u32 = 8;
 
+/// 2^32 / golden ratio.
+const GOLDEN_SECTION: u32 = 0x9e37_79b9;
+
 /// Buckets of inside addresses and ports, by their hash: a power of two.
 pub const BUCKETS_OF_INSIDE: u32 = 1 << 16;
 
@@ -53,8 +56,10 @@ impl Candidates {
         };
         let hash =
             Hash::new(config.hash_key).addr(inside).word((u32::from(inside_port) << 8) | u32::from(protocol)).finish();
-        // An odd stride walks through many different ports whatever the length of the range.
-        Self { range, kept, inside_port, start: hash as u32, stride: ((hash >> 32) as u32) | 1 }
+        // About the golden section of the range (Knuth, The Art of Computer Programming 3, 6.4): each candidate falls into
+        // one of the largest gaps that those before it have left. Any other stride may be near a fraction of the range, and
+        // stay in a part that is full.
+        Self { range, kept, inside_port, start: hash as u32, stride: GOLDEN_SECTION + (hash >> 40) as u32 }
     }
 
     /// Whether a part of the range is kept.
@@ -140,11 +145,23 @@ mod tests {
     #[test]
     fn many_different_ports_are_tried() {
         let config = config(1024, 32767);
-        for port in 40000..40100 {
+        for port in 1..=u16::MAX {
             let mut tried = candidates(&config, port);
             tried.sort_unstable();
             tried.dedup();
             assert!(tried.len() >= 24, "port {port}: only {} different candidates", tried.len());
+        }
+    }
+
+    #[test]
+    fn a_quarter_of_the_range_that_is_in_use_leaves_others_to_everybody() {
+        let config = config(1024, 32767);
+        for port in 32768..=u16::MAX {
+            for quarter in 0..4 {
+                let in_use = |candidate: &u16| (*candidate - 1024) / 7936 == quarter;
+                let free = candidates(&config, port)[..24].iter().filter(|candidate| !in_use(candidate)).count();
+                assert!(free >= 12, "port {port}: {free} candidates outside quarter {quarter}");
+            }
         }
     }
 
