@@ -369,6 +369,8 @@ fn error_inside<F: Path>(ctx: &TcContext, hand: &mut Hand<F>) -> Result<bool, Re
 
 #[inline(never)]
 fn plan_error_inside<F: Path>(ctx: &TcContext, hand: &mut Hand<F>, is_read: bool) -> Result<(), Reason> {
+    // First: what reads both cases of the translation at once reads what nobody wrote, which only Linux 6.3 allows.
+    hand.plan.set_undecided();
     let env = Kernel { ctx };
     let Hand { packet, arrival, .. } = &*hand;
     let config = Env::<F>::config(&env).ok_or(Reason::EndpointGone)?;
@@ -376,11 +378,8 @@ fn plan_error_inside<F: Path>(ctx: &TcContext, hand: &mut Hand<F>, is_read: bool
     let inner = is_read.then_some(&hand.inner);
     let translation = inside::error_from_container(&env, config, packet, inner, arrival, &sender)?;
     event::count(sender.endpoint.counter + 1, packet.l3.len);
-    match translation {
-        Some(translation) => {
-            hand.set_error(&translation);
-        }
-        None => hand.plan.set_undecided(),
+    if let Some(translation) = translation {
+        hand.set_error(&translation);
     }
     Ok(())
 }

@@ -99,16 +99,18 @@ impl<F: Family> Plan<F> {
         self.tuple = decision.tuple;
         self.counters = decision.counters;
         self.endpoint = decision.endpoint;
-        (self.out, self.ifindex) = match decision.out {
-            Out::Kernel => (KERNEL, 0),
-            Out::Container(ifindex) => (CONTAINER, ifindex),
-            Out::Sibling(ifindex) => (SIBLING, ifindex),
-            Out::Across(index) => (ACROSS, index),
+        // What has no interface keeps the one before: a zero in its place would be chosen by reading both, and before Linux
+        // 6.3 verifiers let nobody read what is not written.
+        match decision.out {
+            Out::Kernel => self.out = KERNEL,
+            Out::Container(ifindex) => (self.out, self.ifindex) = (CONTAINER, ifindex),
+            Out::Sibling(ifindex) => (self.out, self.ifindex) = (SIBLING, ifindex),
+            Out::Across(index) => (self.out, self.ifindex) = (ACROSS, index),
             Out::External { ifindex, next_hop } => {
                 self.next_hop = next_hop.by_words();
-                (EXTERNAL, ifindex)
+                (self.out, self.ifindex) = (EXTERNAL, ifindex);
             }
-        };
+        }
     }
 
     #[inline(always)]

@@ -78,9 +78,9 @@ fn connect<F: SockAddr>(sock: &Sock<'_>) -> i32 {
     {
         remember::<F>(sock, &to.addr, to.port, &to.asked, port);
         count_call(to.counter);
-        if !to.source.is_unspecified() {
+        if to.shows_asked {
             // Refused when the socket has a port already: the container then sees the bridge's address.
-            F::bind(sock, &to.source);
+            F::bind(sock, &to.asked);
         }
         F::set_addr(sock, &to.addr);
         sock.set_port(to.port);
@@ -97,8 +97,8 @@ fn send<F: SockAddr>(sock: &Sock<'_>) -> i32 {
     {
         remember::<F>(sock, &to.addr, to.port, &to.asked, port);
         count_call(to.counter);
-        if !to.source.is_unspecified() && F::message_source(sock).is_unspecified() {
-            F::set_message_source(sock, &to.source);
+        if to.shows_asked && F::message_source(sock).is_unspecified() {
+            F::set_message_source(sock, &to.asked);
         }
         F::set_addr(sock, &to.addr);
         sock.set_port(to.port);

@@ -172,8 +172,11 @@ impl Host {
     }
 }
 
-fn led<A>(asked: A, addr: A, port: u16, source: A) -> Destination<A> {
-    Destination { asked, addr, port, source, counter: COUNTER }
+/// `source`: what the container sees; unspecified, if that is left to the route.
+fn led<A: Address>(asked: A, addr: A, port: u16, source: A) -> Destination<A> {
+    let shows_asked = source == asked;
+    assert!(shows_asked || source.is_unspecified(), "nobody is shown a third address");
+    Destination { asked, addr, port, shows_asked, counter: COUNTER }
 }
 
 macro_rules! host_env {
