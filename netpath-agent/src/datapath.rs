@@ -15,6 +15,7 @@ mod hooks;
 mod ipv6;
 mod jumps;
 mod links;
+mod locked_memory;
 mod network_bits;
 mod pins;
 mod port_bits;
@@ -166,6 +167,7 @@ pub struct Datapath {
     has_ipv6: bool,
     /// Why the programs for the root cgroup are not in the kernel.
     hooks_error: Option<anyhow::Error>,
+    xdp: xdp::Programs,
     /// Why a program for XDP is not in the kernel.
     xdp_errors: Vec<(Mode, String)>,
 }
@@ -200,6 +202,7 @@ impl Datapath {
         for dir in [&maps_dir, &links_dir] {
             fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
         }
+        locked_memory::lift_limit();
         let mut loader = EbpfLoader::new();
         for name in PINNED {
             loader.map_pin_path(name, maps_dir.join(name));
@@ -231,6 +234,7 @@ impl Datapath {
             jumps_pin,
             has_ipv6: false,
             hooks_error,
+            xdp: xdp::Programs::of(Features::Found),
             xdp_errors: Vec::new(),
         })
     }
@@ -271,8 +275,7 @@ impl Datapath {
     /// If the kernel does not tell.
     pub fn programs(&self) -> Result<Vec<ProgramInfo>> {
         let hooks: &[&str] = if self.hooks_error.is_none() { &hooks::HOOKS } else { &[] };
-        let xdp = [Mode::Native, Mode::Generic].into_iter().filter(|mode| self.has_xdp(*mode)).map(xdp::name);
-        let xdp: Vec<_> = xdp.collect();
+        let xdp: Vec<_> = self.xdp.all().filter(|name| self.is_loaded(name)).collect();
         PROGRAMS
             .iter()
             .filter(|name| self.has_ipv6 || !ipv6::is_its(name))

@@ -42,9 +42,11 @@ fn the_kernel_says_what_it_thinks_of_every_program(_: Plane) {
         program::output_of(bare.host.command(program::netpath_binary()).args(["doctor", "--programs", "--json"]));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     let programs = report["programs"].as_array().unwrap();
-    for name in ["from_external", "from_container6", "host_bind4", "xdp_from_external"] {
+    // Before Linux 5.16 it says yes or no, and not after how many instructions.
+    let tells = programs.iter().any(|program| program["instructions"] != 0);
+    for name in ["from_external", "from_container6", "host_bind4", "xdp_from_external_generic"] {
         let of = programs.iter().find(|program| program["name"] == name);
-        assert!(of.unwrap()["instructions"].as_u64().unwrap() > 10, "{of:?}");
+        assert_eq!(of.unwrap()["instructions"].as_u64().unwrap() > 10, tells, "{of:?}");
     }
     assert!(programs.iter().all(|program| program["refusal"] == Value::Array(vec![])), "{programs:?}");
     assert_eq!(check(&report, "programs")["status"], "ok");

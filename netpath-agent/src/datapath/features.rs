@@ -22,7 +22,7 @@ const FEATURES: [(&str, ProgramType, BpfHelper); 3] = [
 pub enum Features {
     /// Those that this kernel has.
     Found,
-    /// None that a kernel may lack.
+    /// None that a kernel may lack, and no XDP program for frames in several pieces.
     None,
 }
 

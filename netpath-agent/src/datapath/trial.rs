@@ -7,8 +7,7 @@ use aya::{Ebpf, EbpfLoader};
 use serde::{Deserialize, Serialize};
 
 use super::attempts::verify;
-use super::{Features, OBJECT, PROGRAMS, Sizes, features, hooks, sizes, xdp};
-use crate::xdp::Mode;
+use super::{Features, OBJECT, PROGRAMS, Sizes, features, hooks, locked_memory, sizes, xdp};
 
 /// How many of the verifier's last lines are kept. The last but one says what is wrong; those before, where.
 const LAST_LINES: usize = 6;
@@ -31,12 +30,13 @@ pub struct Trial {
 ///
 /// If there are no maps to be had.
 pub fn programs(wanted: Features) -> Result<Vec<Trial>> {
+    locked_memory::lift_limit();
     let mut loader = EbpfLoader::new();
     sizes::set(&mut loader, &SIZES);
     features::set(&mut loader, wanted);
     let mut ebpf = loader.load(OBJECT).context("create the maps (needs root and a kernel with BPF)")?;
-    let xdp = [Mode::Native, Mode::Generic].map(xdp::name);
-    PROGRAMS.iter().chain(&hooks::HOOKS).chain(&xdp).map(|name| attempt(&mut ebpf, name)).collect()
+    let names = PROGRAMS.into_iter().chain(hooks::HOOKS).chain(xdp::Programs::of(wanted).all());
+    names.map(|name| attempt(&mut ebpf, name)).collect()
 }
 
 fn attempt(ebpf: &mut Ebpf, name: &str) -> Result<Trial> {

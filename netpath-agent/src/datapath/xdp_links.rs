@@ -38,7 +38,7 @@ impl Datapath {
         let pin = self.pin(XDP, ifindex);
         let link = pinned_link(&pin)?;
         self.load_xdp_once(mode)?;
-        let program = program(&mut self.ebpf, mode)?;
+        let program = program(&mut self.ebpf, self.xdp.name(mode))?;
         if let Some(link) = link {
             if attached == Some(mode) {
                 match program.attach_to_link(XdpLink::try_from(link)?) {

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::{Check, ok, warn};
+use crate::datapath::probes;
 use crate::host;
 use crate::netlink::nftables::dropping_forward_chains;
 
@@ -24,7 +25,6 @@ fn bpf_fs() -> Check {
     }
 }
 
-/// Since Linux 5.11 maps are charged to the memory cgroup, and the limit of locked memory does not count.
 fn memory() -> Check {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let value = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
@@ -37,7 +37,13 @@ fn memory() -> Check {
                 "the tables want some {WANTED_MIB} MiB; choose smaller ones: --max-flows, --max-ports, --max-endpoints"
             ),
         ),
-        Some(mib) => ok("memory", format!("{mib} MiB available; no limit on locked memory applies")),
+        Some(mib) => {
+            let limit = match probes::limits_locked_memory() {
+                Ok(true) => "the agent lifts the limit on locked memory",
+                _ => "no limit on locked memory applies",
+            };
+            ok("memory", format!("{mib} MiB available; {limit}"))
+        }
         None => ok("memory", "not known"),
     }
 }

@@ -16,8 +16,8 @@ use crate::netlink::{Netlink, Veth};
 
 /// What the host has without programs on the root cgroup.
 const WITHOUT_HOOKS: &str = "the host itself reaches no published port, and a socket keeps each while the agent runs";
-/// The first kernel with tcx links.
-const OLDEST: (u32, u32) = (6, 6);
+/// The first kernel with `bpf_redirect_peer`, `bpf_redirect_neigh`, and tail calls from programs with functions.
+const OLDEST: (u32, u32) = (5, 10);
 
 pub(super) fn checks() -> Vec<Check> {
     let mut checks = Vec::new();
@@ -139,12 +139,17 @@ fn compiler() -> Check {
 }
 
 fn xdp() -> Check {
-    match probes::xdp() {
-        Ok(true) => ok("xdp", "programs are taken; which interface gains by it is below"),
-        Ok(false) => {
+    match (probes::xdp(), probes::xdp_pieces()) {
+        (Ok(true), Ok(true)) => ok("xdp", "programs are taken; which interface gains by it is below"),
+        (Ok(true), Ok(false)) => warn(
+            "xdp",
+            "programs are taken, but for frames in one piece",
+            "drivers have no XDP while the MTU is larger than one buffer (Linux 5.18)",
+        ),
+        (Ok(false), _) => {
             warn("xdp", "no XDP programs", "--xdp does nothing; the kernel needs CONFIG_NET and CONFIG_BPF_SYSCALL")
         }
-        Err(error) => unknown("xdp", &error),
+        (Err(error), _) | (_, Err(error)) => unknown("xdp", &error),
     }
 }
 
@@ -195,14 +200,14 @@ mod tests {
     use crate::doctor::Status;
 
     #[test]
-    fn a_kernel_before_6_6_fails() {
+    fn a_kernel_before_5_10_fails() {
         for (text, want) in [
             ("6.18.44-fc-v595", Status::Ok),
-            ("6.6.0", Status::Ok),
+            ("5.10.0-32-cloud-amd64", Status::Ok),
             ("7.0-rc1", Status::Ok),
             ("10.2", Status::Ok),
-            ("6.5.99", Status::Fail),
-            ("5.15.0-91-generic", Status::Fail),
+            ("5.9.99", Status::Fail),
+            ("4.19.0-27-amd64", Status::Fail),
             ("", Status::Fail),
         ] {
             assert_eq!(release(text).status, want, "{text}");
