@@ -173,6 +173,12 @@ fn system(tree: &mut Tree) -> Result<()> {
     for (path, text) in files {
         tree.insert(Path::new(path), Node::Bytes(text.into(), 0o644));
     }
+    // What nginx's package does when it is set up.
+    let site = Path::new("/etc/nginx/sites-available/default");
+    if tree.has(site) {
+        tree.insert(Path::new("/etc/nginx/sites-enabled/default"), Node::Link(site.to_owned()));
+        tree.insert(Path::new("/var/www/html/index.html"), Node::Bytes(b"Welcome to nginx!\n".into(), 0o644));
+    }
     for folder in ["/var/log/nginx", "/var/lib/nginx", "/var/tmp", "/run", "/proc", "/sys", "/mnt", "/opt"] {
         tree.insert(Path::new(folder), Node::Folder);
     }
