@@ -5,10 +5,10 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use netpath_common::{Datagram, FragmentKey, Reason, datagram_state};
+use netpath_common::{Datagram, FragmentKey, Reason, under_way};
 use netpath_ebpf::decision::{Decision, Out};
 use netpath_ebpf::fragment::{
-    BUCKETS, HELD_PER_BUCKET, Place, Span, begun, is_holdable, is_orphan, is_over, joins, let_out, note,
+    BUCKETS, HELD_PER_BUCKET, Place, Span, begun, cut, is_holdable, is_orphan, is_over, is_past, joins, let_out, note,
 };
 use netpath_ebpf::packet::Packet;
 
@@ -102,28 +102,25 @@ impl<F: Ground> Fragments<F> {
         }
     }
 
-    /// Notes the ports of a first fragment that leaves.
-    pub(crate) fn remember(&self, packet: &Packet<F>, now_s: u32) {
+    /// Notes whether a first fragment leaves, and by which ports: one of [`under_way`].
+    pub(crate) fn remember(&self, packet: &Packet<F>, under_way: u8, now_s: u32) {
         let mut datagrams = self.datagrams.borrow_mut();
         let key = packet.fragment_key();
         let (src_port, dst_port) = (packet.tuple.src_port, packet.tuple.dst_port);
-        if let Some(known) = datagrams.get_mut(&key)
-            && !is_over(known.seen_s, now_s)
-        {
-            let_out(known, src_port, dst_port);
-            return;
+        if let Some(known) = datagrams.get_mut(&key) {
+            let_out(known, src_port, dst_port, under_way, now_s);
+        } else if under_way == under_way::NO {
+            datagrams.insert(key, cut(src_port, dst_port, under_way, now_s));
         }
-        datagrams.insert(key, Datagram { seen_s: now_s, src_port, dst_port, ..Datagram::default() });
     }
 
     fn register(&self, packet: &Packet<F>, span: Span, is_first: bool, is_kernels: bool, now_s: u32) -> bool {
         let mut datagrams = self.datagrams.borrow_mut();
         let key = packet.fragment_key();
-        if let Some(datagram) = datagrams.get_mut(&key) {
-            let is_past = datagram.state == datagram_state::COMPLETE || is_over(datagram.seen_s, now_s);
-            if !(is_first && is_past) {
-                return note(datagram, span);
-            }
+        if let Some(datagram) = datagrams.get_mut(&key)
+            && !(is_first && is_past(datagram, now_s))
+        {
+            return note(datagram, span);
         }
         if is_first {
             datagrams.insert(key, begun(packet.tuple.src_port, packet.tuple.dst_port, span, is_kernels, now_s));

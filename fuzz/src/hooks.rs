@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use netpath_common::{Address as _, Reason, proto};
+use netpath_common::{Address as _, Reason, proto, under_way};
 use netpath_ebpf::decision::Decision;
 use netpath_ebpf::env::Env;
 use netpath_ebpf::external;
@@ -73,11 +73,15 @@ impl<F: Ground> Hooks<F> {
             }
             return Ok(Done::Error(packet, inner, translation));
         }
+        let note = |under_way| {
+            if packet.l3.is_first_fragment() {
+                self.fragments.remember(&packet, under_way, self.world.now_s.get());
+            }
+        };
+        note(under_way::DROPPED);
         let once = || external::to_external(&self.world, &self.world.config, &packet, self.uplink);
         let decision = self.decide(once)?;
-        if packet.l3.is_first_fragment() {
-            self.fragments.remember(&packet, self.world.now_s.get());
-        }
+        note(under_way::NO);
         Ok(Done::Carried(packet, decision))
     }
 

@@ -32,7 +32,7 @@ pub struct Datagram {
     pub end: u16,
     /// One of [`datagram_state`].
     pub state: u8,
-    /// Not 0: its first fragment went the kernel's road, and has left by no external interface yet.
+    /// One of [`under_way`].
     pub under_way: u8,
     /// What has passed of it. Disjoint, not sorted, none touches another.
     pub runs: [Run; RUNS],
@@ -46,6 +46,16 @@ pub mod datagram_state {
     pub const BROKEN: u8 = 1;
     /// All of it has passed. Its identification may be another datagram's next.
     pub const COMPLETE: u8 = 2;
+}
+
+/// Values of [`Datagram::under_way`]. No later fragment leaves by an external interface unless it is `NO`.
+pub mod under_way {
+    /// The first fragment took a shortcut, or has left by an external interface.
+    pub const NO: u8 = 0;
+    /// It went the kernel's road, and has come to no external interface yet.
+    pub const YES: u8 = 1;
+    /// It was dropped there. A repetition begins the datagram anew.
+    pub const DROPPED: u8 = 2;
 }
 
 /// Part of a datagram, in units of eight bytes: from `start` on, up to `end`. Nothing if they are equal.

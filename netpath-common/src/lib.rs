@@ -31,7 +31,7 @@ pub use counter::{Counter, DropKey};
 pub use endpoint::{Endpoint, Network, endpoint_flag, network_flag};
 pub use event::{Event, EventKind};
 pub use external::{External, TrustedKey};
-pub use fragment::{Datagram, FragmentKey, HELD_LEN, Held, HeldBucket, RUNS, Run, datagram_state};
+pub use fragment::{Datagram, FragmentKey, HELD_LEN, Held, HeldBucket, RUNS, Run, datagram_state, under_way};
 pub use host_peer::{HostPeer, HostPeerKey};
 pub use link::{Link, LinkKey};
 pub use published_port::{

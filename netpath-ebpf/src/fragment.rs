@@ -3,7 +3,7 @@
 //! Nothing is put together here: fragments pass one by one, once their first one has said the ports. What overlaps does
 //! not pass, since two receivers would make two datagrams of it (RFC 5722, RFC 3128).
 
-use netpath_common::{Datagram, HELD_LEN, RUNS, Reason, Run, datagram_state};
+use netpath_common::{Datagram, HELD_LEN, RUNS, Reason, Run, datagram_state, under_way};
 
 use crate::{
     family::Family,
@@ -64,20 +64,36 @@ pub fn is_orphan<F: Family>(packet: &Packet<F>) -> bool {
 /// A datagram of which the first fragment has passed. `is_kernels`: to the kernel, as it was.
 #[inline(always)]
 pub fn begun(src_port: u16, dst_port: u16, span: Span, is_kernels: bool, now_s: u32) -> Datagram {
-    let under_way = u8::from(is_kernels);
+    let under_way = if is_kernels { under_way::YES } else { under_way::NO };
     let mut datagram = Datagram { seen_s: now_s, src_port, dst_port, under_way, ..Datagram::default() };
     datagram.runs[0] = span.run;
     datagram
 }
 
-/// Notes that the first fragment of a datagram leaves by an external interface. Its ports are noted once more: who was
-/// under way may have been dropped, and this be another one with its identification.
+/// A datagram that the kernel has cut, of which no fragment comes from a container: who comes from there with its
+/// identification is another one.
 #[inline(always)]
-pub fn let_out(datagram: &mut Datagram, src_port: u16, dst_port: u16) {
-    if datagram.under_way != 0 {
-        (datagram.src_port, datagram.dst_port) = (src_port, dst_port);
-        datagram.under_way = 0;
+pub fn cut(src_port: u16, dst_port: u16, under_way: u8, now_s: u32) -> Datagram {
+    Datagram { seen_s: now_s, src_port, dst_port, state: datagram_state::COMPLETE, under_way, ..Datagram::default() }
+}
+
+/// Notes whether a first fragment leaves by an external interface. `datagram` is the one that had its identification: the
+/// same, if it has the same ports and there is more to come. If not, the one that leaves takes its place.
+#[inline(always)]
+pub fn let_out(datagram: &mut Datagram, src_port: u16, dst_port: u16, under_way: u8, now_s: u32) {
+    let is_same = (datagram.src_port, datagram.dst_port) == (src_port, dst_port);
+    if is_same && datagram.state != datagram_state::COMPLETE && !is_over(datagram.seen_s, now_s) {
+        datagram.under_way = under_way;
+    } else {
+        *datagram = cut(src_port, dst_port, under_way, now_s);
     }
+}
+
+/// Whether a first fragment that comes by is not a repetition of `datagram`'s, but begins another one.
+#[inline(always)]
+pub fn is_past(datagram: &Datagram, now_s: u32) -> bool {
+    let is_done = datagram.state == datagram_state::COMPLETE || datagram.under_way == under_way::DROPPED;
+    is_done || is_over(datagram.seen_s, now_s)
 }
 
 /// Whether a later fragment that comes by belongs to `datagram`. `leaves`: it is on its way out of this host, where it
@@ -85,7 +101,7 @@ pub fn let_out(datagram: &mut Datagram, src_port: u16, dst_port: u16) {
 #[inline(always)]
 pub fn joins<A>(datagram: &Datagram, leaves: bool, now_s: u32) -> bool {
     let is_current = if leaves {
-        datagram.under_way == 0 || fault::is_active::<A>(Fault::DroppedFirstFollowed)
+        datagram.under_way == under_way::NO || fault::is_active::<A>(Fault::DroppedFirstFollowed)
     } else {
         datagram.state != datagram_state::COMPLETE
     };
@@ -287,11 +303,42 @@ mod tests {
         assert!(!leaves(&datagram) && comes(&datagram));
         assert!(note(&mut datagram, span(4, 6, true)));
         assert!(!leaves(&datagram) && !comes(&datagram), "all of it is on the kernel's road");
-        let_out(&mut datagram, 3, 4);
+        let_out(&mut datagram, 1, 2, under_way::NO, NOW_S);
         assert!(leaves(&datagram) && !comes(&datagram));
-        assert_eq!((datagram.src_port, datagram.dst_port), (3, 4));
-        let_out(&mut datagram, 5, 6);
-        assert_eq!((datagram.src_port, datagram.dst_port), (3, 4), "a name that others have followed");
+    }
+
+    #[test]
+    fn a_first_fragment_that_leaves_is_its_datagrams_or_begins_another_one() {
+        const NOW_S: u32 = 100;
+        let open = begun(1, 2, span(0, 4, false), true, NOW_S);
+        let let_out = |datagram: Datagram, src_port, now_s| {
+            let mut datagram = datagram;
+            let_out(&mut datagram, src_port, 2, under_way::NO, now_s);
+            datagram
+        };
+        let left = Datagram { under_way: under_way::NO, ..open };
+        assert_eq!(let_out(open, 1, NOW_S + WAIT_S), left);
+        assert_eq!(let_out(left, 1, NOW_S), left);
+        let later_s = NOW_S + WAIT_S + 1;
+        assert_eq!(let_out(open, 1, later_s), cut(1, 2, under_way::NO, later_s));
+        let complete = Datagram { state: datagram_state::COMPLETE, ..left };
+        for datagram in [open, left, complete, cut(1, 2, under_way::NO, NOW_S)] {
+            assert_eq!(let_out(datagram, 3, NOW_S + 7), cut(3, 2, under_way::NO, NOW_S + 7));
+        }
+        assert_eq!(let_out(complete, 1, NOW_S + 7), cut(1, 2, under_way::NO, NOW_S + 7));
+    }
+
+    #[test]
+    fn a_first_fragment_repeats_one_that_was_not_dropped_of_a_datagram_that_is_not_complete() {
+        const NOW_S: u32 = 100;
+        let open = begun(1, 2, span(0, 4, false), true, NOW_S);
+        for state in [datagram_state::OPEN, datagram_state::BROKEN] {
+            assert!(!is_past(&Datagram { state, ..open }, NOW_S + WAIT_S));
+            assert!(is_past(&Datagram { state, ..open }, NOW_S + WAIT_S + 1));
+            assert!(is_past(&Datagram { state, under_way: under_way::DROPPED, ..open }, NOW_S));
+        }
+        assert!(is_past(&Datagram { state: datagram_state::COMPLETE, ..open }, NOW_S));
+        assert!(is_past(&cut(1, 2, under_way::NO, NOW_S), NOW_S));
     }
 
     #[test]

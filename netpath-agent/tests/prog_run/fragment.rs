@@ -1,11 +1,16 @@
 //! Fragments in order.
 
-use super::{C1, CLIENT, HOST};
+use std::net::IpAddr;
+
+use super::{C1, CLIENT, HOST, STRANGER};
 use crate::frame::{Ip, Parts, TCP, UDP, frame, tcp, udp};
 use crate::setup::{BRIDGE_MAC, C1_MAC, C2_MAC, DROP, LOOPBACK_MAC, PASS, Plane, REDIRECT, ROUTER_MAC};
 use netpath_common::{Reason, config_flag};
+use netpath_tests::program_world::Extent;
 
 const MORE: u16 = 0x2000;
+const SYN: u8 = 2;
+const ACK: u8 = 16;
 
 #[test]
 fn later_fragments_follow_the_first_one_both_ways() {
@@ -69,8 +74,6 @@ fn outward(proto: u8, fragment: u16, l4: &[u8]) -> Vec<u8> {
 
 #[test]
 fn a_later_fragment_does_not_leave_when_its_first_one_was_dropped_on_the_kernels_road() {
-    const SYN: u8 = 2;
-    const ACK: u8 = 16;
     let mut plane = Plane::new();
     let segment = tcp((C1, 5000), (CLIENT, 80), ACK, &[7; 64]);
     plane.set_flags(0);
@@ -117,4 +120,130 @@ fn a_later_fragment_on_the_kernels_road_leaves_behind_a_first_one_that_took_a_sh
     assert_eq!(plane.run("from_container", &later).verdict, PASS);
     let run = plane.run("to_external", &later);
     assert_eq!((run.verdict, Parts::of_frame(&run.frame).src), (PASS, HOST));
+}
+
+/// What a published port of the first container is called, other than what is masqueraded.
+const NAME: IpAddr = STRANGER;
+
+/// The first container's port 53 has the name above; its others are masqueraded.
+fn named() -> Plane {
+    let mut plane = Plane::new();
+    (*plane).publish(UDP, (NAME, 5353), (C1, 53), Extent::Port);
+    plane
+}
+
+/// Two fragments of a datagram from this port. All of them have one identification.
+fn halves(port: u16) -> [Vec<u8>; 2] {
+    let datagram = udp((C1, port), (CLIENT, 53), &[7; 64]);
+    [outward(UDP, MORE, &datagram[..40]), outward(UDP, 5, &datagram[40..])]
+}
+
+#[track_caller]
+fn assert_runs(plane: &Plane, program: &str, frame: &[u8], verdict: i32, src: IpAddr) {
+    let run = plane.run(program, frame);
+    assert_eq!((run.verdict, Parts::of_frame(&run.frame).src), (verdict, src));
+}
+
+/// The kernel has cut them: they left their container whole.
+#[test]
+fn a_later_fragment_leaves_by_the_newest_first_ones_ports() {
+    let plane = named();
+    for (port, src) in [(5000, HOST), (53, NAME), (5000, HOST)] {
+        for half in halves(port) {
+            assert_runs(&plane, "to_external", &half, PASS, src);
+        }
+    }
+}
+
+#[test]
+fn a_datagram_in_fragments_begins_where_a_whole_one_had_its_identification() {
+    for (flags, verdict) in [(config_flag::SHORTCUTS, REDIRECT), (0, PASS)] {
+        let mut plane = named();
+        plane.set_flags(flags);
+        let [whole, _] = halves(5000);
+        assert_runs(&plane, "to_external", &whole, PASS, HOST);
+        for half in halves(53) {
+            let src = if verdict == PASS { C1 } else { NAME };
+            assert_runs(&plane, "from_container", &half, verdict, src);
+            assert_runs(&plane, "to_external", &half, PASS, NAME);
+        }
+    }
+}
+
+#[test]
+fn a_whole_datagram_takes_the_identification_of_one_in_fragments() {
+    let plane = named();
+    let [first, later] = halves(5000);
+    assert_runs(&plane, "from_container", &first, REDIRECT, HOST);
+    for half in halves(53) {
+        assert_runs(&plane, "to_external", &half, PASS, NAME);
+    }
+    // Held back: it is none of those that the kernel has made.
+    assert_runs(&plane, "from_container", &later, DROP, C1);
+    assert_eq!(plane.dropped(Reason::Fragment), 0);
+}
+
+#[test]
+fn a_first_fragment_with_other_ports_takes_none_of_a_datagram_that_is_not_complete() {
+    let plane = named();
+    let [first, later] = halves(5000);
+    let [forged, _] = halves(53);
+    assert_runs(&plane, "from_container", &first, REDIRECT, HOST);
+    assert_runs(&plane, "from_container", &forged, DROP, C1);
+    assert_runs(&plane, "from_container", &later, REDIRECT, HOST);
+    assert_eq!(plane.dropped(Reason::Fragment), 1);
+}
+
+#[test]
+fn a_later_fragment_does_not_leave_by_an_earlier_datagrams_ports_when_its_own_first_one_was_dropped() {
+    let plane = Plane::new();
+    let opening = tcp((C1, 5000), (CLIENT, 80), SYN, &[7; 64]);
+    assert_runs(&plane, "to_external", &outward(TCP, MORE, &opening[..40]), PASS, HOST);
+    assert_runs(&plane, "to_external", &outward(TCP, 5, &opening[40..]), PASS, HOST);
+    let stray = tcp((C1, 5001), (CLIENT, 80), ACK, &[7; 64]);
+    assert_runs(&plane, "to_external", &outward(TCP, MORE, &stray[..40]), DROP, C1);
+    assert_runs(&plane, "to_external", &outward(TCP, 5, &stray[40..]), DROP, C1);
+    assert_eq!([Reason::NoFlow, Reason::Fragment].map(|reason| plane.dropped(reason)), [1, 1]);
+}
+
+#[test]
+fn a_first_fragment_that_was_dropped_on_the_kernels_road_may_come_again() {
+    let mut plane = Plane::new();
+    plane.set_flags(0);
+    let segment = tcp((C1, 5000), (CLIENT, 80), ACK, &[7; 64]);
+    let [first, later] = [outward(TCP, MORE, &segment[..40]), outward(TCP, MORE | 5, &segment[40..56])];
+    let last = outward(TCP, 7, &segment[56..]);
+    for fragment in [&first, &later] {
+        assert_runs(&plane, "from_container", fragment, PASS, C1);
+        assert_runs(&plane, "to_external", fragment, DROP, C1);
+    }
+    let opening = outward(TCP, 0, &tcp((C1, 5000), (CLIENT, 80), SYN, &[]));
+    assert_runs(&plane, "to_external", &opening, PASS, HOST);
+    for fragment in [&first, &later] {
+        assert_runs(&plane, "from_container", fragment, PASS, C1);
+        assert_runs(&plane, "from_container", fragment, DROP, C1);
+        assert_runs(&plane, "to_external", fragment, PASS, HOST);
+    }
+    assert_runs(&plane, "from_container", &last, PASS, C1);
+    assert_runs(&plane, "to_external", &last, PASS, HOST);
+}
+
+#[test]
+fn a_first_fragment_that_was_refused_a_flow_may_come_again() {
+    let mut plane = Plane::new();
+    plane.set_flags(0);
+    let is_refused = |port| {
+        let datagram = outward(UDP, 0, &udp((C1, port), (CLIENT, 53), b"one of many"));
+        plane.run("to_external", &datagram).verdict == DROP
+    };
+    assert!((6000..6064).any(is_refused), "the table takes 64 flows");
+    let [first, later] = halves(53);
+    assert_runs(&plane, "from_container", &first, PASS, C1);
+    assert_runs(&plane, "to_external", &first, DROP, C1);
+    // A published port needs no flow.
+    (*plane).publish(UDP, (NAME, 5353), (C1, 53), Extent::Port);
+    for fragment in [&first, &later] {
+        assert_runs(&plane, "from_container", fragment, PASS, C1);
+        assert_runs(&plane, "to_external", fragment, PASS, NAME);
+    }
 }

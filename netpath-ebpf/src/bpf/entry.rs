@@ -3,7 +3,7 @@
 use core::hint::cold_path;
 
 use aya_ebpf::{bindings::TC_ACT_SHOT, macros::classifier, programs::TcContext};
-use netpath_common::{Reason, config_flag, proto};
+use netpath_common::{Reason, config_flag, proto, under_way};
 use netpath_ebpf::{
     env::Env,
     external,
@@ -204,10 +204,15 @@ fn leave_external<F: Path>(ctx: &TcContext) -> Result<i32, Reason> {
             return carry_out_error(ctx, hand);
         }
     }
+    if hand.packet.l3.is_first_fragment() {
+        cold_path();
+        // Until it is let out: `begin_flow` may be the one that drops it.
+        fragments::remember(ctx, &hand.packet, under_way::DROPPED);
+    }
     decide(ctx, hand, maps::jump::TO_EXTERNAL, decide_to_external)?;
     if hand.packet.l3.is_first_fragment() {
         cold_path();
-        fragments::remember(ctx, &hand.packet);
+        fragments::remember(ctx, &hand.packet, under_way::NO);
     }
     carry_out(ctx, hand)
 }

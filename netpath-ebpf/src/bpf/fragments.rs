@@ -12,13 +12,13 @@ use aya_ebpf::{
     macros::classifier,
     programs::TcContext,
 };
-use netpath_common::{Datagram, HELD_LEN, Held, Reason, datagram_state};
+use netpath_common::{HELD_LEN, Held, Reason, under_way};
 use netpath_ebpf::{
     decision::Out,
     env::Env,
     family::{V4, V6},
     fault::{self, Fault},
-    fragment::{self, HELD_PER_BUCKET, Place, Span, begun, is_holdable, is_over, joins, let_out, note},
+    fragment::{self, HELD_PER_BUCKET, Place, Span, begun, cut, is_holdable, is_over, is_past, joins, let_out, note},
     packet::Packet,
 };
 use network_types::eth::EthHdr;
@@ -82,27 +82,22 @@ pub(super) fn hold_back<F: FamilyMaps>(ctx: &TcContext, hand: &Hand<F>, reason: 
     }
 }
 
-/// Notes the ports of a first fragment that leaves this host, and that it does. The kernel may have made it, of a packet
-/// that came whole.
+/// Notes whether a first fragment leaves this host, and by which ports: one of [`under_way`]. The kernel may have made it,
+/// of a packet that came whole. False: nothing is known of the datagram.
 #[inline(never)]
-pub(super) fn remember<F: FamilyMaps>(ctx: &TcContext, packet: &Packet<F>) -> bool {
+pub(super) fn remember<F: FamilyMaps>(ctx: &TcContext, packet: &Packet<F>, under_way: u8) -> bool {
     let now_s = Env::<F>::now_s(&Kernel { ctx });
     let key = packet.fragment_key();
+    let (src_port, dst_port) = (packet.tuple.src_port, packet.tuple.dst_port);
     if let Some(known) = F::fragments().get_ptr_mut(&key) {
         // SAFETY: plain words, in which another CPU may note a later fragment meanwhile.
-        let known = unsafe { &mut *known };
-        if !is_over(known.seen_s, now_s) {
-            let_out(known, packet.tuple.src_port, packet.tuple.dst_port);
-            return false;
-        }
+        let_out(unsafe { &mut *known }, src_port, dst_port, under_way, now_s);
+        return true;
     }
-    let datagram = Datagram {
-        seen_s: now_s,
-        src_port: packet.tuple.src_port,
-        dst_port: packet.tuple.dst_port,
-        ..Datagram::default()
-    };
-    F::fragments().insert(&key, datagram, u64::from(BPF_ANY)).is_ok()
+    if under_way != under_way::NO {
+        return false;
+    }
+    F::fragments().insert(&key, cut(src_port, dst_port, under_way, now_s), u64::from(BPF_ANY)).is_ok()
 }
 
 /// Source and destination port of a later fragment, and above them whether the first one is under way, in one number; 0:
@@ -171,8 +166,7 @@ fn register<F: FamilyMaps>(ctx: &TcContext, hand: &Hand<F>, span: Span, is_first
     if let Some(datagram) = F::fragments().get_ptr_mut(&key) {
         // SAFETY: plain words. CPUs that note two fragments of a datagram at once may forget one of them.
         let datagram = unsafe { &mut *datagram };
-        let is_past = datagram.state == datagram_state::COMPLETE || is_over(datagram.seen_s, now_s);
-        if !(is_first && is_past) {
+        if !(is_first && is_past(datagram, now_s)) {
             return note(datagram, span);
         }
     }
