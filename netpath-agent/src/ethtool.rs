@@ -22,6 +22,8 @@ const DRVINFO_LEN: usize = 196;
 /// More features than there will be.
 const MAX_FEATURES: u32 = 1024;
 
+/// Segments are merged before the stack sees them.
+pub const GRO: &str = "rx-gro";
 /// Features by which a card merges segments before the kernel sees them.
 pub const MERGING: [&str; 2] = ["rx-lro", "rx-gro-hw"];
 

@@ -3,13 +3,13 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::agent::Agent;
 use crate::api;
 use crate::datapath::{XdpRefusal, program_name};
 use crate::desired::ExternalFacts;
-use crate::ethtool::{Ethtool, MERGING};
+use crate::ethtool::{Ethtool, GRO, MERGING};
 use crate::following::Attach;
 use crate::netlink::Link;
 use crate::netlink::netdev::Netdev;
@@ -132,11 +132,22 @@ impl Agent {
 
 /// Lets a container's end take frames that XDP redirects; `false` if it cannot, and they go by tc.
 pub(crate) async fn prepare_for_xdp(netns: &Netns, endpoint: &Endpoint) -> bool {
-    let done = netns.turn_gro_on(&endpoint.interface).await;
+    let done = match has_napi_by_gro(&endpoint.ifname) {
+        Ok(()) => netns.turn_gro_on(&endpoint.interface).await,
+        Err(error) => Err(error),
+    };
     if let Err(error) = &done {
         tracing::warn!("container `{}` gets no frames by XDP, but by tc: {error:#}", endpoint.container);
     }
     done.is_ok()
+}
+
+/// Whether GRO, turned on, gives the other end of the veth `ifname` a NAPI, without which it drops frames that XDP redirects.
+/// So it is since Linux 5.13 (d3256efd8e8b), which makes veths with GRO off; before, it is on and means nothing.
+fn has_napi_by_gro(ifname: &str) -> Result<()> {
+    let active = Ethtool::open()?.active(ifname, &[GRO])?;
+    ensure!(active.is_empty(), "{ifname} has GRO from the start: veths take redirected frames since Linux 5.13");
+    Ok(())
 }
 
 /// What an interface is like, as far as the kernel tells.

@@ -24,7 +24,9 @@ fn of_ipv6(world: &World) -> (Vec<String>, Vec<String>) {
     let is_its = |name: &str| name.ends_with('6') && !name.starts_with("host_");
     let stats = world.json(&["stats"]);
     let programs = stats["programs"].as_array().unwrap().iter().map(|program| program["name"].as_str().unwrap());
-    let links = std::fs::read_dir(world.instance().pin_dir.join("links")).unwrap();
+    // Where there are no tcx links (before Linux 6.6), a note for each filter.
+    let pins = ["links", "filters"].map(|dir| world.instance().pin_dir.join(dir));
+    let links = pins.iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten();
     let links = links.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     (
         programs.filter(|name| is_its(name)).map(str::to_owned).collect(),
