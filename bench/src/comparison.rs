@@ -16,10 +16,10 @@ use crate::table;
 
 /// By how much a count may rise.
 const MAX_RISE: f64 = 0.10;
-/// And a time relative to the reference program's. Those of the same programs differ by up to 8 % from run to run on a machine
-/// that is busy with three times as much as it has CPUs, and by up to 10 % from one machine to another that both call
-/// themselves "AMD EPYC": what else lies in their caches, and where, is not the same.
-const MAX_TIME_RISE: f64 = 0.25;
+/// And a time relative to the reference program's. It depends on where the kernel happens to put programs and maps: what XDP
+/// does with an IPv6 datagram has been seen to take 1.46 to 1.80 times the reference's, of the same programs on the same
+/// machine, from one load to the next, and 1.60 on another one that says it is the same.
+const MAX_TIME_RISE: f64 = 0.50;
 /// And by how much of the reference program's time at least, about 5 ns: less is noise, for what takes 30 ns in all.
 const MIN_RISE: f64 = 0.03;
 
@@ -224,12 +224,12 @@ mod tests {
     }
 
     #[test]
-    fn a_count_may_rise_by_ten_percent_and_a_time_by_twenty_five() {
+    fn a_count_may_rise_by_ten_percent_and_a_time_by_half() {
         let before = [program("from_external", 1000, 200, 1.0)];
         for (within, beyond, rise) in [
             (program("from_external", 1090, 200, 1.0), program("from_external", 1110, 200, 1.0), "+11 %"),
             (program("from_external", 1000, 218, 1.0), program("from_external", 1000, 222, 1.0), "+11 %"),
-            (program("from_external", 1000, 200, 1.24), program("from_external", 1000, 200, 1.26), "+26 %"),
+            (program("from_external", 1000, 200, 1.49), program("from_external", 1000, 200, 1.51), "+51 %"),
         ] {
             assert_eq!(worse(&before, &[within]), Vec::<String>::new());
             let found = worse(&before, &[beyond]);
@@ -252,7 +252,7 @@ mod tests {
     fn a_few_nanoseconds_are_noise() {
         let before = [program("to_external6", 1000, 200, 0.16)];
         assert_eq!(worse(&before, &[program("to_external6", 1000, 200, 0.18)]), Vec::<String>::new());
-        assert_eq!(worse(&before, &[program("to_external6", 1000, 200, 0.21)]).len(), 1);
+        assert_eq!(worse(&before, &[program("to_external6", 1000, 200, 0.26)]).len(), 1);
     }
 
     #[test]
