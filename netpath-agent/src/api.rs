@@ -20,6 +20,7 @@
 //! | `DELETE /v1/containers/NAME/ports` | [`Ports`] | [`Container`] |
 //! | `POST /v1/containers/NAME/links` | [`LinkAdd`] | [`Container`] |
 //! | `DELETE /v1/containers/NAME/links/ALIAS` | - | [`Container`] |
+//! | `DELETE /v1/cni/NETWORK/CONTAINER/INTERFACE` | - | [`Deleted`], also where there is none |
 //! | `GET /v1/ptp` | - | `[`[`Ptp`]`]` |
 //! | `POST /v1/ptp` | [`PtpCreate`] | [`Ptp`] |
 //! | `DELETE /v1/ptp/CONTAINER/CONTAINER` | - | [`Ptp`] as it was |
@@ -185,10 +186,16 @@ pub struct NetworkPatch {
 #[serde(default, deny_unknown_fields)]
 pub struct Connect {
     pub container: String,
+    /// Name inside the container; absent: the next `ethN`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
     pub address: Option<Ipv4Addr>,
     pub address6: Option<Ipv6Addr>,
     /// `aa:bb:cc:dd:ee:ff`
     pub mac: Option<String>,
+    /// Name of the CNI network that the interface is an attachment to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cni: Option<String>,
 }
 
 /// Whose network namespace to connect.
@@ -207,6 +214,12 @@ pub struct Attach {
     /// `bridge`, `none`, `host`, `container:NAME` or the name of a network. Absent: `bridge`.
     #[serde(default)]
     pub network: Option<String>,
+    /// Name of the interface inside; absent: `eth0`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// Name of the CNI network that the interface is an attachment to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cni: Option<String>,
     /// `-p` specifications in Docker's grammar.
     #[serde(default)]
     pub publish: Vec<String>,
@@ -339,6 +352,9 @@ pub struct Endpoint {
     /// Host end of the veth pair.
     pub ifname: String,
     pub ifindex: u32,
+    /// Name of the CNI network that it is an attachment to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cni: Option<String>,
 }
 
 /// A link to another container.

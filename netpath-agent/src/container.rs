@@ -145,6 +145,8 @@ fn request(args: RunArgs, mode: NetworkMode, name: &str, hostname: String, pid: 
         name: name.to_owned(),
         netns: Netns::Pid(pid),
         network: Some(mode.to_string()),
+        interface: None,
+        cni: None,
         publish: args.endpoint.publish,
         from: args.endpoint.from,
         publish_all: args.endpoint.publish_all,

@@ -66,9 +66,8 @@ impl Agent {
         }
         check_texts(&request)?;
         let container = self.plan(&request, &mode, netns.as_ref())?;
-        let asked = Asked { address: request.address, address6: request.address6, mac: request.mac.as_deref() };
         let planned = match mode {
-            Mode::Network(network) => self.plan_endpoint(&name, network, asked).await.map(Some),
+            Mode::Network(network) => self.plan_endpoint(&name, network, Asked::from(&request)).await.map(Some),
             Mode::None | Mode::Shared => Ok(None),
         };
         let planned = match planned {
@@ -311,6 +310,7 @@ impl Agent {
             mtu: endpoint.mtu,
             ifname: endpoint.ifname.clone(),
             ifindex: endpoint.ifindex,
+            cni: endpoint.cni.clone(),
         })
     }
 }

@@ -172,6 +172,10 @@ impl Daemon {
                 let detached = agent.detach(&name).await;
                 answer(reply, detached);
             }
+            Command::RemoveAttachment(attachment, reply) => {
+                let removed = agent.remove_attachment(&attachment).await;
+                answer(reply, removed);
+            }
             Command::Publish(name, ports, reply) => answer(reply, agent.publish(&name, &ports)),
             Command::Unpublish(name, ports, reply) => answer(reply, agent.unpublish(&name, &ports)),
             Command::AddLink(name, link, reply) => answer(reply, agent.add_link(&name, &link)),

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 
 use crate::agent::{Addresses, Agent};
 use crate::announce::announce;
+use crate::api;
 use crate::bridge;
 use crate::desired::{Addrs, container_image};
 use crate::host;
@@ -25,6 +26,32 @@ pub(crate) struct Asked<'a> {
     pub address: Option<Ipv4Addr>,
     pub address6: Option<Ipv6Addr>,
     pub mac: Option<&'a str>,
+    pub interface: Option<&'a str>,
+    pub cni: Option<&'a str>,
+}
+
+impl<'a> From<&'a api::Attach> for Asked<'a> {
+    fn from(request: &'a api::Attach) -> Self {
+        Self {
+            address: request.address,
+            address6: request.address6,
+            mac: request.mac.as_deref(),
+            interface: request.interface.as_deref(),
+            cni: request.cni.as_deref(),
+        }
+    }
+}
+
+impl<'a> From<&'a api::Connect> for Asked<'a> {
+    fn from(request: &'a api::Connect) -> Self {
+        Self {
+            address: request.address,
+            address6: request.address6,
+            mac: request.mac.as_deref(),
+            interface: request.interface.as_deref(),
+            cni: request.cni.as_deref(),
+        }
+    }
 }
 
 impl Agent {
@@ -45,6 +72,7 @@ impl Agent {
         }
         let mac = parse_mac(asked.mac)?;
         self.check_mac(mac)?;
+        let interface = self.interface_for(container, asked.interface)?;
         self.check_bridge(network).await?;
         let ifname = self.free_ifname().await?;
         let (addr, addr6) = self.take_addresses(network, asked)?;
@@ -61,9 +89,9 @@ impl Agent {
         let generation = self.state.next_generation;
         self.state.next_generation += 1;
         let mtu = self.mtu(&self.state.networks[&network]);
-        let interface = self.free_interface(container);
         let container = container.to_owned();
         let (ifindex, takes_xdp) = (0, false);
+        let cni = asked.cni.map(str::to_owned);
         Ok((
             index,
             Endpoint {
@@ -78,6 +106,7 @@ impl Agent {
                 addr6,
                 mac,
                 mtu,
+                cni,
                 takes_xdp,
             },
         ))
@@ -262,11 +291,20 @@ impl Agent {
         }
     }
 
-    /// `eth0`, or the next that the container does not have.
-    fn free_interface(&self, container: &str) -> String {
+    /// The name of a container's new interface: as asked for, `eth0`, or the next that the container does not have.
+    fn interface_for(&self, container: &str, asked: Option<&str>) -> Result<String, Refusal> {
         let known = self.state.interfaces_of(container);
-        let names = (0..=known.len()).map(|i| format!("eth{i}"));
-        names.into_iter().find(|name| !known.contains(&name.as_str())).unwrap_or_default()
+        let Some(asked) = asked else {
+            let mut names = (0..=known.len()).map(|i| format!("eth{i}"));
+            return Ok(names.find(|name| !known.contains(&name.as_str())).unwrap_or_default());
+        };
+        if !bridge::is_ifname(asked) {
+            return Err(Refusal::Invalid(format!("`{asked}` is no interface name")));
+        }
+        if known.contains(&asked) {
+            return Err(taken_interface(asked));
+        }
+        Ok(asked.to_owned())
     }
 
     /// `veth` and seven hexadecimal digits, as Docker names them.
@@ -343,9 +381,13 @@ fn refuse_address(error: IpamError) -> Error {
 
 fn refuse_ifname(error: Error, interface: &str) -> Error {
     if error.downcast_ref() == Some(&Errno::EEXIST) {
-        return Refusal::Taken(format!("the namespace already has an interface {interface}")).into();
+        return taken_interface(interface).into();
     }
     anyhow!(error)
+}
+
+fn taken_interface(name: &str) -> Refusal {
+    Refusal::Taken(format!("the namespace already has an interface {name}"))
 }
 
 /// Several errors as one line; `None` for none.
@@ -378,7 +420,7 @@ mod tests {
     #[test]
     fn the_default_route_leads_to_the_first_network_that_has_a_gateway() {
         let mut state = State::new(String::new());
-        let subnet = samples::network("inside").v4.map(|subnet| crate::api::Subnet { gateway: None, ..subnet });
+        let subnet = samples::network("inside").v4.map(|subnet| api::Subnet { gateway: None, ..subnet });
         state.networks.insert(1, Network { v4: subnet, internal: true, ..samples::network("inside") });
         state.networks.insert(2, samples::network("bridge"));
         state.endpoints.insert(1, Endpoint { network: 1, ..samples::endpoint("web") });

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod cli_link;
 pub mod cli_network;
 pub mod client;
+pub mod cni;
 pub mod commands;
 pub mod container;
 pub mod containers;

@@ -141,8 +141,7 @@ impl Agent {
             return Err(Refusal::Taken(error).into());
         }
         let netns = container.open_netns().map_err(Refusal::invalid)?;
-        let asked = Asked { address: request.address, address6: request.address6, mac: request.mac.as_deref() };
-        let (endpoint_index, mut endpoint) = self.plan_endpoint(&name, index, asked).await?;
+        let (endpoint_index, mut endpoint) = self.plan_endpoint(&name, index, Asked::from(request)).await?;
         if let Err(error) = self.connect_endpoint(endpoint_index, &mut endpoint, &netns, None).await {
             for error in self.undo_endpoint(endpoint_index, endpoint).await {
                 tracing::warn!("undo the connection of `{name}`: {error:#}");

@@ -76,6 +76,7 @@ fn endpoint(container: String, interface: String, entry: &common::Endpoint, link
         addr6: is_set(entry.addr6.to_ip()).then(|| Ipv6Addr::from(entry.addr6)),
         mac: Mac(entry.mac),
         mtu: link.mtu,
+        cni: None,
         takes_xdp: false,
     }
 }

@@ -25,6 +25,7 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::api;
+use crate::cni::Attachment;
 use crate::flows::FlowFilter;
 use crate::refusal::Refusal;
 
@@ -48,6 +49,7 @@ pub enum Command {
     Detach(String, Reply<api::Container>),
     Publish(String, api::Ports, Reply<api::Container>),
     Unpublish(String, api::Ports, Reply<api::Container>),
+    RemoveAttachment(Attachment, Reply<api::Deleted>),
     AddLink(String, api::LinkAdd, Reply<api::Container>),
     RemoveLink(String, String, Reply<api::Container>),
     Ptps(Reply<Vec<api::Ptp>>),
@@ -138,6 +140,9 @@ fn router(commands: mpsc::Sender<Command>) -> Router {
     let connect = |s, UrlPath(name), body: Bytes| ask_with(s, body, |request, r| Command::Connect(name, request, r));
     let link = |s, UrlPath(name), body: Bytes| ask_with(s, body, |link, r| Command::AddLink(name, link, r));
     let unlink = |s, UrlPath((name, alias))| ask(s, |reply| Command::RemoveLink(name, alias, reply));
+    let detach = |s, UrlPath((network, container, interface))| {
+        ask(s, |reply| Command::RemoveAttachment(Attachment { network, container, interface }, reply))
+    };
     let ptp = get(|s| ask(s, Command::Ptps)).post(|s, body: Bytes| ask_with(s, body, Command::CreatePtp));
     let disconnect = |s, UrlPath((network, name))| ask(s, |reply| Command::Disconnect(network, name, reply));
     Router::new()
@@ -160,6 +165,7 @@ fn router(commands: mpsc::Sender<Command>) -> Router {
         .route("/v1/containers/{name}/ports", ports)
         .route("/v1/containers/{name}/links", post(link))
         .route("/v1/containers/{name}/links/{alias}", delete(unlink))
+        .route("/v1/cni/{network}/{container}/{interface}", delete(detach))
         .route("/v1/ptp", ptp)
         .route("/v1/ptp/{a}/{b}", delete(|s, UrlPath((a, b))| ask(s, |reply| Command::DeletePtp(a, b, reply))))
         .route("/v1/rules", get(|s| ask(s, Command::Rules)))

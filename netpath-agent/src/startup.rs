@@ -231,6 +231,7 @@ async fn finish(mut agent: Agent) -> Result<Agent> {
     agent.settle()?;
     attach(&mut agent, &interfaces.links).await?;
     agent.adopt_containers().await;
+    agent.heed_notes().await;
     set_ip_forward(&agent.options)?;
     if agent.state.has_ipv6() {
         agent.serve_ipv6().await?;

@@ -131,6 +131,9 @@ pub struct Endpoint {
     pub addr6: Option<Ipv6Addr>,
     pub mac: Mac,
     pub mtu: u32,
+    /// Name of the CNI network that it is an attachment to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cni: Option<String>,
     /// The container's end takes frames that XDP redirects. Found out anew by every agent.
     #[serde(skip)]
     pub takes_xdp: bool,
@@ -592,6 +595,7 @@ pub(crate) mod samples {
             addr6: None,
             mac: Mac([2, 0, 0, 0, 0, 1]),
             mtu: 1500,
+            cni: None,
             takes_xdp: false,
         }
     }

@@ -13,6 +13,8 @@ pub(super) async fn run(client: &Client, args: AttachArgs) -> Result<ExitCode> {
         name: args.name,
         netns: netns(args.target)?,
         network: args.endpoint.net,
+        interface: None,
+        cni: None,
         publish: args.endpoint.publish,
         from: args.endpoint.from,
         publish_all: args.endpoint.publish_all,

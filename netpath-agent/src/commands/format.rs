@@ -188,6 +188,7 @@ pub(super) mod tests {
             mtu: 1500,
             ifname: "veth0a1b2c3".to_owned(),
             ifindex: 7,
+            cni: None,
         };
         Container {
             name: name.to_owned(),

@@ -36,8 +36,8 @@ pub(super) async fn run(client: &Client, command: NetworkCommand) -> Result<Exit
             super::print_json(&networks)?;
         }
         NetworkCommand::Connect(args) => {
-            let request =
-                Connect { container: args.container, address: args.ip, address6: args.ip6, mac: args.mac_address };
+            let (container, mac) = (args.container, args.mac_address);
+            let request = Connect { container, address: args.ip, address6: args.ip6, mac, ..Connect::default() };
             let _: Container = client.post(&format!("{}/endpoints", path(&args.network)), &request).await?;
         }
         NetworkCommand::Disconnect(args) => {
