@@ -42,7 +42,7 @@ pub(crate) fn own_port<F: Family, E: Env<F>>(env: &E, request: &Request<'_, F>, 
     0
 }
 
-/// The first candidate that nobody has, else the first whose last connection has closed, else 0.
+/// The first candidate that nobody has, else the first whose last connection has closed if it can still be had, else 0.
 #[inline(never)]
 pub(crate) fn free_port<F: Family, E: Env<F>>(
     env: &E,
@@ -82,7 +82,8 @@ pub(crate) fn free_port<F: Family, E: Env<F>>(
             return port;
         }
     }
-    closed
+    // It may have been published, or a socket may have taken it, since its connection closed.
+    if closed == 0 || is_usable::<F, E>(env, config, request, closed) { closed } else { 0 }
 }
 
 /// Has searches come as far as candidate `i`, which is in that group, before anybody has a mapping there.

@@ -440,6 +440,21 @@ fn port_of_a_closed_connection_is_taken_when_ports_run_out_after_a_rest() {
 }
 
 #[test]
+fn port_of_a_closed_connection_that_has_been_published_since_is_not_taken() {
+    let mut world = World::new();
+    world.config.ports = PortRange { first: 2000, last: 2000 };
+    let server = (CLIENT, 80);
+    let first = world.send(1, &tcp((container(1), 40000), server, SYN)).unwrap().tuple;
+    world.arrive(&answer(&first, SYN_ACK)).unwrap();
+    world.send(1, &tcp((container(1), 40000), server, FIN_ACK)).unwrap();
+    world.arrive(&answer(&first, FIN_ACK)).unwrap();
+    world.wait(2);
+    world.publish(proto::TCP, 2000, 3, 80);
+    let next = tcp((container(2), 40000), server, SYN);
+    assert_eq!(world.send(2, &next).unwrap_err(), Reason::PortsExhausted);
+}
+
+#[test]
 fn flow_ends_when_the_external_address_changes() {
     let mut world = World::new();
     port(&world, 1, 5000, (CLIENT, 53)).unwrap();
