@@ -146,7 +146,11 @@ pub(crate) async fn prepare_for_xdp(netns: &Netns, endpoint: &Endpoint) -> bool 
 /// So it is since Linux 5.13 (d3256efd8e8b), which makes veths with GRO off; before, it is on and means nothing.
 fn has_napi_by_gro(ifname: &str) -> Result<()> {
     let active = Ethtool::open()?.active(ifname, &[GRO])?;
-    ensure!(active.is_empty(), "{ifname} has GRO from the start: veths take redirected frames since Linux 5.13");
+    ensure!(
+        active.is_empty(),
+        "GRO of {ifname} is on, as kernels before 5.13 make it, whose veths drop redirected frames (if somebody turned it \
+         on: ethtool -K {ifname} gro off, and restart the agent)"
+    );
     Ok(())
 }
 
