@@ -48,6 +48,8 @@ pub struct Agent {
     pub(crate) unsettled: bool,
     /// Entries about published ports that found their table full.
     pub(crate) unfit: usize,
+    /// Interfaces that may have lost programs, where those are filters.
+    pub(crate) stripped: BTreeSet<u32>,
     /// External interfaces and what XDP does there.
     pub(crate) xdp: BTreeMap<u32, Outcome>,
 }

@@ -53,6 +53,16 @@ impl Ethtool {
         Ok(text(&bytes(&info[1..9])))
     }
 
+    /// Whether GRO, turned on at one end of a veth pair, gives that end a NAPI, without which it drops frames that XDP
+    /// redirects. So it is since Linux 5.13 (d3256efd8e8b), which makes veths with GRO off; before, it is on and means
+    /// nothing. `ifname` is an end that nobody has changed.
+    ///
+    /// # Errors
+    /// If the kernel does not say.
+    pub fn has_napi_by_gro(&self, ifname: &str) -> Result<bool> {
+        Ok(self.active(ifname, &[GRO])?.is_empty())
+    }
+
     /// Those of `names` that are turned on.
     ///
     /// # Errors

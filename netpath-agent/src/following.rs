@@ -36,6 +36,7 @@ impl Agent {
                 }
                 // Those of a veth say nothing, and every new one has some.
                 Notice::Address(ifindex) => look |= self.endpoint_of(ifindex).is_none(),
+                Notice::FilterGone(ifindex) => look |= self.notice_filter_gone(ifindex),
                 Notice::Route | Notice::Lost => look = true,
             }
         }
@@ -54,6 +55,40 @@ impl Agent {
         self.warn("follow the host's interfaces", refreshed);
         for (name, error) in self.hold_free_ports() {
             tracing::debug!("keep the ports of container `{name}` from other programs: {error:#}");
+        }
+    }
+
+    /// Notes that an interface may lack programs; `false` if it is none of those that have filters.
+    fn notice_filter_gone(&mut self, ifindex: u32) -> bool {
+        let is_served = self.datapath.has_filters() && self.served(ifindex).is_some();
+        if is_served {
+            self.stripped.insert(ifindex);
+        }
+        is_served
+    }
+
+    /// What an interface is to the programs, and its name.
+    fn served(&self, ifindex: u32) -> Option<(Attachment, String)> {
+        if let Some(external) = self.host.externals.iter().find(|external| external.ifindex == ifindex) {
+            return Some((Attachment::External, external.ifname.clone()));
+        }
+        if let Some(endpoint) = self.state.endpoints.values().find(|endpoint| endpoint.ifindex == ifindex) {
+            return Some((Attachment::Container, endpoint.ifname.clone()));
+        }
+        let (index, _) = self.host.bridges.iter().find(|(_, bridge)| bridge.ifindex == ifindex)?;
+        let network = self.state.networks.get(index)?;
+        Some((Attachment::Bridge, network.bridge.clone()))
+    }
+
+    /// Puts filters back that somebody has removed from interfaces that are still there.
+    fn restore_filters(&mut self, alive: &BTreeSet<u32>) {
+        for ifindex in std::mem::take(&mut self.stripped) {
+            let Some((attachment, ifname)) = self.served(ifindex).filter(|_| alive.contains(&ifindex)) else {
+                continue;
+            };
+            tracing::warn!("somebody removed a filter or a qdisc from {ifname}: the programs are put back");
+            let restored = self.datapath.attach_all(attachment, ifindex, &ifname);
+            self.warn("put programs back", restored);
         }
     }
 
@@ -79,6 +114,7 @@ impl Agent {
             self.forget_link(ifindex).await;
         }
         self.forget_ended();
+        self.restore_filters(&alive);
         let mut bridges = self.host.bridges.clone();
         for bridge in bridges.values_mut() {
             if let Some(link) = interfaces.links.iter().find(|link| link.ifindex == bridge.ifindex) {

@@ -44,7 +44,7 @@ pub struct Netlink {
     handle: Handle,
 }
 
-/// Changes of links, addresses and default routes, as they happen.
+/// Changes of links, addresses, default routes and filters, as they happen.
 pub struct Notices {
     messages: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
     /// Keeps the connection, over which nobody asks anything.
@@ -59,6 +59,8 @@ pub enum Notice {
     /// The link with this index has gained or lost an address.
     Address(u32),
     Route,
+    /// The link with this index has lost a filter, or the qdisc that holds its filters.
+    FilterGone(u32),
     /// There were more changes than the kernel kept for us.
     Lost,
 }
@@ -126,7 +128,7 @@ impl Netlink {
         Ok(Self { handle })
     }
 
-    /// Connects, and subscribes to changes of links, addresses and routes over a connection of their own: a burst
+    /// Connects, and subscribes to changes of links, addresses, routes and filters over a connection of their own: a burst
     /// of them must not push out the answer to a request.
     ///
     /// # Errors
@@ -138,6 +140,7 @@ impl Netlink {
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv6Ifaddr,
             MulticastGroup::Ipv6Route,
+            MulticastGroup::Tc,
         ];
         let (connection, handle, messages) = new_multicast_connection(&groups).context("open a netlink socket")?;
         tokio::spawn(connection);

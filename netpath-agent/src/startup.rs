@@ -113,6 +113,7 @@ impl Start {
                     held_ports: HeldPorts::default(),
                     unsettled: false,
                     unfit: 0,
+                    stripped: BTreeSet::new(),
                     xdp: BTreeMap::new(),
                 };
                 finish(agent).await

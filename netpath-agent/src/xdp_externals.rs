@@ -9,7 +9,7 @@ use crate::agent::Agent;
 use crate::api;
 use crate::datapath::{XdpRefusal, program_name};
 use crate::desired::ExternalFacts;
-use crate::ethtool::{Ethtool, GRO, MERGING};
+use crate::ethtool::{Ethtool, MERGING};
 use crate::following::Attach;
 use crate::netlink::Link;
 use crate::netlink::netdev::Netdev;
@@ -132,7 +132,7 @@ impl Agent {
 
 /// Lets a container's end take frames that XDP redirects; `false` if it cannot, and they go by tc.
 pub(crate) async fn prepare_for_xdp(netns: &Netns, endpoint: &Endpoint) -> bool {
-    let done = match has_napi_by_gro(&endpoint.ifname) {
+    let done = match require_napi_by_gro(&endpoint.ifname) {
         Ok(()) => netns.turn_gro_on(&endpoint.interface).await,
         Err(error) => Err(error),
     };
@@ -142,12 +142,9 @@ pub(crate) async fn prepare_for_xdp(netns: &Netns, endpoint: &Endpoint) -> bool 
     done.is_ok()
 }
 
-/// Whether GRO, turned on, gives the other end of the veth `ifname` a NAPI, without which it drops frames that XDP redirects.
-/// So it is since Linux 5.13 (d3256efd8e8b), which makes veths with GRO off; before, it is on and means nothing.
-fn has_napi_by_gro(ifname: &str) -> Result<()> {
-    let active = Ethtool::open()?.active(ifname, &[GRO])?;
+fn require_napi_by_gro(ifname: &str) -> Result<()> {
     ensure!(
-        active.is_empty(),
+        Ethtool::open()?.has_napi_by_gro(ifname)?,
         "GRO of {ifname} is on, as kernels before 5.13 make it, whose veths drop redirected frames (if somebody turned it \
          on: ethtool -K {ifname} gro off, and restart the agent)"
     );

@@ -1,8 +1,10 @@
 //! Programs that hang as filters of clsact qdiscs, as on kernels without tcx links, in place of links.
 
 use netpath_tests::reach::Server;
-use netpath_tests::sockets::{accept, at, converse};
+use netpath_tests::sockets::{accept, at, converse, eventually};
 use netpath_tests::{CLIENT, Family, HOST, Namespace, Options, Plane, World, program};
+
+use serde_json::Value;
 
 use crate::teardown::down_by_directories;
 
@@ -16,6 +18,7 @@ on_netpath_once! {
     down_does_so_when_the_state_is_lost,
     filters_and_qdiscs_of_others_stay,
     filters_that_somebody_removed_are_back_after_a_restart,
+    filters_that_somebody_removes_are_put_back,
     what_hangs_by_links_stays_that_way_until_down,
 }
 
@@ -121,6 +124,31 @@ fn filters_that_somebody_removed_are_back_after_a_restart(plane: Plane) {
     let server = web.inside.listen(80);
     converse(&mut world.client.connect(at(HOST, 8080)), &mut accept(&server).0);
     assert_eq!(filters(&world.host, "up0", "ingress"), INGRESS);
+}
+
+fn filters_that_somebody_removes_are_put_back(plane: Plane) {
+    let world = without_tcx(plane);
+    let web = world.container("web", &["8080:80"]);
+    let server = web.inside.listen(80);
+    let endpoint = world.endpoint("web").expect("web has an endpoint");
+    let networks: Value = serde_json::from_str(&world.netpath_ok(&["network", "inspect", "bridge"])).unwrap();
+    let (veth, bridge) =
+        (endpoint["endpoints"][0]["ifname"].as_str().unwrap(), networks[0]["bridge"].as_str().unwrap());
+    let sides = [("up0", "ingress"), ("up0", "egress"), (veth, "ingress"), (bridge, "egress")];
+    let shown = || sides.map(|(ifname, side)| filters(&world.host, ifname, side));
+    let whole = shown();
+    assert!(whole.iter().all(|names| !names.is_empty()), "{whole:?}");
+    let strip = [
+        "qdisc del dev up0 clsact".to_owned(),
+        "filter del dev up0 egress".to_owned(),
+        format!("filter del dev {veth} ingress"),
+        format!("qdisc del dev {bridge} clsact"),
+    ];
+    for line in strip {
+        tc(&world.host, &line);
+        eventually(&format!("the agent undoes `tc {line}`"), || shown() == whole);
+        converse(&mut world.client.connect(at(HOST, 8080)), &mut accept(&server).0);
+    }
 }
 
 fn what_hangs_by_links_stays_that_way_until_down(plane: Plane) {

@@ -76,7 +76,8 @@ impl Datapath {
         self.attach_all(Attachment::Container, ifindex, ifname)
     }
 
-    fn attach_all(&mut self, attachment: Attachment, ifindex: u32, ifname: &str) -> Result<()> {
+    /// As [`Self::attach_external`], for any kind of interface.
+    pub(crate) fn attach_all(&mut self, attachment: Attachment, ifindex: u32, ifname: &str) -> Result<()> {
         for (name, hook) in attachment.hooks() {
             if self.serves(name) {
                 self.attach(name, ifindex, ifname, *hook)?;

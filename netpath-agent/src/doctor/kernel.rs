@@ -11,6 +11,7 @@ use nix::sys::utsname::uname;
 
 use super::{Check, fail, ok, unknown, warn};
 use crate::datapath::probes;
+use crate::ethtool::Ethtool;
 use crate::host;
 use crate::netlink::{Netlink, Veth};
 
@@ -83,7 +84,7 @@ fn tcx() -> Check {
         Ok(false) => warn(
             "tcx",
             "no tcx links",
-            "programs are filters of clsact qdiscs, which whoever may configure an interface can remove; Linux 6.6 has links",
+            "programs are filters of clsact qdiscs; if somebody removes one, the agent puts it back; Linux 6.6 has links",
         ),
         Err(error) => unknown("tcx", &error),
     }
@@ -161,21 +162,35 @@ pub(super) async fn interface_kinds() -> Vec<Check> {
         thread::Builder::new().name("doctor".to_owned()).spawn(move || sender.send(try_kinds()))?;
         receiver.await.context("the thread that tries it panicked")?
     };
-    let kinds = [("bridge", "CONFIG_BRIDGE"), ("veth", "CONFIG_VETH")];
     match tried.await {
-        Ok(made) => {
-            let check = |((kind, config), made): ((&str, &str), Result<()>)| match made {
-                Ok(()) => ok(kind, "can be made"),
-                Err(error) => fail(kind, format!("{error:#}"), format!("the kernel needs {config} (modprobe {kind})")),
-            };
-            kinds.into_iter().zip(made).map(check).collect()
-        }
-        Err(error) => kinds.iter().map(|(kind, _)| unknown(kind, &error)).collect(),
+        Ok(Made { bridge, veth }) => vec![
+            match bridge {
+                Ok(()) => ok("bridge", "can be made"),
+                Err(error) => fail("bridge", format!("{error:#}"), "the kernel needs CONFIG_BRIDGE (modprobe bridge)"),
+            },
+            match veth {
+                Ok(true) => ok("veth", "can be made"),
+                Ok(false) => warn(
+                    "veth",
+                    "drops redirected frames",
+                    "what XDP could hand to a container goes by tc (Linux 5.13)",
+                ),
+                Err(error) => fail("veth", format!("{error:#}"), "the kernel needs CONFIG_VETH (modprobe veth)"),
+            },
+        ],
+        Err(error) => ["bridge", "veth"].map(|kind| unknown(kind, &error)).into(),
     }
 }
 
+/// What came of making interfaces.
+struct Made {
+    bridge: Result<()>,
+    /// Whether it takes frames that XDP redirects.
+    veth: Result<bool>,
+}
+
 /// Tries to make a bridge and a veth pair where nobody sees them.
-fn try_kinds() -> Result<[Result<()>; 2]> {
+fn try_kinds() -> Result<Made> {
     unshare(CloneFlags::CLONE_NEWNET).context("make a network namespace to try things in")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
     runtime.block_on(async {
@@ -190,7 +205,9 @@ fn try_kinds() -> Result<[Result<()>; 2]> {
             peer_mac: [2, 0, 0, 0, 0, 2],
             peer_netns: own.as_fd(),
         };
-        Ok([netlink.create_bridge("doctor0", [2, 0, 0, 0, 0, 0], 0).await, netlink.create_veth(&veth).await])
+        let bridge = netlink.create_bridge("doctor0", [2, 0, 0, 0, 0, 0], 0).await;
+        let made = netlink.create_veth(&veth).await;
+        Ok(Made { bridge, veth: made.and_then(|()| Ethtool::open()?.has_napi_by_gro(veth.ifname)) })
     })
 }
 

@@ -26,6 +26,9 @@ pub(super) fn notice(message: &RouteNetlinkMessage) -> Option<Notice> {
         RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
             (route.header.destination_prefix_length == 0).then_some(Notice::Route)
         }
+        RouteNetlinkMessage::DelTrafficFilter(tc) | RouteNetlinkMessage::DelQueueDiscipline(tc) => {
+            u32::try_from(tc.header.index).ok().map(Notice::FilterGone)
+        }
         _ => None,
     }
 }

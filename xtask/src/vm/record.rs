@@ -137,7 +137,7 @@ impl Record {
 
 /// The doctor's checks that are about the kernel alone.
 fn is_of_kernel(check: &str) -> bool {
-    ["kernel", "preemption", "btf", TCX, "socket hooks", "namespace cookies", "clock", "xdp", "programs"]
+    ["kernel", "preemption", "btf", TCX, "socket hooks", "namespace cookies", "clock", "xdp", "veth", "programs"]
         .contains(&check)
 }
 
