@@ -31,6 +31,10 @@
 //! | `GET /v1/events` | - | one [`Event`] as JSON a line, without end |
 //! | `POST /v1/down` | - | [`Down`] |
 //!
+//! **Adopted** networks and containers are connected by somebody else, a CNI plugin for instance: netpath serves the
+//! bridge and the veth pairs as it finds them, and neither configures nor removes them. `adopt` asks for it. There is no
+//! adopting without a bridge yet: a veth pair that the host routes to (CNI's plugin `ptp`) is refused.
+//!
 //! Errors: status 400 (the request is wrong), 404 (no such name), 409 (taken), 500, with [`ErrorBody`].
 //!
 //! Long because the whole API stands in one place.
@@ -96,6 +100,9 @@ pub struct InfoPatch {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
     pub name: String,
+    /// Who made the bridge.
+    #[serde(default)]
+    pub owner: Owner,
     /// Name of the bridge's interface.
     pub bridge: String,
     /// Absent only where the network has IPv6 alone.
@@ -111,6 +118,22 @@ pub struct Network {
     pub trusted: Vec<String>,
     /// The containers connected to it.
     pub containers: Vec<String>,
+}
+
+/// Who made a network's bridge and its containers' interfaces, and takes them away again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Owner {
+    #[default]
+    Netpath,
+    /// Whoever asked netpath to adopt them.
+    Other,
+}
+
+impl Owner {
+    pub fn is_netpath(&self) -> bool {
+        *self == Self::Netpath
+    }
 }
 
 /// The addresses of one family in a network.
@@ -161,6 +184,10 @@ pub struct NetworkCreate {
     pub bridge: Option<String>,
     /// Where a port without an address is published. Default: at every address.
     pub binding_addr: Option<IpAddr>,
+    /// Serves the bridge called `bridge`, which must be there, and leaves it as it is, also when the network is removed.
+    /// `subnets` are those that it has and `gateways` its own addresses in them; what is absent is read from it.
+    /// `ip_ranges` say nothing then, since netpath gives out no address.
+    pub adopt: bool,
 }
 
 /// A network that has just been created.
@@ -196,6 +223,27 @@ pub struct Connect {
     /// Name of the CNI network that the interface is an attachment to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cni: Option<String>,
+    /// The interface that is there already, where the network is an adopted one; all of the above but `container` is
+    /// then without meaning.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adopt: Option<AdoptedInterface>,
+}
+
+/// A veth pair that somebody else has made, between a container and the bridge of an adopted network.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdoptedInterface {
+    /// Name of the network.
+    pub network: String,
+    /// The host's end, a port of the network's bridge.
+    pub ifname: String,
+    /// Name inside the container.
+    pub interface: String,
+    /// At least one of the two.
+    pub address: Option<Ipv4Addr>,
+    pub address6: Option<Ipv6Addr>,
+    /// Of the container's end, `aa:bb:cc:dd:ee:ff`; absent: as it is found in the namespace.
+    pub mac: Option<String>,
 }
 
 /// Whose network namespace to connect.
@@ -250,9 +298,13 @@ pub struct Attach {
     /// Its variables, `NAME=VALUE`, which links tell.
     #[serde(default)]
     pub env: Vec<String>,
-    /// Asks for files to lay over those in the container's `/etc`.
+    /// Asks for files to lay over those in the container's `/etc`. Not for an adopted container.
     #[serde(default)]
     pub names: Option<Names>,
+    /// The interfaces that are there already, in adopted networks: then nothing is made, several networks at once are
+    /// possible, `network` is absent or that of one of them, and `address`, `address6` and `mac` are without meaning.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adopt: Vec<AdoptedInterface>,
 }
 
 /// What the files say that a container gets over `/etc/hosts`, `/etc/resolv.conf` and `/etc/hostname`.

@@ -159,6 +159,7 @@ fn request(args: RunArgs, mode: NetworkMode, name: &str, hostname: String, pid: 
         command: args.command,
         env: args.env.into_iter().filter_map(Variable::value).map(variable).collect(),
         names: has_own_files.then_some(Names { add_host: args.names.add_host, dns }),
+        adopt: Vec::new(),
     }
 }
 

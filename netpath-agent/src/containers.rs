@@ -51,6 +51,9 @@ impl Agent {
     /// A [`Refusal`] if the request cannot be served; nothing has changed then, nor after any other
     /// error.
     pub async fn attach(&mut self, mut request: api::Attach) -> Result<api::Container> {
+        if !request.adopt.is_empty() {
+            return self.adopt(request).await;
+        }
         let name = request.name.clone();
         self.check_name(&name)?;
         let mode = self.mode(&request)?;
@@ -65,7 +68,8 @@ impl Agent {
             request.from.clear();
         }
         check_texts(&request)?;
-        let container = self.plan(&request, &mode, netns.as_ref())?;
+        let network = if let Mode::Network(index) = mode { Some(index) } else { None };
+        let container = self.plan(&request, network.as_slice(), netns.as_ref())?;
         let planned = match mode {
             Mode::Network(network) => self.plan_endpoint(&name, network, Asked::from(&request)).await.map(Some),
             Mode::None | Mode::Shared => Ok(None),
@@ -187,7 +191,7 @@ impl Agent {
     }
 
     /// What the state will say about a new container; its counters are taken.
-    fn plan(&mut self, request: &api::Attach, mode: &Mode, netns: Option<&Netns>) -> Result<Container> {
+    pub(crate) fn plan(&mut self, request: &api::Attach, networks: &[u32], netns: Option<&Netns>) -> Result<Container> {
         let expose = exposed::normalise(&request.expose).map_err(Refusal::invalid)?;
         let ports = Request {
             publish: &request.publish,
@@ -195,10 +199,8 @@ impl Agent {
             expose: &request.expose,
             from: &request.from,
         };
-        let network = if let Mode::Network(index) = mode { Some(*index) } else { None };
-        let networks = network.iter().copied().collect();
-        let wanted = links::parse_all(&request.links, &request.name, &networks, &self.state)?;
-        let bindings = self.resolve_ports(&ports, &request.name, network.as_slice())?;
+        let wanted = links::parse_all(&request.links, &request.name, &networks.iter().copied().collect(), &self.state)?;
+        let bindings = self.resolve_ports(&ports, &request.name, networks)?;
         let mut container = Container {
             network_mode: network_mode(request)?.to_string(),
             netns: request.netns.clone(),
@@ -228,7 +230,7 @@ impl Agent {
         Ok(container)
     }
 
-    fn give_back(&mut self, container: &Container) {
+    pub(crate) fn give_back(&mut self, container: &Container) {
         container.ports.iter().for_each(|port| self.counters.give_back(port.counter));
         container.links.iter().for_each(|link| self.counters.give_back_pair(link.counter));
     }
@@ -261,7 +263,7 @@ impl Agent {
         }
     }
 
-    fn check_name(&self, name: &str) -> Result<(), Refusal> {
+    pub(crate) fn check_name(&self, name: &str) -> Result<(), Refusal> {
         check_name(name, "container")?;
         match self.state.containers.get(name) {
             Some(_) => Err(Refusal::Taken(format!("the name `{name}` is already in use by another container"))),
@@ -320,7 +322,7 @@ fn network_mode(request: &api::Attach) -> Result<NetworkMode, Refusal> {
 }
 
 /// Checks what goes into the container's files, where a line end would make lines of its own.
-fn check_texts(request: &api::Attach) -> Result<(), Refusal> {
+pub(crate) fn check_texts(request: &api::Attach) -> Result<(), Refusal> {
     request.hostname.as_deref().map_or(Ok(()), names::check_hostname).map_err(Refusal::invalid)?;
     request.names.as_ref().map_or(Ok(()), |names| names.dns.check()).map_err(Refusal::invalid)
 }

@@ -54,6 +54,19 @@ impl<'a> From<&'a api::Connect> for Asked<'a> {
     }
 }
 
+/// The interface of a new endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Interface {
+    /// Host end of the veth pair.
+    pub ifname: String,
+    /// 0 while it is yet to be made.
+    pub ifindex: u32,
+    /// Name inside the container.
+    pub interface: String,
+    pub mac: Mac,
+    pub mtu: u32,
+}
+
 impl Agent {
     /// Reserves everything that a new endpoint needs but the interface.
     ///
@@ -65,16 +78,41 @@ impl Agent {
         network: u32,
         asked: Asked<'_>,
     ) -> Result<(u32, Endpoint)> {
+        if self.state.is_adopted(network) {
+            let name = &self.state.networks[&network].name;
+            let error =
+                format!("network {name} is somebody else's, who makes its interfaces: they can only be adopted");
+            return Err(Refusal::Invalid(error).into());
+        }
+        let mac = match asked.mac {
+            Some(text) => parse_mac(text)?,
+            None => Mac(host::random_mac()?),
+        };
+        let interface = self.interface_for(container, asked.interface)?;
+        self.check_bridge(network).await?;
+        let ifname = self.free_ifname().await?;
+        let mtu = self.mtu(&self.state.networks[&network]);
+        let interface = Interface { ifname, ifindex: 0, interface, mac, mtu };
+        self.reserve_endpoint(container, network, asked, interface)
+    }
+
+    /// Reserves everything that a new endpoint with this interface needs.
+    ///
+    /// # Errors
+    /// As [`Self::plan_endpoint`].
+    pub(crate) fn reserve_endpoint(
+        &mut self,
+        container: &str,
+        network: u32,
+        asked: Asked<'_>,
+        interface: Interface,
+    ) -> Result<(u32, Endpoint)> {
         let index = self.state.free_index();
         if index > self.options.max_endpoints {
             let max = self.options.max_endpoints;
             return Err(Refusal::Taken(format!("no room for another container: --max-endpoints is {max}")).into());
         }
-        let mac = parse_mac(asked.mac)?;
-        self.check_mac(mac)?;
-        let interface = self.interface_for(container, asked.interface)?;
-        self.check_bridge(network).await?;
-        let ifname = self.free_ifname().await?;
+        self.check_mac(network, interface.mac)?;
         let (addr, addr6) = self.take_addresses(network, asked)?;
         let Some(counter) = self.counters.take_pair() else {
             self.release_addresses(network, addr, addr6);
@@ -88,9 +126,9 @@ impl Agent {
         }
         let generation = self.state.next_generation;
         self.state.next_generation += 1;
-        let mtu = self.mtu(&self.state.networks[&network]);
+        let Interface { ifname, ifindex, interface, mac, mtu } = interface;
         let container = container.to_owned();
-        let (ifindex, takes_xdp) = (0, false);
+        let takes_xdp = false;
         let cni = asked.cni.map(str::to_owned);
         Ok((
             index,
@@ -172,8 +210,10 @@ impl Agent {
             Ok(Some(ifindex)) => {
                 note(self.datapath.detach(ifindex));
                 note(self.datapath.forget_drops(ifindex));
-                note(self.netlink.delete_link(ifindex).await);
-                note(self.datapath.forget_drops(ifindex));
+                if !self.state.is_adopted(endpoint.network) {
+                    note(self.netlink.delete_link(ifindex).await);
+                    note(self.datapath.forget_drops(ifindex));
+                }
             }
             Ok(None) => {}
             Err(error) => note(Err(error)),
@@ -259,9 +299,11 @@ impl Agent {
         }
     }
 
-    /// Two interfaces with one hardware address would take each other's frames.
-    fn check_mac(&self, mac: Mac) -> Result<()> {
-        let holder = self.state.endpoints.values().find(|endpoint| endpoint.mac == mac);
+    /// Two interfaces with one hardware address would take each other's frames. Who made them may have them in two
+    /// networks, where they do not.
+    fn check_mac(&self, network: u32, mac: Mac) -> Result<()> {
+        let is_near = |other: u32| other == network || !self.state.is_adopted(network);
+        let holder = self.state.endpoints.values().find(|endpoint| endpoint.mac == mac && is_near(endpoint.network));
         let holder = holder.map(|endpoint| format!("container `{}`", endpoint.container));
         let bridge = self.host.bridges.values().any(|bridge| bridge.mac == mac.0).then(|| "the bridge".to_owned());
         match holder.or(bridge) {
@@ -363,8 +405,7 @@ pub(crate) fn name_in_alias<'a>(bridge: &str, alias: &'a str) -> Option<&'a str>
     alias.strip_prefix(ALIAS)?.strip_prefix(bridge)?.strip_prefix(':')
 }
 
-fn parse_mac(text: Option<&str>) -> Result<Mac> {
-    let Some(text) = text else { return Ok(Mac(host::random_mac()?)) };
+pub(crate) fn parse_mac(text: &str) -> Result<Mac> {
     let mac: Mac = text.parse().map_err(Refusal::invalid)?;
     if mac.0[0] & 1 != 0 || mac.0 == [0; 6] {
         return Err(Refusal::Invalid(format!("MAC address {mac} is no address of an interface")).into());
@@ -411,10 +452,10 @@ mod tests {
 
     #[test]
     fn group_addresses_are_no_mac_address_of_an_interface() {
-        assert!(parse_mac(Some("02:00:00:00:00:01")).is_ok());
-        assert!(parse_mac(Some("01:00:5e:00:00:01")).is_err());
-        assert!(parse_mac(Some("00:00:00:00:00:00")).is_err());
-        assert!(parse_mac(Some("zz")).is_err());
+        assert!(parse_mac("02:00:00:00:00:01").is_ok());
+        assert!(parse_mac("01:00:5e:00:00:01").is_err());
+        assert!(parse_mac("00:00:00:00:00:00").is_err());
+        assert!(parse_mac("zz").is_err());
     }
 
     #[test]

@@ -94,7 +94,8 @@ impl Agent {
 
     fn notice_bridge_gone(&self, ifindex: u32) {
         let network = self.host.bridges.iter().find(|(_, bridge)| bridge.ifindex == ifindex);
-        if let Some(network) = network.and_then(|(index, _)| self.state.networks.get(index)) {
+        let network = network.and_then(|(index, _)| self.state.networks.get(index));
+        if let Some(network) = network.filter(|network| network.owner.is_netpath()) {
             tracing::error!(
                 "bridge {} has been removed: its containers are cut off until the agent is restarted, which makes it anew",
                 network.bridge
@@ -113,6 +114,7 @@ impl Agent {
         for ifindex in gone {
             self.forget_link(ifindex).await;
         }
+        self.forget_gone_bridges(&alive).await;
         self.forget_ended();
         self.restore_filters(&alive);
         let mut bridges = self.host.bridges.clone();

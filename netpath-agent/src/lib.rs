@@ -1,5 +1,6 @@
 //! The netpath agent: creates bridges and veths and fills the maps that the eBPF programs decide from.
 
+mod adopted;
 pub mod agent;
 pub mod announce;
 pub mod api;

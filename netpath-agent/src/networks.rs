@@ -1,10 +1,11 @@
 //! Networks: creating and removing them, connecting containers to more than one.
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Error, Result, anyhow};
 
+use crate::adopted;
 use crate::agent::{Addresses, Agent, mtu, read_interfaces};
-use crate::api::{self, GatewayMode, NetworkCreate};
-use crate::bridge::{self, Wanted};
+use crate::api::{self, GatewayMode, NetworkCreate, Owner};
+use crate::bridge::{self, Bridge, Wanted};
 use crate::containers::check_name;
 use crate::desired::BridgeFacts;
 use crate::endpoints::{Asked, join};
@@ -12,6 +13,7 @@ use crate::externals::Interfaces;
 use crate::host;
 use crate::ipam::Allocator;
 use crate::ipv6;
+use crate::netlink::Netlink;
 use crate::network_mode::DEFAULT_NETWORK;
 use crate::refusal::Refusal;
 use crate::state::{MAX_NETWORKS, Network, State};
@@ -41,7 +43,11 @@ impl Agent {
             None => format!("br-{}", hex(&host::random::<6>()?)),
         };
         let pools = &self.options.address_pools;
-        let subnets = subnets::of_new(&request, &bridge, &interfaces, &self.state, pools);
+        let adopted = if request.adopt { Some(adopted::bridge(&request, &interfaces.links)?) } else { None };
+        let subnets = match adopted {
+            Some(link) => subnets::of_adopted(&request, link, &interfaces, &self.state),
+            None => subnets::of_new(&request, &bridge, &interfaces, &self.state, pools),
+        };
         let Subnets { v4, v6, skipped } = subnets.map_err(Refusal::invalid)?;
         let Some(counter) = self.counters.take_pair() else {
             return Err(Refusal::Taken("no counter is free for another network".to_owned()).into());
@@ -52,12 +58,13 @@ impl Agent {
             counter,
             bridge,
             created: false,
+            owner: if request.adopt { Owner::Other } else { Owner::Netpath },
             v4,
             v6,
             icc: request.icc.unwrap_or(true),
             internal: request.internal,
             masquerade: request.masquerade.unwrap_or(true),
-            mtu: request.mtu.or(self.options.mtu),
+            mtu: adopted.map(|link| link.mtu).or(request.mtu).or(self.options.mtu),
             mode4: request.gateway_mode_ipv4,
             mode6: request.gateway_mode_ipv6,
             trusted: request.trusted,
@@ -77,7 +84,7 @@ impl Agent {
     /// A [`Refusal`] if there is no such network or it is in use.
     pub async fn delete_network(&mut self, name: &str) -> Result<api::Network> {
         let was = self.network(name)?;
-        let (index, network) = self.find_network(name)?;
+        let (index, _) = self.find_network(name)?;
         if name == DEFAULT_NETWORK {
             return Err(Refusal::Invalid(format!("{name} is a pre-defined network and cannot be removed")).into());
         }
@@ -85,8 +92,17 @@ impl Agent {
             let containers = was.containers.join(", ");
             return Err(Refusal::Taken(format!("network {name} has active endpoints: {containers}")).into());
         }
-        let network = network.clone();
-        self.state.networks.remove(&index);
+        let errors = self.remove_network(index).await;
+        tracing::info!("removed network `{name}`");
+        match join(&errors) {
+            Some(errors) => Err(anyhow!(errors).context(format!("remove network `{name}`"))),
+            None => Ok(was),
+        }
+    }
+
+    /// Takes a network without endpoints away, and goes on past errors.
+    pub(crate) async fn remove_network(&mut self, index: u32) -> Vec<Error> {
+        let Some(network) = self.state.networks.remove(&index) else { return Vec::new() };
         self.addresses.remove(&index);
         let bridge = self.host.bridges.remove(&index);
         self.host.trusted.retain(|(_, other)| *other != index);
@@ -96,12 +112,7 @@ impl Agent {
         if let Some(bridge) = bridge.filter(|_| network.created) {
             errors.push(self.netlink.delete_link(bridge.ifindex).await);
         }
-        let errors: Vec<_> = errors.into_iter().filter_map(Result::err).collect();
-        tracing::info!("removed network `{name}`");
-        match join(&errors) {
-            Some(errors) => Err(anyhow!(errors).context(format!("remove network `{name}`"))),
-            None => Ok(was),
-        }
+        errors.into_iter().filter_map(Result::err).collect()
     }
 
     /// Changes a network's policy live; that of the default network until the agent is started anew.
@@ -141,6 +152,9 @@ impl Agent {
             return Err(Refusal::Taken(error).into());
         }
         let netns = container.open_netns().map_err(Refusal::invalid)?;
+        if let Some(interface) = &request.adopt {
+            return self.connect_adopted(network, &name, interface, request.cni.as_deref(), &netns).await;
+        }
         let (endpoint_index, mut endpoint) = self.plan_endpoint(&name, index, Asked::from(request)).await?;
         if let Err(error) = self.connect_endpoint(endpoint_index, &mut endpoint, &netns, None).await {
             for error in self.undo_endpoint(endpoint_index, endpoint).await {
@@ -164,12 +178,13 @@ impl Agent {
         let Some((endpoint, _)) = endpoint else {
             return Err(Refusal::NotFound(format!("container {name} is not connected to network {network}")).into());
         };
+        let is_adopted = self.state.is_adopted(index);
         let old = self.gateways(name);
         let mut errors = self.discard_endpoint(endpoint).await;
         let new = self.gateways(name);
         // The old routes went with the interface they led to, or stay.
         let missing: Vec<_> = new.into_iter().filter(|gateway| !old.contains(gateway)).collect();
-        if !missing.is_empty() {
+        if !missing.is_empty() && !is_adopted {
             let set = async { container.open_netns()?.set_default_routes(Vec::new(), missing).await };
             errors.extend(set.await.err());
         }
@@ -198,8 +213,7 @@ impl Agent {
             self.serve_ipv6().await?;
         }
         let wanted_mtu = mtu(&network, &self.host);
-        let bridge =
-            bridge::ensure(&self.netlink, &wanted(&self.options.bridge, &network, wanted_mtu), interfaces).await?;
+        let bridge = bridge(&self.netlink, &self.options.bridge, &network, wanted_mtu, interfaces).await?;
         network.created = bridge.created;
         let facts = BridgeFacts { ifindex: bridge.ifindex, mac: bridge.mac, mtu: wanted_mtu };
         self.state.networks.insert(index, network);
@@ -280,6 +294,7 @@ impl Agent {
         let endpoints = self.state.endpoints.values().filter(|endpoint| endpoint.network == index);
         api::Network {
             name: network.name.clone(),
+            owner: network.owner,
             bridge: network.bridge.clone(),
             v4: network.v4,
             v6: network.v6,
@@ -295,8 +310,26 @@ impl Agent {
     }
 }
 
+/// The bridge of a network: one that somebody else made as it is, another one found or created.
+///
+/// # Errors
+/// If it is not there, or as [`bridge::ensure`].
+pub(crate) async fn bridge(
+    netlink: &Netlink,
+    instance: &str,
+    network: &Network,
+    mtu: u32,
+    interfaces: &Interfaces,
+) -> Result<Bridge> {
+    if network.owner.is_netpath() {
+        return bridge::ensure(netlink, &wanted(instance, network, mtu), interfaces).await;
+    }
+    let link = adopted::find_bridge(&network.bridge, &interfaces.links)?;
+    Ok(Bridge { ifindex: link.ifindex, mac: link.mac, created: false, fresh: false })
+}
+
 /// What the bridge of a network should be like.
-pub(crate) fn wanted<'a>(instance: &'a str, network: &'a Network, mtu: u32) -> Wanted<'a> {
+fn wanted<'a>(instance: &'a str, network: &'a Network, mtu: u32) -> Wanted<'a> {
     let nets = [&network.v4, &network.v6].into_iter().flatten().filter_map(|subnet| {
         let addr = subnet.bridge?;
         ipnet::IpNet::new(addr, subnet.subnet.prefix_len()).ok()

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use netpath_common::{self as common, Address, network_flag};
 
-use crate::api::{GatewayMode, Netns, Subnet};
+use crate::api::{GatewayMode, Netns, Owner, Subnet};
 use crate::bridge;
 use crate::desired_ports;
 use crate::endpoints::name_in_alias;
@@ -34,6 +34,10 @@ pub fn recover(image: &Image, interfaces: &Interfaces, bridge: &str, boot_id: St
     entries.sort_by_key(|(_, entry)| entry.generation);
     for (index, entry) in entries {
         let Some(link) = interfaces.links.iter().find(|link| link.ifindex == entry.ifindex) else { continue };
+        if name_in_alias(bridge, link.alias.as_deref().unwrap_or_default()).is_none() {
+            // Agents name the interfaces that they make.
+            state.networks.entry(entry.network).and_modify(|network| network.owner = Owner::Other);
+        }
         let name = name(link, bridge);
         let container = state.containers.entry(name.clone()).or_insert_with(container);
         container.ports.extend(ports(image, *index));
@@ -113,6 +117,7 @@ fn network(
         counter: entry.counter,
         bridge: link.ifname.clone(),
         created: known.is_some(),
+        owner: Owner::Netpath,
         v4: prefix4.and_then(|((addr, len), _)| IpNet::new(addr.to_ip(), *len).ok()).map(subnet),
         v6: prefix6.and_then(|((addr, len), _)| IpNet::new(addr.to_ip(), *len).ok()).map(subnet),
         icc: entry.has(network_flag::ICC),

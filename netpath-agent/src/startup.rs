@@ -7,8 +7,9 @@ use anyhow::{Context, Result};
 use netpath_common::{Config, config_flag};
 use netpath_ebpf::family::{V4, V6};
 
+use crate::adopted;
 use crate::agent::{Agent, DEFAULT_NETWORK_INDEX, facts, mtu, network_mtu, read_interfaces};
-use crate::api::GatewayMode;
+use crate::api::{GatewayMode, Owner};
 use crate::bridge;
 use crate::counters::Counters;
 use crate::datapath::{Adoption, Datapath};
@@ -157,6 +158,7 @@ fn warn_of_not_external(agent: &Agent, links: &[Link]) {
 /// If state, options and interfaces contradict each other.
 fn plan(mut state: State, options: &Options, interfaces: &Interfaces) -> Result<State> {
     drop_dead(&mut state, &interfaces.links, &host::boot_id()?);
+    adopted::drop_gone_bridges(&mut state, &interfaces.links);
     // The maps have no place for more.
     state.networks.retain(|index, _| *index <= MAX_NETWORKS);
     let default = default_network(options, interfaces, &state)?;
@@ -179,6 +181,7 @@ fn default_network(options: &Options, interfaces: &Interfaces, state: &State) ->
         counter: known.map_or(DEFAULT_NETWORK_COUNTER, |network| network.counter),
         bridge: options.bridge.clone(),
         created,
+        owner: Owner::Netpath,
         v4,
         v6,
         icc: options.icc,
@@ -205,7 +208,7 @@ async fn build_bridges(
     for index in state.networks.keys().copied().collect::<Vec<_>>() {
         let network = &state.networks[&index];
         let mtu = mtu(network, host);
-        let bridge = bridge::ensure(netlink, &networks::wanted(instance, network, mtu), interfaces).await;
+        let bridge = networks::bridge(netlink, instance, network, mtu, interfaces).await;
         let bridge = bridge.with_context(|| format!("set up network `{}`", network.name))?;
         fresh.extend(bridge.fresh.then_some(bridge.ifindex));
         let mtu = network_mtu(index, mtu, state);
@@ -356,6 +359,9 @@ async fn attach(agent: &mut Agent, links: &[Link]) -> Result<()> {
 async fn attach_endpoint(agent: &mut Agent, endpoint: &Endpoint, links: &[Link]) -> Result<()> {
     let bridge = agent.bridge_of(endpoint.network)?;
     agent.datapath.attach_container(endpoint.ifindex, &endpoint.ifname)?;
+    if agent.state.is_adopted(endpoint.network) {
+        return Ok(());
+    }
     let master = links.iter().find(|link| link.ifindex == endpoint.ifindex).and_then(|link| link.master);
     if master != Some(bridge) {
         agent.netlink.enslave(endpoint.ifindex, bridge).await?;

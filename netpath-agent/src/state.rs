@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use crate::api::{GatewayMode, Names, Netns, Subnet};
+use crate::api::{GatewayMode, Names, Netns, Owner, Subnet};
 pub use crate::binding::PortBinding;
 use crate::names::NameFiles;
 pub use crate::netns::NetnsId;
@@ -55,6 +55,9 @@ pub struct Network {
     pub bridge: String,
     /// The agent made the bridge, so `down` removes it.
     pub created: bool,
+    /// Who made the bridge and the interfaces of the network's containers. What is not the agent's it leaves as it is.
+    #[serde(default, skip_serializing_if = "Owner::is_netpath")]
+    pub owner: Owner,
     pub v4: Option<Subnet>,
     pub v6: Option<Subnet>,
     pub icc: bool,
@@ -199,6 +202,11 @@ impl State {
     /// The network called `name`, with its index.
     pub fn network(&self, name: &str) -> Option<(u32, &Network)> {
         self.networks.iter().find(|(_, network)| network.name == name).map(|(index, network)| (*index, network))
+    }
+
+    /// Whether somebody else made the network, and with it the interfaces of its containers.
+    pub fn is_adopted(&self, network: u32) -> bool {
+        self.networks.get(&network).is_some_and(|network| !network.owner.is_netpath())
     }
 
     /// Whether any network has IPv6.
@@ -551,6 +559,7 @@ pub(crate) mod samples {
             counter: 1,
             bridge: "netpath0".to_owned(),
             created: true,
+            owner: Owner::Netpath,
             v4: Some(subnet),
             v6: None,
             icc: true,

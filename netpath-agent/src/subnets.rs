@@ -143,6 +143,36 @@ pub fn of_new(
     Ok(Subnets { v4, v6, skipped })
 }
 
+/// The subnets of a network on a bridge that somebody else made: as the request says, else as the bridge's addresses do.
+///
+/// # Errors
+/// If there are none, they contradict each other, or another network has them.
+pub fn of_adopted(request: &NetworkCreate, link: &Link, interfaces: &Interfaces, state: &State) -> Result<Subnets> {
+    let in_use = in_use(interfaces, &link.ifname, state);
+    let networks = Space { in_use: &in_use, pools: &[] }.only(|kind| kind == Use::Network);
+    let of = |family, mode| -> Result<Option<Subnet>> {
+        let has = present(Some(link), family, None, interfaces)?;
+        let asked = only(&request.subnets, |net| family.has(net.addr()), family, "subnet")?;
+        let gateway = only(&request.gateways, |addr| family.has(*addr), family, "gateway")?;
+        let subnet = asked.or(has.filter(|_| request.subnets.is_empty())).map(|net| net.trunc());
+        if let Some(gateway) = gateway.filter(|addr| subnet.is_none_or(|net| !net.contains(addr))) {
+            bail!("no matching subnet for gateway {gateway}");
+        }
+        let Some(subnet) = subnet else { return Ok(None) };
+        ipam::check_overlap(subnet, &networks).with_context(|| format!("adopt bridge {}", link.ifname))?;
+        let bridge = gateway.or(has.map(|net| net.addr()).filter(|addr| subnet.contains(addr)));
+        let bridge = bridge.filter(|_| mode != GatewayMode::Isolated);
+        Ok(Some(Subnet { subnet, ip_range: None, bridge, gateway: bridge.filter(|_| !request.internal) }))
+    };
+    let v4 = of(IpFamily::V4, request.gateway_mode_ipv4)?;
+    let v6 = of(IpFamily::V6, request.gateway_mode_ipv6)?;
+    ensure!(v4.is_some() || v6.is_some(), "bridge {} has no address; say which subnet it serves", link.ifname);
+    if v6.is_some() {
+        host::require_ipv6().context("cannot enable IPv6 on the network")?;
+    }
+    Ok(Subnets { v4, v6, skipped: Vec::new() })
+}
+
 /// `has` is the address of a bridge that is there already: it says the subnet where nothing else does.
 fn of_family(
     family: IpFamily,

@@ -87,7 +87,7 @@ pub(crate) async fn data_plane(pin_dir: &Path, netlink: &Netlink) -> Vec<Error> 
 /// `bridge` is the default network's, which is in the aliases.
 async fn remove_veths(state: &State, bridge: &str, netlink: &Netlink) -> Vec<Error> {
     let mut errors = Vec::new();
-    for endpoint in state.endpoints.values() {
+    for endpoint in state.endpoints.values().filter(|endpoint| !state.is_adopted(endpoint.network)) {
         let removed = async {
             // By name and alias: after a reboot the interface index may be somebody else's.
             let link = netlink.link(&endpoint.ifname).await?;

@@ -112,7 +112,8 @@ impl Agent {
             if endpoint.takes_xdp == has_xdp {
                 continue;
             }
-            let takes_xdp = has_xdp && self.prepare_endpoint(endpoint).await;
+            let takes_xdp =
+                has_xdp && !self.state.is_adopted(endpoint.network) && self.prepare_endpoint(endpoint).await;
             self.state.endpoints.entry(index).and_modify(|endpoint| endpoint.takes_xdp = takes_xdp);
         }
     }

@@ -117,6 +117,18 @@ impl Instance {
         asked.and_then(|()| stream.read_to_string(&mut answer)).is_ok() && answer.starts_with("HTTP/1.1 200")
     }
 
+    /// Asks the API as a user with curl would: `METHOD /v1/PATH` with `body`. The status and the answer.
+    pub fn api(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--show-error", "--request", method, "--unix-socket"]).arg(&self.socket);
+        curl.args(["--header", "content-type: application/json", "--data", &body.to_string()]);
+        curl.args(["--write-out", "\n%{http_code}", &format!("http://localhost/v1/{path}")]);
+        let answer = program::stdout_of(&mut curl);
+        let (body, status) = answer.rsplit_once('\n').expect("the status on a line of its own");
+        let body = serde_json::from_str(body).unwrap_or_else(|e| panic!("{method} {path} answers {answer}: {e}"));
+        (status.parse().expect("a status"), body)
+    }
+
     /// What the agent wrote.
     pub fn log_text(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()

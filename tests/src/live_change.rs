@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::IpAddr;
-use std::process::Command;
 use std::time::Duration;
 
 use netpath_tests::frames::FrameSocket;
@@ -289,11 +288,9 @@ fn add_wire(world: &World) -> (IpAddr, IpAddr) {
     ("198.19.0.1".parse().unwrap(), "198.19.0.2".parse().unwrap())
 }
 
-/// Changes what the API has at `path`, as a user with curl would.
+/// Changes what the API has at `path`.
 fn patch(world: &World, path: &str, body: &str) {
-    let socket = world.instance().socket.display().to_string();
-    let mut curl = Command::new("curl");
-    curl.args(["--silent", "--show-error", "--fail-with-body", "--unix-socket", &socket, "--request", "PATCH"]);
-    curl.args(["--header", "content-type: application/json", "--data", body, &format!("http://localhost/v1/{path}")]);
-    program::stdout_of(&mut curl);
+    let body = serde_json::from_str(body).unwrap();
+    let (status, answer) = world.instance().api("PATCH", path, &body);
+    assert_eq!(status, 200, "{answer}");
 }

@@ -92,5 +92,8 @@ mod ptp;
 /// Wrong input gets a clear error and changes nothing.
 mod bad_input;
 
+/// Networks and containers that somebody else has connected, and takes away again.
+mod adopted;
+
 /// `netpath down` leaves nothing behind.
 mod teardown;

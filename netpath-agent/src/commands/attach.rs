@@ -27,6 +27,7 @@ pub(super) async fn run(client: &Client, args: AttachArgs) -> Result<ExitCode> {
         command: Vec::new(),
         env: Vec::new(),
         names: None,
+        adopt: Vec::new(),
     };
     let container: Container = client.post("/v1/containers", &request).await?;
     let v4 = container.address.map(|addr| format!("{addr}\n"));

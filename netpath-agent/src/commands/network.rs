@@ -85,6 +85,7 @@ fn request(args: NetworkCreateArgs) -> Result<NetworkCreate> {
         trusted: args.trusted,
         bridge: args.bridge,
         binding_addr: None,
+        adopt: false,
     };
     for option in &args.opt {
         label(&mut request, option)?;
@@ -150,6 +151,7 @@ fn render(networks: &[Network]) -> String {
             (network.internal, "internal".to_owned()),
             (!network.icc, "icc off".to_owned()),
             (!network.masquerade, "no masquerade".to_owned()),
+            (!network.owner.is_netpath(), "adopted".to_owned()),
         ];
         let trusted = (!network.trusted.is_empty(), format!("trusts {}", network.trusted.join(" ")));
         let modes = modes.map(|mode| (mode != GatewayMode::Nat, mode_name(mode).to_owned()));
