@@ -27,6 +27,8 @@ pub struct Judge {
     touched: HashSet<Pair>,
     /// Between whom a datagram is under way of which netfilter still waits for a fragment.
     waiting: HashSet<Pair>,
+    /// Names that netfilter gave to what the model drops or sends under another one.
+    given: HashSet<(Proto, SocketAddr)>,
     /// Netfilter has lost all connections.
     is_cut: bool,
     /// Bytes of each datagram that came in pieces so far, by its identification.
@@ -82,11 +84,13 @@ impl Judge {
             Ok(difference) => {
                 if difference.is_some_and(leaves_traces) {
                     self.touched.extend(pairs);
+                    self.given.extend(given(model, &stimulus.packet, seen));
                 }
                 Ok(difference)
             }
             Err(_)
                 if self.is_cut
+                    || names(&stimulus.packet).any(|name| self.given.contains(&(name.proto, side.resolve(name))))
                     || pairs.iter().any(|pair| self.touched.contains(pair) || self.waiting.contains(pair)) =>
             {
                 Ok(Some(Difference::Consequence))
@@ -111,6 +115,21 @@ impl Judge {
 /// Whether netfilter or the model remembers something that the other does not.
 fn leaves_traces(difference: Difference) -> bool {
     !matches!(difference, Difference::MergesFragments | Difference::LeaksError | Difference::GatewayFromOutside)
+}
+
+/// The name under which netfilter let a packet out.
+fn given(model: &Nat, packet: &Packet, seen: &[Seen]) -> Option<(Proto, SocketAddr)> {
+    let proto = packet.body.proto()?;
+    let out = seen.iter().filter(|seen| seen.at == Place::Outside);
+    let called = out.filter_map(|seen| called(seen, proto)).find(|called| called.ip() == model.config.host)?;
+    Some((proto, called))
+}
+
+/// The names that a packet uses, or quotes.
+fn names(packet: &Packet) -> impl Iterator<Item = &Name> {
+    let quoted = if let Body::Error(quote) = &packet.body { Some(&quote.packet) } else { None };
+    let ends = quoted.into_iter().flat_map(|packet| [&packet.src, &packet.dst]).chain([&packet.dst]);
+    ends.filter_map(|end| if let End::Name(name) = end { Some(name) } else { None })
 }
 
 /// The two who talk, by what they call themselves; of an error those of the quoted packet.

@@ -98,6 +98,7 @@ fn cases() -> Vec<Case> {
         (Difference::GatewayFromOutside, vec![outside(gateway)]),
         (Difference::LoopbackFromOutside, vec![outside(segment(OUTSIDE, "127.0.0.1:8080", Tcp::SYN))]),
         (Difference::Consequence, after_a_picked_up_connection()),
+        (Difference::Consequence, after_a_name_was_given_to_a_liar()),
     ]
 }
 
@@ -119,6 +120,20 @@ fn overloaded() -> Vec<Stimulus> {
 fn after_a_picked_up_connection() -> Vec<Stimulus> {
     let (server, client) = (segment(SERVER, CLIENT, Tcp::ACK), segment(CLIENT, WEB, Tcp::SYN));
     vec![from(0, server), outside(client)]
+}
+
+/// A connection is reset, and its name goes to whom netfilter believes to be somebody else, with a segment in the middle of
+/// nothing. What the peer still says to the old name reaches a third one.
+fn after_a_name_was_given_to_a_liar() -> Vec<Stimulus> {
+    let name =
+        Name { proto: Proto::Tcp, inside: socket(INSIDE), asked: socket(OUTSIDE), host: "198.18.0.1".parse().unwrap() };
+    let answer = |flags, seq| {
+        let tcp = Tcp { flags, seq, ack: 1001, window: 0xffff, ..Tcp::default() };
+        outside(Packet::new(at(OUTSIDE), End::Name(name), Body::Tcp(tcp)))
+    };
+    let begin = from(2, segment(INSIDE, OUTSIDE, Tcp::SYN));
+    let lie = from(2, segment("172.17.0.2:5000", OUTSIDE, Tcp::ACK));
+    vec![begin, answer(Tcp::RST | Tcp::ACK, 500), lie, answer(Tcp::SYN | Tcp::ACK, 501)]
 }
 
 fn socket(text: &str) -> SocketAddr {

@@ -14,6 +14,7 @@ const BPF_LINK_CREATE: c_int = 28;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_XDP: u32 = 37;
 const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
+const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 /// `r0 = XDP_PASS; exit`
 const PASS: [u64; 2] = [0x0000_0002_0000_00b7, 0x95];
 
@@ -38,6 +39,15 @@ struct ProgramAttributes {
 impl ForeignXdp {
     /// Attaches a program called `foreign` to `ifname`, in generic mode.
     pub fn attach(namespace: &Namespace, ifname: &str) -> Self {
+        Self::attach_in(namespace, ifname, XDP_FLAGS_SKB_MODE)
+    }
+
+    /// The same in native mode. A veth gets a NAPI by it, and merges what arrives, on kernels where it cannot otherwise.
+    pub fn attach_natively(namespace: &Namespace, ifname: &str) -> Self {
+        Self::attach_in(namespace, ifname, XDP_FLAGS_DRV_MODE)
+    }
+
+    fn attach_in(namespace: &Namespace, ifname: &str, mode: u32) -> Self {
         let mut name = [0; 16];
         name[..7].copy_from_slice(b"foreign");
         let program = ProgramAttributes {
@@ -50,10 +60,11 @@ impl ForeignXdp {
             flags: 0,
             name,
         };
+        lift_limit_of_locked_memory();
         let link = namespace.within(|| {
             let program = bpf(BPF_PROG_LOAD, &program)?;
             let ifindex = nix::net::if_::if_nametoindex(ifname)?;
-            bpf(BPF_LINK_CREATE, &[program.as_raw_fd() as u32, ifindex, BPF_XDP, XDP_FLAGS_SKB_MODE])
+            bpf(BPF_LINK_CREATE, &[program.as_raw_fd() as u32, ifindex, BPF_XDP, mode])
         });
         Self { _link: link.unwrap_or_else(|e| panic!("attach an XDP program to {ifname}: {e}")) }
     }
@@ -65,6 +76,13 @@ pub fn open_link(pin: &Path) -> OwnedFd {
     // Path, descriptor, flags.
     let link = bpf(BPF_OBJ_GET, &[path.as_ptr() as u64, 0]);
     link.unwrap_or_else(|e| panic!("open the link pinned at {}: {e}", pin.display()))
+}
+
+/// Before Linux 5.11 programs count as locked memory of their user. Where it cannot be lifted, it may do as it is.
+fn lift_limit_of_locked_memory() {
+    let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: the value is live.
+    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };
 }
 
 /// For commands that give a descriptor.

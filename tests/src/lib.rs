@@ -15,6 +15,7 @@ pub mod foreign_xdp;
 pub mod frames;
 pub mod icmp;
 pub mod iptables;
+pub mod kernel;
 pub mod namespace;
 pub mod netfilter;
 pub mod network;

@@ -2,6 +2,8 @@
 
 use std::net::{TcpStream, UdpSocket};
 
+use netpath_tests::foreign_xdp::ForeignXdp;
+use netpath_tests::frames::FrameSocket;
 use netpath_tests::icmp::{self, IcmpSocket};
 use netpath_tests::sockets::{accept, ask, at, receive, send};
 use netpath_tests::topology::GATEWAY;
@@ -11,6 +13,7 @@ use netpath_tests::{CLIENT, Container, HOST, Namespace, Plane, World, program};
 on_every_plane! {
     large_transfers_arrive_intact_with_offloads,
     large_transfers_arrive_intact_without_offloads,
+    datagrams_that_are_merged_as_a_list_arrive_one_by_one,
     transfers_fit_a_smaller_mtu_outside,
     a_ttl_that_ends_on_the_host_is_reported_to_the_container,
     a_ttl_that_ends_on_the_host_is_reported_to_the_client,
@@ -150,6 +153,31 @@ fn switch_offloads_off(namespace: &Namespace) {
         let refused = program::text(&output.stderr);
         assert!(output.status.success() || refused.contains("Cannot change"), "ethtool -K {ifname}: {refused}");
     }
+}
+
+/// `rx-gro-list` makes one packet of many datagrams, each whole behind the first one: who makes the first one longer by a piece
+/// of the next (`bpf_skb_pull_data`) breaks the list, and kernels before 6.12 fall over it (a1e40ac5b5e9).
+fn datagrams_that_are_merged_as_a_list_arrive_one_by_one(plane: Plane) {
+    const COUNT: u32 = 32;
+    let world = World::new(plane);
+    let dns = world.container("dns", &["5353:53/udp"]);
+    // Merged is what comes until the time is over: a veth would hand on each one at once.
+    let hold = "mount -t sysfs sysfs /sys && cd /sys/class/net/up0 && echo 2000000 >gro_flush_timeout";
+    program::stdout_of(world.host.command("unshare").args(["-m", "sh", "-c", hold]));
+    program::stdout_of(world.host.command("ethtool").args(["-K", "up0", "gro", "on", "rx-gro-list", "on"]));
+    let _merges = ForeignXdp::attach_natively(&world.host, "up0");
+    let mut frames = FrameSocket::new(&world.host, "up0");
+    frames.ignore_outgoing();
+    let (server, client) = (dns.inside.udp(53), world.client.udp(5000));
+    // Shorter than the TCP header that the programs want to see in one piece.
+    for number in 0..COUNT {
+        send(&client, &number.to_be_bytes(), at(HOST, 5353));
+    }
+    for number in 0..COUNT {
+        let (got, from) = receive(&server);
+        assert_eq!((got, from), (number.to_be_bytes().to_vec(), at(CLIENT, 5000)));
+    }
+    assert!(frames.take().iter().any(|frame| frame.len() > 14 + 20 + 8 + 4), "nothing was merged");
 }
 
 /// Makes the wire between host and client narrower than what the containers were told.

@@ -40,14 +40,19 @@ impl Transfer {
         self.received.load(Ordering::Relaxed)
     }
 
-    /// Waits until `bytes` more have arrived; panics when it takes longer than [`PATIENCE`].
+    /// Waits until `bytes` more have arrived; panics when for [`PATIENCE`] none does.
     pub fn advance(&self, bytes: u64) {
-        let goal = self.received() + bytes;
-        let deadline = Instant::now() + PATIENCE;
-        while self.received() < goal {
-            let missing = goal - self.received();
+        let mut last = self.received();
+        let goal = last + bytes;
+        let mut deadline = Instant::now() + PATIENCE;
+        while last < goal {
+            let missing = goal - last;
             assert!(Instant::now() < deadline, "the transfer stalls: {missing} of {bytes} bytes missing");
             thread::sleep(Duration::from_millis(1));
+            let received = self.received();
+            if received > last {
+                (last, deadline) = (received, Instant::now() + PATIENCE);
+            }
         }
     }
 

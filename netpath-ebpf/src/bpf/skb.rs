@@ -21,6 +21,8 @@ use super::{
 /// Headers up to the checksum inside an ICMP error, with as many extension headers as are walked through in
 /// both packets.
 pub(super) const MAX_HEADERS: usize = EthHdr::LEN + 40 + 256 + 8 + 40 + 256 + 20;
+/// The least that lies before the payload of a packet in segments: Ethernet, IPv4, UDP.
+const MIN_HEADERS: usize = EthHdr::LEN + 20 + 8;
 
 impl Context for TcContext {
     #[inline(always)]
@@ -98,14 +100,27 @@ pub(super) fn is_for_others(ctx: &TcContext) -> bool {
     unsafe { (*ctx.skb.skb).pkt_type == PACKET_OTHERHOST }
 }
 
-/// Makes the headers readable in place.
+/// Makes the headers readable in place, of a packet in segments no more than there is of the first one: what lies behind may
+/// be a list of whole datagrams (`rx-gro-list`), and kernels before 6.12 fall over a list whose first one has grown (mended by
+/// a1e40ac5b5e9).
 #[inline(always)]
 pub(super) fn linearize(ctx: &TcContext, len: usize) {
     let len = bounded(len);
     if ctx.data() + len > ctx.data_end() && ctx.data_end() - ctx.data() < ctx.len() as usize {
+        let first = match gso_size(ctx) {
+            0 => ctx.len(),
+            size => size.saturating_add(MIN_HEADERS as u32),
+        };
         // A failure leaves the packet as it is, and parsing finds it too short.
-        let _ = ctx.pull_data(ctx.len().min(MAX_HEADERS as u32));
+        let _ = ctx.pull_data(ctx.len().min(first).min(MAX_HEADERS as u32));
     }
+}
+
+/// Bytes of transport payload in each segment of a packet that is several; 0: it is one.
+#[inline(always)]
+fn gso_size(ctx: &TcContext) -> u32 {
+    // SAFETY: as in `ifindex`.
+    unsafe { (*ctx.skb.skb).gso_size }
 }
 
 /// Takes the packet in hand. `leaves`: it is on its way out of this host.
@@ -145,8 +160,7 @@ fn read<F: Family>(ctx: &TcContext, slot: &mut Packet<F>) -> Result<(), Reason> 
     if slot.l3.len as usize > ctx.len() as usize - EthHdr::LEN {
         return Err(Reason::Malformed);
     }
-    // SAFETY: as in `ifindex`.
-    let gso_size = unsafe { (*ctx.skb.skb).gso_size };
+    let gso_size = gso_size(ctx);
     if gso_size != 0 {
         slot.segment_len = (slot.l3.l4_off - EthHdr::LEN) as u32 + slot.l4_header_len().saturating_add(gso_size);
     }
