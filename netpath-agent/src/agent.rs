@@ -61,6 +61,13 @@ pub struct Addresses {
     pub v6: Option<Allocator>,
 }
 
+impl Addresses {
+    /// Whether another container would not get one of each family.
+    pub fn is_full(&self) -> bool {
+        self.v4.iter().chain(&self.v6).any(Allocator::is_full)
+    }
+}
+
 impl Agent {
     pub fn info(&self) -> api::Info {
         let external = |facts: &desired::ExternalFacts| api::External {

@@ -118,6 +118,9 @@ pub struct Network {
     pub trusted: Vec<String>,
     /// The containers connected to it.
     pub containers: Vec<String>,
+    /// No address of one of its families is free for another container.
+    #[serde(default)]
+    pub is_full: bool,
 }
 
 /// Who made a network's bridge and its containers' interfaces, and takes them away again.

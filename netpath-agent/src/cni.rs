@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::agent::Agent;
 use crate::api;
-use crate::endpoints::join;
+use crate::endpoints::{is_alias, join};
 
 /// An interface of a container, as CNI knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +81,11 @@ impl Agent {
     }
 }
 
+/// Whether an interface with this alias is the host's end of a veth pair of `container`, made by whatever agent.
+pub fn is_veth_of(alias: &str, container: &str) -> bool {
+    is_alias(alias) && alias.rsplit_once(':').is_some_and(|(_, name)| name == container)
+}
+
 fn read(path: &Path) -> Result<Attachment> {
     let bytes = fs::read(path).with_context(|| format!("read {}", path.display()))?;
     serde_json::from_slice(&bytes).with_context(|| format!("understand {}", path.display()))
@@ -110,6 +115,12 @@ fn note_dir(socket: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_veth_says_whose_it_is() {
+        let alias = crate::endpoints::alias("netpath0", "web");
+        assert!(is_veth_of(&alias, "web") && !is_veth_of(&alias, "eb") && !is_veth_of("somebody:web", "web"));
+    }
 
     #[test]
     fn a_note_is_found_once_it_is_finished() {

@@ -246,6 +246,11 @@ impl Allocator {
         Ok(addr)
     }
 
+    /// Whether no address of the range is free.
+    pub fn is_full(&self) -> bool {
+        self.first_free(self.range, self.lowest).is_none()
+    }
+
     /// Allocates an explicit address; it may lie outside the range, but not outside the subnet.
     ///
     /// # Errors

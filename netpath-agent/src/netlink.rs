@@ -7,6 +7,7 @@ pub mod netdev;
 pub mod nftables;
 mod qdisc;
 mod raw;
+mod route;
 pub(crate) mod sock_diag;
 
 use std::future::Future;

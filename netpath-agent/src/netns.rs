@@ -16,8 +16,10 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::{FsType, fstatfs};
 use serde::{Deserialize, Serialize};
 
+use crate::agent::read_interfaces;
 use crate::api::Netns as NetnsName;
 use crate::ethtool::Ethtool;
+use crate::externals::Interfaces;
 use crate::host;
 use crate::netlink::{Netlink, Veth};
 use crate::state::Container;
@@ -172,6 +174,31 @@ impl Netns {
         })
         .await
         .with_context(|| format!("set the default routes in {}", self.path.display()))
+    }
+
+    /// Interfaces, addresses and routes inside.
+    ///
+    /// # Errors
+    /// If the kernel refuses to list them.
+    pub async fn look(&self) -> Result<Interfaces> {
+        let look = self.run(|| async { read_interfaces(&Netlink::connect()?).await }).await;
+        look.with_context(|| format!("look into {}", self.path.display()))
+    }
+
+    /// Adds routes, each with its gateway.
+    ///
+    /// # Errors
+    /// If the kernel refuses one; those before it stay.
+    pub async fn add_routes(&self, routes: Vec<(IpNet, IpAddr)>) -> Result<()> {
+        self.run(move || async move {
+            let netlink = Netlink::connect()?;
+            for (net, gateway) in routes {
+                netlink.add_route_via(net, gateway).await?;
+            }
+            Ok(())
+        })
+        .await
+        .with_context(|| format!("set routes in {}", self.path.display()))
     }
 
     /// Names of the interfaces inside.

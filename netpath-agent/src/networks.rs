@@ -306,6 +306,7 @@ impl Agent {
             gateway_mode_ipv6: network.mode6,
             trusted: network.trusted.clone(),
             containers: endpoints.map(|endpoint| endpoint.container.clone()).collect(),
+            is_full: self.addresses.get(&index).is_some_and(Addresses::is_full),
         }
     }
 }

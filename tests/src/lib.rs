@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod bare;
 pub mod cleanup;
+pub mod cni_runtime;
 pub mod docker;
 pub mod docker_proxy;
 pub mod family;

@@ -95,5 +95,14 @@ mod bad_input;
 /// Networks and containers that somebody else has connected, and takes away again.
 mod adopted;
 
+/// Debian's containerd, whose containers the CNI plugin connects.
+mod containerd;
+
+/// The CNI plugin, as a container runtime drives it.
+mod cni;
+
+/// How long the CNI plugin takes, beside Debian's.
+mod cni_speed;
+
 /// `netpath down` leaves nothing behind.
 mod teardown;

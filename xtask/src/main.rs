@@ -3,6 +3,7 @@
 mod apt;
 mod bench;
 mod ci;
+mod cni_tools;
 mod conformance;
 mod demo;
 mod differential;

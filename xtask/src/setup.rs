@@ -10,6 +10,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::apt::{Apt, missing};
+use crate::cni_tools::TOOLS;
 use crate::docker_proxy;
 use crate::linker;
 use crate::process::{capture, cargo, find, is_root, run};
@@ -75,6 +76,7 @@ pub(crate) fn ensure(scope: Scope, report: Report) -> Result<()> {
     if scope >= Scope::Tests {
         setup.nextest()?;
         setup.docker_proxy()?;
+        setup.cni_tools()?;
     }
     Ok(())
 }
@@ -200,6 +202,22 @@ impl Setup {
         self.installing("docker-proxy of Debian's docker.io, that one file, for comparison");
         if let Err(error) = docker_proxy::fetch(&mut self.apt, &path) {
             eprintln!("no docker-proxy, the tests that compare with it are skipped: {error:#}");
+        }
+        Ok(())
+    }
+
+    fn cni_tools(&mut self) -> Result<()> {
+        let proxy = docker_proxy::path()?;
+        let folder = proxy.parent().context("the folder of tools")?;
+        for tools in &TOOLS {
+            if tools.are_in(folder) {
+                self.found(&format!("files of {}", tools.package));
+                continue;
+            }
+            self.installing(&format!("files of Debian's {}, for the tests of the CNI plugin", tools.package));
+            if let Err(error) = tools.fetch(&mut self.apt, folder) {
+                eprintln!("nothing of {}, the tests with it are skipped: {error:#}", tools.package);
+            }
         }
         Ok(())
     }
