@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use crate::agent::Agent;
 use crate::api::{self, AdoptedInterface, NetworkCreate};
 use crate::containers::check_texts;
-use crate::endpoints::{Asked, Interface, parse_mac};
+use crate::endpoint_plan::{Asked, Interface, parse_mac};
 use crate::netlink::Link;
 use crate::netns::Netns;
 use crate::refusal::Refusal;

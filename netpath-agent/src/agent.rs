@@ -211,7 +211,11 @@ impl Agent {
     }
 }
 
+/// The ports that the agent has to keep for a container.
 fn ports<'a>(state: &'a State, container: &str) -> &'a [PortBinding] {
+    if state.is_dockers(container) {
+        return &[];
+    }
     state.containers.get(container).map_or(&[], |container| &container.ports)
 }
 

@@ -129,6 +129,8 @@ pub struct Network {
 pub enum Owner {
     #[default]
     Netpath,
+    /// Docker Engine, which keeps the host ports of its containers by sockets of its own.
+    Docker,
     /// Whoever asked netpath to adopt them.
     Other,
 }

@@ -9,7 +9,7 @@ use netpath_common::{
     network_flag,
 };
 
-use crate::api::{GatewayMode, Subnet};
+use crate::api::{GatewayMode, Owner, Subnet};
 use crate::desired_ports::{self, Gateway, HostAddrs, Target};
 use crate::exposed;
 use crate::reconcile::{FamilyImage, Image};
@@ -231,7 +231,8 @@ fn publish<A: Address + Ord + TryFrom<IpAddr>>(
     let target = endpoints.iter().find_map(|(index, endpoint)| {
         let network = state.networks.get(&endpoint.network).filter(|network| !network.internal)?;
         let gateway = if mode(network) == GatewayMode::Routed { Gateway::Routed } else { Gateway::Nat };
-        Some(Target { index: *index, generation: endpoint.generation, addr: addr(endpoint)?, gateway })
+        let (generation, addr) = (endpoint.generation, addr(endpoint)?);
+        Some(Target { index: *index, generation, addr, gateway, kept_elsewhere: network.owner == Owner::Docker })
     });
     if let Some(target) = target {
         desired_ports::publish(target, &container.ports, host, image);

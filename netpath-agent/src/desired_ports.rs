@@ -41,6 +41,8 @@ pub struct Target<A> {
     /// The container's own.
     pub addr: A,
     pub gateway: Gateway,
+    /// Somebody else keeps its host ports from others.
+    pub kept_elsewhere: bool,
 }
 
 /// What of the host matters to published ports.
@@ -179,6 +181,7 @@ impl<A: Address + Ord> Name<A> {
         image: &mut FamilyImage<A>,
     ) {
         let flags = if self.has_allow_list { flags | target_flag::ALLOW_LIST } else { flags };
+        let flags = if target.kept_elsewhere { flags | target_flag::KEPT_ELSEWHERE } else { flags };
         let ephemeral = if target.gateway == Gateway::Nat { Some(host.ephemeral) } else { None };
         for (ports, extra) in ephemeral_parts(self.port_of(*ports.start()), self.port_of(*ports.end()), ephemeral) {
             for (port, is_block) in tiles(*ports.start(), *ports.end()) {
@@ -452,7 +455,8 @@ mod tests {
             ephemeral: EPHEMERAL,
         };
         let mut image = FamilyImage::default();
-        let target = Target { index: 1, generation: 5, addr: addr("fd00::2"), gateway: Gateway::Nat };
+        let target =
+            Target { index: 1, generation: 5, addr: addr("fd00::2"), gateway: Gateway::Nat, kept_elsewhere: false };
         let v6 = PortBinding { host_addr: "::".parse().unwrap(), ..binding(ANY, 80, 80, 1) };
         publish(target, &[binding(ANY, 81, 81, 1), v6], &host, &mut image);
         let keys: Vec<_> = image.published.keys().map(|key| (key.addr, key.port)).collect();
@@ -465,6 +469,25 @@ mod tests {
         let mut image = image_of(Gateway::Routed, &bindings, &[ETH0]);
         image.addresses.insert(CONTAINER, 1);
         assert_eq!(recover(&image, 1), bindings);
+    }
+
+    #[test]
+    fn ports_that_somebody_else_keeps_say_so_at_every_address() {
+        let host = HostAddrs {
+            local: vec![ETH0.into(), BRIDGE.into()],
+            external: vec![ETH0.into()],
+            bridges: vec![BRIDGE.into()],
+            ephemeral: EPHEMERAL,
+        };
+        let kept = |kept_elsewhere| {
+            let target = Target { index: 1, generation: 5, addr: CONTAINER, gateway: Gateway::Nat, kept_elsewhere };
+            let mut image = FamilyImage::default();
+            publish(target, &[binding(ANY, 8080, 80, 1000)], &host, &mut image);
+            let flags = image.published.values().map(|target| target.flags & target_flag::KEPT_ELSEWHERE);
+            flags.collect::<BTreeSet<u16>>()
+        };
+        assert_eq!(kept(true), BTreeSet::from([target_flag::KEPT_ELSEWHERE]));
+        assert_eq!(kept(false), BTreeSet::from([0]));
     }
 
     proptest! {
@@ -644,7 +667,12 @@ mod tests {
         let counted = |(i, binding): (u32, &PortBinding)| PortBinding { counter: 3 + i, ..binding.clone() };
         let bindings: Vec<_> = (0..).zip(bindings).map(counted).collect();
         let mut image = FamilyImage::default();
-        publish(Target { index: 1, generation: 5, addr: CONTAINER, gateway }, &bindings, &host, &mut image);
+        publish(
+            Target { index: 1, generation: 5, addr: CONTAINER, gateway, kept_elsewhere: false },
+            &bindings,
+            &host,
+            &mut image,
+        );
         image
     }
 

@@ -20,6 +20,7 @@ pub mod datapath;
 pub mod desired;
 pub mod desired_ports;
 pub mod doctor;
+mod endpoint_plan;
 pub mod endpoints;
 pub mod ethtool;
 pub mod exits;

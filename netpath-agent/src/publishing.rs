@@ -80,7 +80,8 @@ impl Agent {
         if !held_ports.is_wanted() {
             return Vec::new();
         }
-        let failed = state.bindings().filter_map(|(name, binding)| Some((name, held_ports.hold_free(binding).err()?)));
+        let own = state.bindings().filter(|(name, _)| !state.is_dockers(name));
+        let failed = own.filter_map(|(name, binding)| Some((name, held_ports.hold_free(binding).err()?)));
         failed.map(|(name, error)| (name.to_owned(), error)).collect()
     }
 

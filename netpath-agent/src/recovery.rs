@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
-use netpath_common::{self as common, Address, network_flag};
+use netpath_common::{self as common, Address, network_flag, target_flag};
 
 use crate::api::{GatewayMode, Netns, Owner, Subnet};
 use crate::bridge;
@@ -14,7 +14,7 @@ use crate::desired_ports;
 use crate::endpoints::name_in_alias;
 use crate::externals::Interfaces;
 use crate::netlink::Link;
-use crate::reconcile::Image;
+use crate::reconcile::{FamilyImage, Image};
 use crate::state::{Container, Endpoint, Mac, Network, PortBinding, State};
 
 /// Rebuilds the state of an agent whose default network is behind `bridge`. `generation` is the highest seen in
@@ -36,7 +36,12 @@ pub fn recover(image: &Image, interfaces: &Interfaces, bridge: &str, boot_id: St
         let Some(link) = interfaces.links.iter().find(|link| link.ifindex == entry.ifindex) else { continue };
         if name_in_alias(bridge, link.alias.as_deref().unwrap_or_default()).is_none() {
             // Agents name the interfaces that they make.
-            state.networks.entry(entry.network).and_modify(|network| network.owner = Owner::Other);
+            let is_dockers = is_kept_elsewhere(&image.v4, *index) || is_kept_elsewhere(&image.v6, *index);
+            state.networks.entry(entry.network).and_modify(|network| match network.owner {
+                _ if is_dockers => network.owner = Owner::Docker,
+                Owner::Netpath => network.owner = Owner::Other,
+                Owner::Docker | Owner::Other => {}
+            });
         }
         let name = name(link, bridge);
         let container = state.containers.entry(name.clone()).or_insert_with(container);
@@ -141,6 +146,12 @@ fn ports(image: &Image, index: u32) -> Vec<PortBinding> {
     let all = desired_ports::recover(&image.v4, index).into_iter().chain(desired_ports::recover(&image.v6, index));
     let mut seen = BTreeSet::new();
     all.filter(|binding| seen.insert(binding.counter)).collect()
+}
+
+/// Whether somebody else keeps the host ports of the endpoint.
+fn is_kept_elsewhere<A>(image: &FamilyImage<A>, index: u32) -> bool {
+    let mut targets = image.published.values().filter(|target| target.endpoint == index);
+    targets.any(|target| target.flags & target_flag::KEPT_ELSEWHERE != 0)
 }
 
 #[cfg(test)]

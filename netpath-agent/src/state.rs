@@ -209,6 +209,13 @@ impl State {
         self.networks.get(&network).is_some_and(|network| !network.owner.is_netpath())
     }
 
+    /// Whether Docker Engine runs the container, and keeps its host ports.
+    pub fn is_dockers(&self, container: &str) -> bool {
+        let endpoints = self.endpoints.values().filter(|endpoint| endpoint.container == container);
+        let mut networks = endpoints.filter_map(|endpoint| self.networks.get(&endpoint.network));
+        networks.any(|network| network.owner == Owner::Docker)
+    }
+
     /// Whether any network has IPv6.
     pub fn has_ipv6(&self) -> bool {
         self.networks.values().any(|network| network.v6.is_some())

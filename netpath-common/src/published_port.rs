@@ -55,6 +55,8 @@ pub mod target_flag {
     pub const ALLOW_LIST: u16 = 8;
     /// The port lies in the host's ephemeral range: a connection of the host's own may have it.
     pub const EPHEMERAL: u16 = 16;
+    /// Somebody keeps the port from others by a socket of his own, as Docker Engine does: no `bind` is refused for it.
+    pub const KEPT_ELSEWHERE: u16 = 32;
 }
 
 /// What a container's published port is called outside. Value of `PUBLISHED_SOURCES_*`.

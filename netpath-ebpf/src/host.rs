@@ -2,7 +2,7 @@
 //!
 //! They are made once per connection, or per datagram of an unconnected socket; packets then need none.
 
-use netpath_common::{Addr4, Addr6, Address, Endpoint, PortKey, PortTarget};
+use netpath_common::{Addr4, Addr6, Address, Endpoint, PortKey, PortTarget, target_flag};
 
 use crate::{
     family::{Family, V4, V6},
@@ -11,7 +11,7 @@ use crate::{
 
 /// Maps, and the socket in hand, as the decisions about sockets see them.
 pub trait HostEnv<F: Family> {
-    /// Whether the port is published at any host address of this family.
+    /// Whether the port is published at any host address of this family, and nobody but the agent keeps it.
     fn is_port_reserved(&self, proto: u8, port: u16) -> bool;
     fn published_port(&self, key: &PortKey<F::Addr>) -> Option<&PortTarget>;
     fn endpoint(&self, index: u32) -> Option<&Endpoint>;
@@ -206,6 +206,15 @@ fn is_taken_in<F: Family, E: HostEnv<F>>(env: &E, addr: &F::Addr, port: u16, pro
     if addr.is_unspecified() {
         return env.is_port_reserved(proto, port);
     }
-    find_at::<F, E>(env, addr, port, proto).endpoint != 0
-        || find_at::<F, E>(env, &F::Addr::UNSPECIFIED, port, proto).endpoint != 0
+    is_kept_at::<F, E>(env, addr, port, proto) || is_kept_at::<F, E>(env, &F::Addr::UNSPECIFIED, port, proto)
+}
+
+/// Whether `port` of exactly this address is published, and nobody but the agent keeps it.
+#[inline(never)]
+fn is_kept_at<F: Family, E: HostEnv<F>>(env: &E, addr: &F::Addr, port: u16, proto: u8) -> bool {
+    let Some(way) = published::find_by(|key| env.published_port(key), addr, port, proto) else { return false };
+    if way.target.flags & target_flag::KEPT_ELSEWHERE != 0 {
+        return false;
+    }
+    env.endpoint(way.target.endpoint).is_some_and(|endpoint| endpoint.generation == way.target.generation)
 }

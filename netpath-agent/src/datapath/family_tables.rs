@@ -8,6 +8,7 @@ use aya::maps::{Array, LpmTrie, MapData, MapError};
 use aya::{Ebpf, Pod};
 use netpath_common::{
     Address, AllowedSource, Flow, Inside, Mapping, MappingKey, PortKey, PortSource, PortTarget, Share, Tuple,
+    target_flag,
 };
 
 use super::network_bits::NetworkBits;
@@ -24,6 +25,8 @@ pub(super) struct FamilyTables<A> {
     network_bits: NetworkBits,
     published: Table<PortKey<A>, PortTarget>,
     pub(super) reserved: PortBits,
+    /// Published ports that have no bit there, since somebody else keeps them.
+    kept_elsewhere: BTreeSet<PortKey<A>>,
     sources: Table<PortKey<A>, PortSource<A>>,
     allowed: LpmTrie<MapData, AllowedSource<A>, u32>,
     pub(super) flows: Table<Tuple<A>, Flow<A>>,
@@ -41,6 +44,7 @@ impl<A: Address + Pod + Ord> FamilyTables<A> {
             network_bits: NetworkBits::new(take(ebpf, &format!("NETWORK_BITS_{family}"))?),
             published: take(ebpf, &format!("PUBLISHED_PORTS_{family}"))?,
             reserved: PortBits::new(take(ebpf, &format!("RESERVED_{family}"))?),
+            kept_elsewhere: BTreeSet::new(),
             sources: take(ebpf, &format!("PUBLISHED_SOURCES_{family}"))?,
             allowed: take(ebpf, &format!("ALLOWED_{family}"))?,
             flows: take(ebpf, &format!("FLOWS_{family}"))?,
@@ -53,10 +57,12 @@ impl<A: Address + Pod + Ord> FamilyTables<A> {
     /// Counts the entries that are there already.
     pub(super) fn count_ports(&mut self, bits: &mut Bits) -> Result<(), MapError> {
         self.inside = self.addresses.keys().collect::<Result<_, _>>()?;
-        for key in self.published.keys() {
-            let key = key?;
+        for entry in self.published.iter() {
+            let (key, target) = entry?;
             bits.ports.hold(&key);
-            if self.is_reserved(&key) {
+            if is_kept_elsewhere(&target) {
+                self.kept_elsewhere.insert(key);
+            } else if self.is_host_port(&key) {
                 self.reserved.hold(&key);
             }
         }
@@ -67,7 +73,7 @@ impl<A: Address + Pod + Ord> FamilyTables<A> {
     }
 
     /// Whether the port is the host's: those of a routed network are published under their containers' addresses.
-    fn is_reserved(&self, key: &PortKey<A>) -> bool {
+    fn is_host_port(&self, key: &PortKey<A>) -> bool {
         !self.inside.contains(&key.addr)
     }
 
@@ -78,16 +84,17 @@ impl<A: Address + Pod + Ord> FamilyTables<A> {
         changes: impl Iterator<Item = &'a FamilyChange<A>> + Clone,
     ) -> Result<(), MapError> {
         let published = changes.clone().filter_map(|change| match change {
-            FamilyChange::PutPublished(key, _) => Some(*key),
+            FamilyChange::PutPublished(key, target) => Some((*key, is_kept_elsewhere(target))),
             _ => None,
         });
         let sources = changes.filter_map(|change| match change {
             FamilyChange::PutSource(key, _) => Some(*key),
             _ => None,
         });
-        bits.ports.raise(published.clone())?;
+        bits.ports.raise(published.clone().map(|(key, _)| key))?;
         bits.sources.raise(sources)?;
-        self.reserved.raise(published.filter(|key| !self.inside.contains(&key.addr)))
+        let reserved = published.filter(|(key, kept_elsewhere)| !kept_elsewhere && !self.inside.contains(&key.addr));
+        self.reserved.raise(reserved.map(|(key, _)| key))
     }
 
     pub(super) fn image(&self, family: &str) -> Result<FamilyImage<A>> {
@@ -119,13 +126,23 @@ impl<A: Address + Pod + Ord> FamilyTables<A> {
                 self.network_bits.follow(&self.prefixes)
             }
             FamilyChange::PutPublished(key, target) => {
-                if bits.ports.put(&mut self.published, key, target)? && self.is_reserved(&key) {
-                    self.reserved.hold(&key);
+                let is_new = bits.ports.put(&mut self.published, key, target)?;
+                let was_reserved = !is_new && !self.kept_elsewhere.remove(&key);
+                if is_kept_elsewhere(&target) {
+                    self.kept_elsewhere.insert(key);
+                }
+                if self.is_host_port(&key) {
+                    match (was_reserved, !is_kept_elsewhere(&target)) {
+                        (false, true) => self.reserved.hold(&key),
+                        (true, false) => self.reserved.release(&key),
+                        _ => {}
+                    }
                 }
                 Ok(())
             }
             FamilyChange::DeletePublished(key) => {
-                if bits.ports.delete(&mut self.published, &key)? && self.is_reserved(&key) {
+                let was_there = bits.ports.delete(&mut self.published, &key)?;
+                if was_there && !self.kept_elsewhere.remove(&key) && self.is_host_port(&key) {
                     self.reserved.release(&key);
                 }
                 Ok(())
@@ -138,4 +155,9 @@ impl<A: Address + Pod + Ord> FamilyTables<A> {
             FamilyChange::DeleteAllowed((source, len)) => self.allowed.remove(&Key::new(u32::from(len), source)),
         }
     }
+}
+
+/// Whether no bit says that the port is taken.
+fn is_kept_elsewhere(target: &PortTarget) -> bool {
+    target.flags & target_flag::KEPT_ELSEWHERE != 0
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use netpath_common::{Addr4, Addr6, Address, Endpoint, PortKey, PortTarget, proto};
+use netpath_common::{Addr4, Addr6, Address, Endpoint, PortKey, PortTarget, proto, target_flag};
 use netpath_ebpf::family::{Family, V4, V6};
 use netpath_ebpf::host::{Destination, HostEnv, SocketFamily, mapped, unmapped};
 
@@ -106,6 +106,15 @@ fn a_published_port_is_taken_where_it_is_published_and_at_the_unspecified_addres
 }
 
 #[test]
+fn a_port_that_somebody_keeps_by_a_socket_is_his_to_bind() {
+    let mut host = Host::new().publish4(HOST, 8080, 80);
+    assert!(host.is_taken4(HOST) && host.is_taken4(Addr4::UNSPECIFIED));
+    host.ports4.values_mut().for_each(|target| target.flags |= target_flag::KEPT_ELSEWHERE);
+    assert!(!host.is_taken4(HOST) && !host.is_taken4(Addr4::UNSPECIFIED));
+    assert!(host.to4(HOST).is_some(), "it leads to the container all the same");
+}
+
+#[test]
 fn families_take_ports_from_each_other_in_sockets_for_both_only() {
     let mut host = Host::new().publish4(HOST, 8080, 80);
     assert!(host.is_taken6(ANY6));
@@ -183,7 +192,8 @@ macro_rules! host_env {
     ($family:ty, $ports:ident, $own:ident) => {
         impl HostEnv<$family> for Host {
             fn is_port_reserved(&self, proto: u8, port: u16) -> bool {
-                self.$ports.keys().any(|key| (key.proto, key.port) == (proto, port))
+                let is_kept = |target: &PortTarget| target.flags & target_flag::KEPT_ELSEWHERE == 0;
+                self.$ports.iter().any(|(key, target)| (key.proto, key.port) == (proto, port) && is_kept(target))
             }
             fn published_port(&self, key: &PortKey<<$family as Family>::Addr>) -> Option<&PortTarget> {
                 self.$ports.get(key)
