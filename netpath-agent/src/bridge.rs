@@ -1,7 +1,10 @@
 //! A network's bridge: found or created, with its addresses.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use ipnet::IpNet;
+use tokio::time::{Instant, sleep};
 
 use crate::externals::Interfaces;
 use crate::host;
@@ -25,6 +28,8 @@ pub fn is_of(instance: &str, alias: &str) -> bool {
 }
 
 const ALIAS: &str = "netpath network ";
+/// How long a container waits for its interface to carry frames.
+const CARRIER_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The group of interfaces that the agent called `instance` is just making: the kernel takes no alias where an interface
 /// is created, but a group, and the alias takes it away.
@@ -100,6 +105,19 @@ pub async fn ensure(netlink: &Netlink, wanted: &Wanted<'_>, interfaces: &Interfa
         netlink.set_mtu(link.ifindex, wanted.mtu).await?;
     }
     Ok(Bridge { ifindex: link.ifindex, mac: link.mac, created, fresh: false })
+}
+
+/// Waits, but not for long, until a port and its bridge carry frames. The kernel sees to that after the call that sets them
+/// up (linkwatch), late on a busy machine, and drops what is sent before.
+pub async fn until_operational(netlink: &Netlink, port: u32, bridge: u32) -> Result<()> {
+    let deadline = Instant::now() + CARRIER_PATIENCE;
+    for ifindex in [port, bridge] {
+        while !netlink.is_operational(ifindex).await? {
+            ensure!(Instant::now() < deadline, "interface {ifindex} carries no frames after {CARRIER_PATIENCE:?}");
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+    Ok(())
 }
 
 async fn create(netlink: &Netlink, wanted: &Wanted<'_>) -> Result<Bridge> {

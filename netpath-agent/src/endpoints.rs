@@ -62,6 +62,8 @@ impl Agent {
         let bridge = self.bridge_of(endpoint.network)?;
         self.netlink.enslave(endpoint.ifindex, bridge).await?;
         self.netlink.set_up(endpoint.ifindex).await?;
+        let carries = bridge::until_operational(&self.netlink, endpoint.ifindex, bridge).await;
+        self.warn("wait for the container's interface", carries);
         self.announce(bridge, endpoint).await;
         Ok(())
     }

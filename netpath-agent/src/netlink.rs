@@ -5,6 +5,7 @@ mod messages;
 mod neighbour;
 pub mod netdev;
 pub mod nftables;
+mod operational;
 mod qdisc;
 mod raw;
 mod route;
