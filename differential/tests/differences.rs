@@ -4,6 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "a test panics when something is not as it should be")]
 
 use std::net::SocketAddr;
+use std::thread;
+use std::time::Duration;
 
 use netpath_differential::difference::Difference;
 use netpath_differential::layout::Layout;
@@ -29,8 +31,16 @@ fn every_difference_can_be_shown() {
     let mut twin = Twin::new(true, true);
     let of = |family: Family, cases: Vec<Case>| cases.into_iter().map(move |case| (family, case));
     for (family, (difference, stimuli)) in of(Family::V4, cases()).chain(of(Family::V6, cases_of_v6())) {
-        twin.forget(family);
-        let seen: Vec<_> = stimuli.into_iter().map(|stimulus| difference_of(&mut twin, stimulus)).collect();
+        let mut seen = Vec::new();
+        // Where nothing is to come out, nothing is waited for, and a busy machine may let out late what does.
+        for _ in 0..3 {
+            twin.forget(family);
+            seen = stimuli.iter().cloned().map(|stimulus| difference_of(&mut twin, stimulus)).collect();
+            if seen.last() == Some(&Some(difference)) {
+                break;
+            }
+            thread::sleep(Duration::from_millis(200));
+        }
         assert_eq!(seen.last(), Some(&Some(difference)), "{seen:?}");
     }
     drop(twin);

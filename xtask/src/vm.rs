@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use clap::Args;
+use clap::{Args, value_parser};
 
 use crate::process::{built, cargo, run as run_command};
 use image::Job;
@@ -52,13 +52,13 @@ pub(crate) struct Options {
     #[arg(long, value_name = "DIR", requires = "kernel")]
     modules: Option<PathBuf>,
     /// Seconds after which a guest is ended
-    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = value_parser!(u64).range(1..))]
     limit: u64,
     /// Processors of the guest
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 2, value_parser = value_parser!(u32).range(1..=64))]
     cpus: u32,
     /// Memory of the guest in MiB
-    #[arg(long, value_name = "MIB", default_value_t = 3072)]
+    #[arg(long, value_name = "MIB", default_value_t = 3072, value_parser = value_parser!(u32).range(1024..))]
     memory: u32,
     /// Ask Debian for newer kernels than those in the cache
     #[arg(long)]
@@ -96,9 +96,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         bail!("--record is for Debian's kernels and what they say to `programs`, or to `test` without a filter");
     }
     options.kernels.iter().try_for_each(|name| kernel::check(name))?;
-    if std::env::consts::ARCH != "x86_64" {
-        bail!("test machines are x86-64 ones, and this is {}", std::env::consts::ARCH);
-    }
+    require_architecture()?;
     if task.is_interactive() && !std::io::stdin().is_terminal() {
         bail!("`run` is a shell and wants a terminal; without one: -- exec COMMAND");
     }
@@ -137,6 +135,23 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     }
     let first = results.iter().map(|(_, status)| *status).find(|status| *status != 0);
     Ok(ExitCode::from(first.unwrap_or(0)))
+}
+
+/// Puts all that guests are made of into the cache, where it is not there yet.
+///
+/// # Errors
+/// If something is not to be had: there is no network, no mirror, no space, or this is no x86-64.
+pub(crate) fn fetch() -> Result<()> {
+    require_architecture()?;
+    let tools = tools::ensure()?;
+    kernel::SERIES.iter().try_for_each(|(name, _)| kernel::ensure(name, false, &tools).map(drop))
+}
+
+fn require_architecture() -> Result<()> {
+    match std::env::consts::ARCH {
+        "x86_64" => Ok(()),
+        other => bail!("test machines are x86-64 ones, and this is {other}"),
+    }
 }
 
 fn named(options: &Options, task: Task) -> Vec<&str> {
