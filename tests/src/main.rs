@@ -30,6 +30,7 @@ mod cells_nat;
 mod gateway_modes;
 
 /// Networks beside each other, internal networks, second networks, links.
+mod netavark;
 mod networks;
 
 /// SCTP keeps its ports and its checksum.
