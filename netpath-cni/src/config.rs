@@ -11,6 +11,8 @@ use serde_json::{Map, Value};
 use crate::error::{CniError, Code};
 use crate::version::Version;
 
+const VALID_ATTACHMENTS: &str = "cni.dev/valid-attachments";
+
 /// Keys are those of Debian's bridge plugin where that has them.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -47,6 +49,7 @@ pub(crate) struct Config {
     #[serde(default)]
     args: Args,
     pub(crate) prev_result: Option<Value>,
+    // VALID_ATTACHMENTS; an attribute takes no constant.
     #[serde(rename = "cni.dev/valid-attachments")]
     pub(crate) valid_attachments: Option<Vec<ValidAttachment>>,
     /// Everything else.
@@ -105,7 +108,8 @@ pub(crate) struct ValidAttachment {
 
 impl Config {
     pub(crate) fn parse(raw: &[u8], version: Version) -> Result<Self, CniError> {
-        let value: Value = serde_json::from_slice(raw).map_err(|error| decode(&error))?;
+        let mut value: Value = serde_json::from_slice(raw).map_err(|error| decode(&error))?;
+        forget_nulls(&mut value);
         let config: Self = serde_json::from_value(value).map_err(|error| decode(&error))?;
         if config.name.is_empty() {
             return Err(CniError::new(Code::InvalidConfig, "the network has no name"));
@@ -158,6 +162,18 @@ impl Config {
     }
 }
 
+/// Runtimes written in Go write an empty list as `null`. No valid attachment is not the same as none said.
+fn forget_nulls(config: &mut Value) {
+    if let Some(valid) = config.get_mut(VALID_ATTACHMENTS).filter(|valid| valid.is_null()) {
+        *valid = Value::Array(Vec::new());
+    }
+    let Some(fields) = config.as_object_mut() else { return };
+    fields.retain(|_, value| !value.is_null());
+    if let Some(said) = fields.get_mut("runtimeConfig").and_then(Value::as_object_mut) {
+        said.retain(|_, value| !value.is_null());
+    }
+}
+
 fn decode(error: &serde_json::Error) -> CniError {
     CniError::new(Code::Decode, format!("understand the configuration: {error}"))
 }
@@ -192,6 +208,16 @@ mod tests {
         let mapping = &config.runtime_config.port_mappings[0];
         assert_eq!((mapping.host_port, mapping.container_port, mapping.host_ip.as_str()), (8080, 80, ""));
         assert_eq!(config.socket, PathBuf::from(DEFAULT_SOCKET));
+    }
+
+    #[test]
+    fn null_is_an_empty_list() {
+        let said = r#"{"name": "pods", "prevResult": null, "ipam": null, "subnets": null, "cni.dev/valid-attachments": null,
+                       "runtimeConfig": {"portMappings": null, "ips": null, "mac": null}}"#;
+        let config = parse(said).unwrap();
+        assert_eq!((config.valid_attachments, config.prev_result), (Some(vec![]), None));
+        assert!(config.runtime_config.port_mappings.is_empty());
+        assert_eq!(parse(r#"{"name": "pods"}"#).unwrap().valid_attachments, None);
     }
 
     #[test]

@@ -30,16 +30,8 @@ pub(crate) struct Environment {
 }
 
 /// Keys of `CNI_ARGS` that mean something here, or are known to mean nothing.
-const KNOWN_ARGS: [&str; 8] = [
-    "IgnoreUnknown",
-    "IP",
-    "MAC",
-    "K8S_POD_NAME",
-    "K8S_POD_NAMESPACE",
-    "K8S_POD_INFRA_CONTAINER_ID",
-    "K8S_POD_UID",
-    "NOMAD_GROUP_NAME",
-];
+const KNOWN_ARGS: [&str; 7] =
+    ["IgnoreUnknown", "IP", "MAC", "K8S_POD_NAME", "K8S_POD_NAMESPACE", "K8S_POD_INFRA_CONTAINER_ID", "K8S_POD_UID"];
 
 /// The longest name of a container that the agent takes.
 const MAX_NAME: usize = 128;

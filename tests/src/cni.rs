@@ -1,5 +1,6 @@
 //! The CNI plugin, run as a container runtime runs it, alone and beside Debian's plugins.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
 
@@ -18,6 +19,7 @@ on_netpath_once! {
     a_pod_may_be_in_two_networks,
     addresses_and_names_may_be_asked_for,
     a_failed_add_leaves_nothing,
+    many_pods_may_come_and_go_at_once,
     wrong_input_has_the_codes_of_the_specification,
     what_is_deleted_without_an_agent_is_free_when_it_is_back,
     addresses_come_from_debians_host_local,
@@ -258,6 +260,24 @@ fn a_failed_add_leaves_nothing(plane: Plane) {
     assert_eq!(picture(), before);
     assert_eq!(runtime.del(&pod), Ok(Value::Null));
     assert_eq!(picture(), before, "the interface is somebody else's");
+}
+
+fn many_pods_may_come_and_go_at_once(plane: Plane) {
+    const PODS: u16 = 12;
+    let world = World::new(plane);
+    let runtime = Runtime::of_netpath(&world, LATEST, "pods", json!({"subnet": "10.88.0.0/16", "bridge": "cni0"}));
+    let spaces: Vec<_> = (0..PODS).map(|number| pod(&world, &format!("pod{number}"))).collect();
+    let numbered = spaces.iter().zip(8000..);
+    let pods: Vec<Attachment> = numbered.map(|((_, pod), port)| pod.publishing(&[(port, 80)])).collect();
+    // All of them find no network.
+    for _ in 0..2 {
+        let results: Vec<Value> = runtime.call_all("ADD", &pods).into_iter().map(Result::unwrap).collect();
+        let addresses: BTreeSet<&str> =
+            results.iter().map(|result| result["ips"][0]["address"].as_str().unwrap()).collect();
+        assert_eq!(addresses.len(), usize::from(PODS), "{addresses:?}");
+        assert!(runtime.call_all("DEL", &pods).iter().all(Result::is_ok));
+        assert_eq!(world.json(&["ps"]), json!([]));
+    }
 }
 
 fn wrong_input_has_the_codes_of_the_specification(plane: Plane) {

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
@@ -106,6 +106,16 @@ impl<'a> Runtime<'a> {
         backwards.try_fold(Value::Null, |_, index| self.call("DEL", index, Some(attachment), before.clone()))
     }
 
+    /// `command` of the first plugin for all of them at once.
+    pub fn call_all(&self, command: &str, attachments: &[Attachment]) -> Vec<Answer> {
+        let started = attachments.iter().map(|attachment| {
+            let mut process = self.process(command, &self.program(0), Some(attachment));
+            let config = self.config(0, Some(attachment), None);
+            self.world.host.within(|| start(&mut process, config.to_string().as_bytes()))
+        });
+        started.collect::<Vec<_>>().into_iter().map(wait).collect()
+    }
+
     pub fn status(&self) -> Answer {
         (0..self.plugins().len()).try_fold(Value::Null, |_, index| self.call("STATUS", index, None, None))
     }
@@ -163,6 +173,11 @@ impl<'a> Runtime<'a> {
     }
 
     fn run(&self, command: &str, plugin: &Path, config: &Value, attachment: Option<&Attachment>) -> Answer {
+        let mut process = self.process(command, plugin, attachment);
+        self.world.host.within(|| answer(&mut process, config.to_string().as_bytes()))
+    }
+
+    fn process(&self, command: &str, plugin: &Path, attachment: Option<&Attachment>) -> Command {
         let path = std::env::join_paths(&self.path).expect("paths without colons");
         let mut process = Command::new(plugin);
         process.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
@@ -172,20 +187,28 @@ impl<'a> Runtime<'a> {
             process.env("CNI_ARGS", &attachment.args);
             process.envs(attachment.netns.iter().map(|netns| ("CNI_NETNS", netns)));
         }
-        self.world.host.within(|| answer(&mut process, config.to_string().as_bytes()))
+        process
     }
 }
 
 /// Runs a plugin with `stdin`: what it printed, as JSON, or `null` for nothing.
 pub fn answer(command: &mut Command, stdin: &[u8]) -> Answer {
+    wait(start(command, stdin))
+}
+
+fn start(command: &mut Command, stdin: &[u8]) -> Child {
     let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = child.unwrap_or_else(|e| panic!("run {command:?}: {e}"));
     // A plugin that does not read says why.
     let _ = child.stdin.take().expect("stdin is piped").write_all(stdin);
+    child
+}
+
+fn wait(child: Child) -> Answer {
     let output = child.wait_with_output().expect("wait for a plugin");
     let (stdout, stderr) = (program::text(&output.stdout), program::text(&output.stderr));
     let printed = if stdout.trim().is_empty() { Ok(Value::Null) } else { serde_json::from_str(&stdout) };
-    let printed = printed.unwrap_or_else(|e| panic!("{command:?}: {e}: {stdout} {stderr}"));
+    let printed = printed.unwrap_or_else(|e| panic!("a plugin printed what is no JSON: {e}: {stdout} {stderr}"));
     if output.status.success() { Ok(printed) } else { Err(printed) }
 }
 

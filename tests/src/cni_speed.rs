@@ -36,7 +36,7 @@ fn add_and_del_beside_debians_plugins() {
         ("Debian's bridge, then netpath", &own, Runtime::new(&own, "1.0.0", "chained", vec![behind, chained])),
         ("Debian's bridge, portmap", &debians, Runtime::new(&debians, "1.0.0", "debian", vec![bridge, portmap])),
     ];
-    let pods: Vec<_> = lists.iter().map(|(_, world, _)| pod(world)).collect();
+    let pods: Vec<_> = lists.iter().zip(0..).map(|((_, world, _), number)| pod(world, number)).collect();
     let mut times: Vec<Times> = lists.iter().map(|_| Times::default()).collect();
     for round in 0..=ROUNDS {
         for (index, (_, _, runtime)) in lists.iter().enumerate() {
@@ -55,8 +55,9 @@ fn add_and_del_beside_debians_plugins() {
     }
 }
 
-fn pod(world: &World) -> Attachment {
-    Attachment::new("pod", world.namespace("pod").path())
+fn pod(world: &World, number: u32) -> Attachment {
+    let name = format!("pod{number}");
+    Attachment::new(&name, world.namespace(&name).path())
 }
 
 fn timed(work: impl FnOnce()) -> Duration {

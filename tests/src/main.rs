@@ -102,6 +102,9 @@ mod containerd;
 /// The CNI plugin, as a container runtime drives it.
 mod cni;
 
+/// The CNI plugin under the reference library for runtimes.
+mod cnitool;
+
 /// How long the CNI plugin takes, beside Debian's.
 mod cni_speed;
 
