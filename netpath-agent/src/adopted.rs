@@ -15,10 +15,10 @@ use crate::refusal::Refusal;
 use crate::state::{Container, Mac, State};
 
 /// An interface that was asked for and is there.
-struct Found<'a> {
-    network: u32,
-    asked: &'a AdoptedInterface,
-    interface: Interface,
+pub(crate) struct Found<'a> {
+    pub network: u32,
+    pub asked: &'a AdoptedInterface,
+    pub interface: Interface,
 }
 
 impl Agent {
@@ -80,13 +80,18 @@ impl Agent {
         for index in gone {
             let network = &self.state.networks[&index];
             tracing::info!("network `{}` is forgotten: its bridge {} has gone", network.name, network.bridge);
-            let endpoints = self.state.endpoints.values().filter(|endpoint| endpoint.network == index);
-            for ifindex in endpoints.map(|endpoint| endpoint.ifindex).collect::<Vec<_>>() {
-                self.forget_link(ifindex).await;
-            }
-            for error in self.remove_network(index).await {
-                tracing::warn!("forget a network: {error:#}");
-            }
+            self.forget_network(index).await;
+        }
+    }
+
+    /// Forgets an adopted network with everything in it.
+    pub(crate) async fn forget_network(&mut self, index: u32) {
+        let endpoints = self.state.endpoints.values().filter(|endpoint| endpoint.network == index);
+        for ifindex in endpoints.map(|endpoint| endpoint.ifindex).collect::<Vec<_>>() {
+            self.forget_link(ifindex).await;
+        }
+        for error in self.remove_network(index).await {
+            tracing::warn!("forget a network: {error:#}");
         }
     }
 
@@ -115,7 +120,7 @@ impl Agent {
     }
 
     /// Serves an interface; a new `container` is noted with it.
-    async fn adopt_interface(
+    pub(crate) async fn adopt_interface(
         &mut self,
         name: &str,
         found: Found<'_>,

@@ -12,6 +12,7 @@ use crate::binding::PortBinding;
 use crate::counters::Counters;
 use crate::datapath::Datapath;
 use crate::desired::{self, Addrs, BridgeFacts, HostFacts, container_image, desired};
+use crate::docker;
 use crate::exits::Exits;
 use crate::externals::{self, Interfaces};
 use crate::held_ports::HeldPorts;
@@ -52,6 +53,7 @@ pub struct Agent {
     pub(crate) stripped: BTreeSet<u32>,
     /// External interfaces and what XDP does there.
     pub(crate) xdp: BTreeMap<u32, Outcome>,
+    pub(crate) docker: docker::Told,
 }
 
 /// A network's addresses.

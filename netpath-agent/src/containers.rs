@@ -215,6 +215,7 @@ impl Agent {
             links: Vec::new(),
             env: request.env.clone(),
             names: request.names.clone(),
+            docker_id: None,
         };
         for link in wanted {
             let Some(counter) = self.counters.take_pair() else {

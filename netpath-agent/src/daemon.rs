@@ -14,6 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use crate::agent::Agent;
 use crate::api;
 use crate::datapath::Events;
+use crate::docker;
 use crate::host;
 use crate::netlink::Notices;
 use crate::options::Options;
@@ -55,7 +56,8 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     let subnets: Vec<_> = subnets.map(|subnet| subnet.subnet.to_string()).collect();
     tracing::info!("ready on {}, networks {}", path.display(), subnets.join(", "));
 
-    let mut daemon = Daemon { agent, events, monitors: broadcast::channel(EVENT_BACKLOG).0, monitoring: false };
+    let docker = agent.options.docker.as_ref().map(|socket| docker::follow(socket, agent.options.icc));
+    let mut daemon = Daemon { agent, docker, events, monitors: broadcast::channel(EVENT_BACKLOG).0, monitoring: false };
     let ended = daemon.serve(&mut notices, commands, shutdown).await;
     if let Ok(Some(reply)) = ended {
         let errors = teardown::agent(daemon.agent).await;
@@ -74,6 +76,8 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
 
 struct Daemon {
     agent: Agent,
+    /// What Docker has, whenever it may have changed.
+    docker: Option<mpsc::Receiver<docker::Wanted>>,
     events: Events,
     /// Those who listen to `GET /v1/events`.
     monitors: broadcast::Sender<api::Event>,
@@ -121,6 +125,15 @@ impl Daemon {
                 () = sleep_until(look_at.unwrap_or_else(Instant::now)), if look_at.is_some() => {
                     look_at = None;
                     self.agent.look().await;
+                }
+                wanted = next_of_docker(&mut self.docker) => {
+                    // What has gone by now is not taken for what comes.
+                    let burst = std::iter::from_fn(|| notices.pending()).collect::<Vec<_>>();
+                    if self.agent.notice(burst).await {
+                        look_at = None;
+                        self.agent.look().await;
+                    }
+                    self.agent.follow_docker(&wanted).await;
                 }
                 name = self.agent.exits.next() => self.agent.process_ended(&name).await,
                 _ = sweep.tick() => self.sweep().await,
@@ -215,6 +228,16 @@ impl Daemon {
         let set = self.agent.set_config_flag(config_flag::MONITOR, on);
         self.agent.warn("switch the reporting of events", set);
         self.monitoring = on;
+    }
+}
+
+async fn next_of_docker(docker: &mut Option<mpsc::Receiver<docker::Wanted>>) -> docker::Wanted {
+    match docker {
+        Some(receiver) => match receiver.recv().await {
+            Some(wanted) => wanted,
+            None => pending().await,
+        },
+        None => pending().await,
     }
 }
 

@@ -186,6 +186,7 @@ mod tests {
                 xdp: None,
                 alias: None,
                 master,
+                peer: None,
             });
         }
         let address = |(ifindex, net, universe, secondary): (u32, &str, bool, bool)| Address {

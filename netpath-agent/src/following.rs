@@ -175,10 +175,15 @@ impl Agent {
     /// Removes the endpoint whose veth is gone, and its container with the last one; `false` if `ifindex` is
     /// nobody's veth.
     pub(crate) async fn forget_link(&mut self, ifindex: u32) -> bool {
+        self.forget_endpoint_of(ifindex, "its interface has gone").await
+    }
+
+    /// As [`Self::forget_link`], for another reason.
+    pub(crate) async fn forget_endpoint_of(&mut self, ifindex: u32, why: &str) -> bool {
         let Some(index) = self.endpoint_of(ifindex) else { return false };
         let endpoint = &self.state.endpoints[&index];
         let name = endpoint.container.clone();
-        tracing::info!("container `{name}` is disconnected: its interface {} has gone", endpoint.ifname);
+        tracing::info!("container `{name}` is disconnected from {}: {why}", endpoint.ifname);
         let errors = if self.state.endpoints_of(&name).len() > 1 {
             self.discard_endpoint(index).await
         } else {

@@ -85,6 +85,8 @@ pub struct Link {
     pub alias: Option<String>,
     /// Interface index of the bridge or bond it belongs to.
     pub master: Option<u32>,
+    /// Of a veth the interface index of the other end, in whatever namespace that is.
+    pub peer: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -21,7 +21,7 @@ use crate::api::Netns as NetnsName;
 use crate::ethtool::Ethtool;
 use crate::externals::Interfaces;
 use crate::host;
-use crate::netlink::{Netlink, Veth};
+use crate::netlink::{Link, Netlink, Veth};
 use crate::state::Container;
 
 // linux/magic.h: NSFS_MAGIC.
@@ -201,14 +201,21 @@ impl Netns {
         .with_context(|| format!("set routes in {}", self.path.display()))
     }
 
+    /// The interfaces inside.
+    ///
+    /// # Errors
+    /// If the kernel refuses to list them.
+    pub async fn links(&self) -> Result<Vec<Link>> {
+        let links = self.run(|| async { Netlink::connect()?.links().await }).await;
+        links.with_context(|| format!("look into {}", self.path.display()))
+    }
+
     /// Names of the interfaces inside.
     ///
     /// # Errors
     /// If the kernel refuses to list them.
     pub async fn interfaces(&self) -> Result<Vec<String>> {
-        let links = self.run(|| async { Netlink::connect()?.links().await }).await;
-        let links = links.with_context(|| format!("look into {}", self.path.display()))?;
-        Ok(links.into_iter().map(|link| link.ifname).collect())
+        Ok(self.links().await?.into_iter().map(|link| link.ifname).collect())
     }
 
     /// The hardware address of an interface inside; `None` if there is no such interface.

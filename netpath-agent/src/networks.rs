@@ -37,6 +37,17 @@ impl Agent {
     /// # Errors
     /// A [`Refusal`] if the request cannot be served; nothing has changed then, nor after any other error.
     pub async fn create_network(&mut self, request: NetworkCreate) -> Result<api::NetworkCreated> {
+        check_name(&request.name, "network")?;
+        let owner = if request.adopt { Owner::Other } else { Owner::Netpath };
+        self.create_network_of(owner, request).await
+    }
+
+    /// As [`Self::create_network`], for one whose name need not be one that netpath gives.
+    pub(crate) async fn create_network_of(
+        &mut self,
+        owner: Owner,
+        request: NetworkCreate,
+    ) -> Result<api::NetworkCreated> {
         self.check_new(&request)?;
         let interfaces = read_interfaces(&self.netlink).await?;
         let bridge = match &request.bridge {
@@ -59,7 +70,7 @@ impl Agent {
             counter,
             bridge,
             created: false,
-            owner: if request.adopt { Owner::Other } else { Owner::Netpath },
+            owner,
             v4,
             v6,
             icc: request.icc.unwrap_or(true),
@@ -262,7 +273,6 @@ impl Agent {
 
     fn check_new(&self, request: &NetworkCreate) -> Result<(), Refusal> {
         let name = &request.name;
-        check_name(name, "network")?;
         if ["none", "host", "default"].contains(&name.as_str()) {
             return Err(Refusal::Invalid(format!("operation is not permitted on predefined {name} network")));
         }

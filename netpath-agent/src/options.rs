@@ -19,6 +19,7 @@ use crate::names::resolv_conf::{self, Dns};
 use crate::xdp::{XdpOption, XdpOptions};
 
 pub const DEFAULT_SOCKET: &str = "/run/netpath/netpath.sock";
+const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 const STATE_ROOT: &str = "/var/lib/netpath";
 const PIN_ROOT: &str = "/sys/fs/bpf/netpath";
 
@@ -146,6 +147,10 @@ pub struct AgentFlags {
     #[arg(long, visible_alias = "dns-opt", value_name = "OPTION", value_parser = resolv_conf::parse_option)]
     pub dns_option: Vec<String>,
 
+    /// Serves the networks and containers of the Docker Engine that listens at SOCKET [default: /var/run/docker.sock]
+    #[arg(long, value_name = "SOCKET", num_args = 0..=1, require_equals = true, default_missing_value = DOCKER_SOCKET)]
+    pub docker: Option<PathBuf>,
+
     /// What survives a restart of the agent [default: /var/lib/netpath/<socket's name>]
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
@@ -196,6 +201,8 @@ pub struct Options {
     pub timeouts: Timeouts,
     /// For containers that say nothing else.
     pub dns: Dns,
+    /// Where Docker Engine listens whose containers are served.
+    pub docker: Option<PathBuf>,
     pub state_dir: PathBuf,
     pub pin_dir: PathBuf,
     pub group: Option<String>,
@@ -282,6 +289,9 @@ impl Options {
             automatic_ports: flags.automatic_ports.map(|span| span.0),
             timeouts,
             dns: Dns { servers: flags.dns, search: flags.dns_search, options: flags.dns_option },
+            docker: flags
+                .docker
+                .map(|path| path.strip_prefix("unix:").map_or(path.clone(), |bare| Path::new("/").join(bare))),
             state_dir: flags.state_dir.unwrap_or_else(|| default_state_dir(socket)),
             pin_dir: flags.pin_dir.unwrap_or_else(|| default_pin_dir(socket)),
             group: flags.group,
@@ -361,6 +371,7 @@ impl AgentFlags {
             dns_option: or(self.dns_option, file.dns_option),
             state_dir: self.state_dir.or(file.state_dir),
             pin_dir: self.pin_dir.or(file.pin_dir),
+            docker: self.docker.or(file.docker),
             group: self.group.or(file.group),
         }
     }

@@ -297,7 +297,7 @@ fn lowest<'a>(table: &Ranges<'a>, ports: &RangeInclusive<u16>) -> Option<(u16, &
 }
 
 /// Whether a port on one address is a port on the other too.
-fn overlap(one: IpAddr, other: IpAddr) -> bool {
+pub(crate) fn overlap(one: IpAddr, other: IpAddr) -> bool {
     one.is_ipv4() == other.is_ipv4() && (one == other || one.is_unspecified() || other.is_unspecified())
 }
 

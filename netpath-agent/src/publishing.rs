@@ -7,10 +7,11 @@ use anyhow::{Error, Result};
 
 use crate::agent::Agent;
 use crate::api::{self, GatewayMode};
+use crate::binding::host_name;
 use crate::desired_ports::Gateway;
 use crate::host_ports::ProcPorts;
 use crate::port_parts;
-use crate::ports::{Request, Resolver, Scope};
+use crate::ports::{self, Request, Resolver, Scope};
 use crate::refusal::Refusal;
 use crate::state::{Endpoint, Network, PortBinding};
 
@@ -58,6 +59,56 @@ impl Agent {
         }
         freed.into_iter().for_each(|counter| self.counters.give_back(counter));
         self.container(name)
+    }
+
+    /// Makes the published ports of a container exactly `wanted`, whose owner keeps them; equal ones are not touched.
+    ///
+    /// # Errors
+    /// A [`Refusal`] if another container publishes one; nothing has changed then.
+    pub(crate) fn set_ports(&mut self, name: &str, wanted: &[PortBinding]) -> Result<()> {
+        let old = self.find(name)?.ports.clone();
+        let known = |port: &PortBinding| {
+            let counter = old.iter().find(|old| PortBinding { counter: 0, ..(*old).clone() } == *port);
+            PortBinding { counter: counter.map_or(0, |old| old.counter), ..port.clone() }
+        };
+        let ports: Vec<PortBinding> = wanted.iter().map(known).collect();
+        if ports.len() == old.len() && ports.iter().all(|port| port.counter != 0) {
+            return Ok(());
+        }
+        self.check_ports(name, wanted)?;
+        let ports = self.with_counters(ports)?;
+        let (new, freed) = (counters_beside(&ports, &old), counters_beside(&old, &ports));
+        let changed = self.change(name, |state| {
+            state.containers.get_mut(name).into_iter().for_each(|container| container.ports = ports.clone());
+        });
+        let unused = if changed.is_ok() { freed } else { new };
+        unused.into_iter().for_each(|counter| self.counters.give_back(counter));
+        changed
+    }
+
+    /// Checks that no other container publishes one of `wanted`.
+    ///
+    /// # Errors
+    /// A [`Refusal`] that names it.
+    pub(crate) fn check_ports(&self, name: &str, wanted: &[PortBinding]) -> Result<(), Refusal> {
+        for port in wanted.iter().filter(|port| !port.is_direct()) {
+            let overlaps = |(other, binding): &(&str, &PortBinding)| {
+                *other != name
+                    && !binding.is_direct()
+                    && binding.proto == port.proto
+                    && ports::overlap(binding.host_addr, port.host_addr)
+                    && binding.host_ports().start() <= port.host_ports().end()
+                    && port.host_ports().start() <= binding.host_ports().end()
+            };
+            if let Some((holder, _)) = self.state.bindings().find(overlaps) {
+                return Err(Refusal::Taken(format!(
+                    "port {}/{} is already published by container `{holder}`",
+                    host_name(port.host_addr, &port.host_ports()),
+                    port.proto
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Keeps published ports by sockets, where the kernel took no programs that do; `error` says why not.

@@ -68,6 +68,7 @@ fn container() -> Container {
         links: Vec::new(),
         env: Vec::new(),
         names: None,
+        docker_id: None,
     }
 }
 
@@ -241,6 +242,7 @@ mod tests {
             xdp: None,
             alias,
             master: None,
+            peer: None,
         };
         let address = |ifindex, text: &str| Address {
             ifindex,

@@ -14,6 +14,7 @@ use crate::bridge;
 use crate::counters::Counters;
 use crate::datapath::{Adoption, Datapath};
 use crate::desired::{BridgeFacts, HostFacts};
+use crate::docker;
 use crate::endpoints::name_in_alias;
 use crate::exits::Exits;
 use crate::externals::Interfaces;
@@ -116,6 +117,7 @@ impl Start {
                     unfit: 0,
                     stripped: BTreeSet::new(),
                     xdp: BTreeMap::new(),
+                    docker: docker::Told::default(),
                 };
                 finish(agent).await
             }

@@ -101,6 +101,9 @@ pub struct Container {
     /// What its files say; absent where it has none.
     #[serde(default)]
     pub names: Option<Names>,
+    /// What Docker calls it, where it is Docker's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docker_id: Option<String>,
 }
 
 /// A link from the container that holds it to another one.
@@ -594,6 +597,7 @@ pub(crate) mod samples {
             links: vec![],
             env: vec![],
             names: None,
+            docker_id: None,
         }
     }
 

@@ -497,6 +497,7 @@ mod tests {
             xdp: None,
             alias: None,
             master: None,
+            peer: None,
         };
         let net = |text: &str| text.parse::<IpNet>().unwrap();
         let address =

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -54,6 +55,8 @@ pub fn remove(name: &str) {
         end_processes_of(&Path::new("/run/netns").join(&namespace));
         let _ = Command::new("ip").args(["netns", "del", &namespace]).output();
     }
+    end_processes_of_cgroup(name);
+    unmount_below(&directory(name));
     let _ = fs::remove_dir_all(pin_directory(name));
     // What was killed a moment ago may still write.
     for _ in 0..50 {
@@ -65,13 +68,40 @@ pub fn remove(name: &str) {
     }
 }
 
-/// Removes the control groups below the one called `name`, and that one: of a Docker Engine that was started for a world.
-/// Says whether they are gone.
-pub fn remove_cgroup(name: &str) -> bool {
+/// Kills what runs in the control groups below the one called `name`: containers of a Docker Engine.
+fn end_processes_of_cgroup(name: &str) {
+    let mut groups = cgroups(name);
+    while let Some(group) = groups.pop() {
+        let processes = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+        for pid in processes.lines().filter_map(|line| line.parse().ok()) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        groups.extend(names_in(&group).map(|inner| group.join(inner)).filter(|inner| inner.is_dir()));
+    }
+}
+
+/// Takes away what is mounted below `dir`: namespaces and file systems of containers.
+fn unmount_below(dir: &Path) {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let places = mounts.lines().filter_map(|line| line.split_whitespace().nth(4)).map(PathBuf::from);
+    let inside: Vec<PathBuf> = places.filter(|place| place.starts_with(dir) && place != dir).collect();
+    for place in inside.iter().rev() {
+        let _ = umount2(place, MntFlags::MNT_DETACH);
+    }
+}
+
+/// The control groups called `name`.
+fn cgroups(name: &str) -> Vec<PathBuf> {
     let root = Path::new("/sys/fs/cgroup");
     // The first version has a hierarchy for each controller.
     let controllers = names_in(root).map(|controller| root.join(controller).join(name));
-    let groups: Vec<PathBuf> = controllers.chain([root.join(name)]).filter(|dir| dir.is_dir()).collect();
+    controllers.chain([root.join(name)]).filter(|dir| dir.is_dir()).collect()
+}
+
+/// Removes the control groups below the one called `name`, and that one: of a Docker Engine that was started for a world.
+/// Says whether they are gone.
+pub fn remove_cgroup(name: &str) -> bool {
+    let groups = cgroups(name);
     groups.iter().for_each(|dir| remove_cgroups(dir));
     groups.iter().all(|dir| !dir.exists())
 }

@@ -11,6 +11,7 @@ pub mod cleanup;
 pub mod cni_runtime;
 pub mod docker;
 pub mod docker_proxy;
+pub mod engine;
 pub mod family;
 pub mod foreign_xdp;
 pub mod frames;

@@ -108,5 +108,8 @@ mod cnitool;
 /// How long the CNI plugin takes, beside Debian's.
 mod cni_speed;
 
+/// Docker Engine itself, whose containers netpath serves.
+mod docker_mode;
+
 /// `netpath down` leaves nothing behind.
 mod teardown;

@@ -42,7 +42,7 @@ pub struct Options {
     pub backend: Backend,
     /// The agent sees the file system of cgroups, and so attaches the programs on the host's sockets.
     pub cgroups: bool,
-    /// More options for `netpath agent`.
+    /// More options for `netpath agent`; `{dir}` in them is the world's directory.
     pub agent: Vec<String>,
 }
 

@@ -45,6 +45,20 @@ macro_rules! on_netpath_once {
     };
 }
 
+/// For what needs Docker Engine.
+macro_rules! on_docker {
+    ($($test:ident,)+) => {
+        $(mod $test {
+            use netpath_tests::Plane;
+
+            #[test]
+            fn netpath() {
+                crate::docker_mode::run(super::$test, Plane::Netpath { shortcuts: true });
+            }
+        })+
+    };
+}
+
 /// For what Docker's rules cannot do.
 macro_rules! on_netpath {
     ($($test:ident,)+) => {

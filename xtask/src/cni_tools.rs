@@ -17,7 +17,7 @@ pub(crate) struct Tools {
     files: &'static [&'static str],
 }
 
-pub(crate) const TOOLS: [Tools; 4] = [
+pub(crate) const TOOLS: [Tools; 5] = [
     Tools {
         package: "containernetworking-plugins",
         folder: "cni",
@@ -34,6 +34,11 @@ pub(crate) const TOOLS: [Tools; 4] = [
         package: "containerd",
         folder: "containerd",
         files: &["usr/bin/containerd", "usr/bin/containerd-shim-runc-v2", "usr/bin/ctr"],
+    },
+    Tools {
+        package: "docker.io",
+        folder: "docker",
+        files: &["usr/sbin/dockerd", "usr/bin/docker", "usr/sbin/docker-proxy"],
     },
     Tools { package: "runc", folder: "containerd", files: &["usr/sbin/runc"] },
     Tools { package: "busybox-static", folder: "containerd", files: &["bin/busybox"] },

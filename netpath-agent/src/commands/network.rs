@@ -1,6 +1,5 @@
 //! `netpath network`: networks as `docker network` has them.
 
-use std::net::Ipv4Addr;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -9,6 +8,7 @@ use super::format::{or_dash, table};
 use crate::api::{Connect, Container, GatewayMode, Network, NetworkCreate, NetworkCreated, NetworkPatch, Subnet};
 use crate::cli_network::{NetworkCommand, NetworkCreateArgs};
 use crate::client::{Client, encode};
+use crate::network_labels;
 
 pub(super) async fn run(client: &Client, command: NetworkCommand) -> Result<ExitCode> {
     match command {
@@ -88,58 +88,12 @@ fn request(args: NetworkCreateArgs) -> Result<NetworkCreate> {
         adopt: false,
     };
     for option in &args.opt {
-        label(&mut request, option)?;
+        let (key, value) = option.split_once('=').with_context(|| format!("option `{option}` is not KEY=VALUE"))?;
+        if !network_labels::apply(&mut request, key, value)? {
+            bail!("unknown option `{key}`");
+        }
     }
     Ok(request)
-}
-
-/// Docker's label `KEY=VALUE` as what it stands for.
-fn label(request: &mut NetworkCreate, option: &str) -> Result<()> {
-    let (key, value) = option.split_once('=').with_context(|| format!("option `{option}` is not KEY=VALUE"))?;
-    let short = key.strip_prefix("com.docker.network.").unwrap_or(key);
-    // As Go reads them.
-    let boolean = || match value {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => bail!("{key}: `{value}` is not true or false"),
-    };
-    match short {
-        "bridge.name" => request.bridge = Some(value.to_owned()),
-        "bridge.enable_icc" => request.icc = Some(boolean()?),
-        "bridge.enable_ip_masquerade" => request.masquerade = Some(boolean()?),
-        "bridge.gateway_mode_ipv4" => request.gateway_mode_ipv4 = mode(key, value)?,
-        "bridge.gateway_mode_ipv6" => request.gateway_mode_ipv6 = mode(key, value)?,
-        "bridge.host_binding_ipv4" => {
-            let addr = value.parse::<Ipv4Addr>().with_context(|| format!("{key}: `{value}` is no IPv4 address"))?;
-            request.binding_addr = Some(addr.into());
-        }
-        "bridge.trusted_host_interfaces" => request.trusted.extend(value.split(':').map(str::to_owned)),
-        "driver.mtu" => {
-            request.mtu = Some(value.parse().with_context(|| format!("{key}: `{value}` is no number of bytes"))?);
-        }
-        _ => bail!("unknown option `{key}`"),
-    }
-    Ok(())
-}
-
-fn mode(key: &str, value: &str) -> Result<GatewayMode> {
-    use GatewayMode::{Isolated, Nat, NatUnprotected, Routed};
-    if value.is_empty() {
-        return Ok(Nat);
-    }
-    let found = [Nat, NatUnprotected, Routed, Isolated].into_iter().find(|mode| mode_name(*mode) == value);
-    found.with_context(|| {
-        format!("{key}: unknown gateway mode `{value}`, want nat, nat-unprotected, routed or isolated")
-    })
-}
-
-fn mode_name(mode: GatewayMode) -> &'static str {
-    match mode {
-        GatewayMode::Nat => "nat",
-        GatewayMode::NatUnprotected => "nat-unprotected",
-        GatewayMode::Routed => "routed",
-        GatewayMode::Isolated => "isolated",
-    }
 }
 
 fn render(networks: &[Network]) -> String {
@@ -154,7 +108,7 @@ fn render(networks: &[Network]) -> String {
             (!network.owner.is_netpath(), "adopted".to_owned()),
         ];
         let trusted = (!network.trusted.is_empty(), format!("trusts {}", network.trusted.join(" ")));
-        let modes = modes.map(|mode| (mode != GatewayMode::Nat, mode_name(mode).to_owned()));
+        let modes = modes.map(|mode| (mode != GatewayMode::Nat, network_labels::mode_name(mode).to_owned()));
         let mut notes: Vec<String> =
             notes.into_iter().chain(modes).chain([trusted]).filter(|(holds, _)| *holds).map(|(_, note)| note).collect();
         notes.dedup();
@@ -168,28 +122,4 @@ fn render(networks: &[Network]) -> String {
         ]
     });
     table(["NAME", "BRIDGE", "SUBNET", "IPV6 SUBNET", "CONTAINERS", "NOTES"], rows)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dockers_labels_are_understood() {
-        let mut request = NetworkCreate::default();
-        for option in [
-            "com.docker.network.bridge.enable_icc=0",
-            "com.docker.network.bridge.gateway_mode_ipv6=routed",
-            "com.docker.network.bridge.trusted_host_interfaces=wg0:eth1",
-            "com.docker.network.driver.mtu=1400",
-            "bridge.name=br0",
-        ] {
-            label(&mut request, option).unwrap();
-        }
-        assert_eq!((request.icc, request.mtu, request.bridge.as_deref()), (Some(false), Some(1400), Some("br0")));
-        assert_eq!((request.gateway_mode_ipv6, request.trusted.len()), (GatewayMode::Routed, 2));
-        for option in ["x", "com.docker.network.bridge.enable_icc=maybe", "gateway=1", "driver.mtu=x"] {
-            assert!(label(&mut request, option).is_err(), "{option}");
-        }
-    }
 }

@@ -48,6 +48,7 @@ impl From<&LinkMessage> for Link {
             xdp: None,
             alias: None,
             master: None,
+            peer: None,
         };
         for attribute in &message.attributes {
             match attribute {
@@ -55,6 +56,7 @@ impl From<&LinkMessage> for Link {
                 LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().unwrap_or_default(),
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
+                LinkAttribute::Link(peer) => link.peer = Some(*peer),
                 LinkAttribute::Controller(master) => link.master = Some(*master).filter(|m| *m != 0),
                 LinkAttribute::LinkInfo(infos) => {
                     let kind =

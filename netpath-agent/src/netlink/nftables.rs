@@ -37,6 +37,22 @@ pub fn dropping_forward_chains() -> Result<Vec<String>> {
     Ok(dropping.collect())
 }
 
+/// The families, `ip` or `ip6` or `inet`, of the tables `nat` that have a chain of that name.
+///
+/// # Errors
+/// As [`dropping_forward_chains`].
+pub fn chains_called(name: &str) -> Result<Vec<&'static str>> {
+    let raw = Raw::open(SockProtocol::NetlinkNetFilter)?;
+    let chains =
+        raw.dump(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETCHAIN, [0; 4], &[]).context("list the chains of nf_tables")?;
+    let families = chains.iter().filter_map(|chain| {
+        let (_, family) = FAMILIES.iter().find(|(number, _)| *number == chain.head[0])?;
+        let is = |kind, wanted: &str| attribute(&chain.rest, kind).is_some_and(|value| text(value) == wanted);
+        (is(NFTA_CHAIN_TABLE, "nat") && is(NFTA_CHAIN_NAME, name)).then_some(*family)
+    });
+    Ok(families.collect())
+}
+
 fn number(value: &[u8]) -> Option<u32> {
     value.try_into().ok().map(u32::from_be_bytes)
 }

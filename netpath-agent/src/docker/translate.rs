@@ -1,0 +1,466 @@
+//! What the Engine API says, as networks and containers to serve. Pure.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use anyhow::{Context, Result, bail, ensure};
+use bollard::models::{self, ContainerInspectResponse, ContainerSummary, NetworkContainer, PortTypeEnum};
+use ipnet::IpNet;
+
+use super::PREFIX;
+use crate::api::NetworkCreate;
+use crate::binding::PortBinding;
+use crate::network_labels;
+use crate::port_spec::{self, Proto};
+use crate::state::Mac;
+
+const LABEL: &str = "netpath.";
+const FROM: &str = "netpath.from";
+const ICC: &str = "netpath.icc";
+
+/// Everything of Docker's that is to be served.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    pub networks: Vec<NetworkCreate>,
+    pub containers: Vec<Container>,
+    /// What cannot be served, by its name, and why.
+    pub faults: BTreeMap<String, String>,
+}
+
+/// A container of Docker's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
+    pub id: String,
+    pub name: String,
+    pub hostname: Option<String>,
+    /// What it was created with has been told; else `expose` and `links` are empty, and ports may be missing.
+    pub is_known: bool,
+    /// Of its first process; absent until it has one.
+    pub pid: Option<u32>,
+    pub endpoints: Vec<Endpoint>,
+    /// Without counters.
+    pub ports: Vec<PortBinding>,
+    /// `PORT/PROTO`
+    pub expose: Vec<String>,
+    /// `NAME:ALIAS`
+    pub links: Vec<String>,
+}
+
+/// A container's interface in a network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Name of the network.
+    pub network: String,
+    pub address: Option<Ipv4Addr>,
+    pub address6: Option<Ipv6Addr>,
+    pub mac: Mac,
+}
+
+/// What the Engine API says at one moment.
+#[derive(Debug, Default)]
+pub(super) struct Said {
+    /// Each as `GET /networks/ID` has it.
+    pub networks: Vec<models::Network>,
+    /// As `GET /containers/json?all=1` has them.
+    pub summaries: Vec<ContainerSummary>,
+    /// As `GET /containers/ID/json` had them, by id. Of a container that is being started none can be had.
+    pub details: HashMap<String, ContainerInspectResponse>,
+}
+
+/// What of `said` is to be served. `icc` is whether containers of Docker's default network may talk to each other.
+pub(super) fn wanted(said: &Said, icc: bool) -> Wanted {
+    let mut wanted = Wanted::default();
+    let mut members: BTreeMap<&str, Vec<(&NetworkCreate, &NetworkContainer)>> = BTreeMap::new();
+    let mut networks = Vec::new();
+    for said in said.networks.iter().filter(|network| is_bridge(network)) {
+        match network(said, icc) {
+            Ok(network) => networks.push((network, said.containers.as_ref())),
+            Err(error) => {
+                let name = format!("{PREFIX}{}", said.name.as_deref().unwrap_or_default());
+                wanted.faults.insert(name, format!("{error:#}"));
+            }
+        }
+    }
+    networks.sort_by(|(one, _), (other, _)| one.name.cmp(&other.name));
+    for (network, containers) in &networks {
+        // What is called `ep-ID` is on its way in or out.
+        let containers = containers.iter().flat_map(|containers| containers.iter());
+        for (id, member) in containers.filter(|(id, _)| !id.starts_with("ep-")) {
+            members.entry(id).or_default().push((network, member));
+        }
+    }
+    for (id, members) in members {
+        let summary = said.summaries.iter().find(|summary| summary.id.as_deref() == Some(id));
+        match container(id, &members, summary, said.details.get(id)) {
+            Ok(container) => wanted.containers.push(container),
+            Err(error) => {
+                let name = summary.and_then(name).unwrap_or_else(|| id.to_owned());
+                wanted.faults.insert(name, format!("{error:#}"));
+            }
+        }
+    }
+    wanted.networks = networks.into_iter().map(|(network, _)| network).collect();
+    wanted
+}
+
+/// Whether netpath can serve the network.
+pub(super) fn is_bridge(network: &models::Network) -> bool {
+    network.driver.as_deref() == Some("bridge") && network.config_only != Some(true)
+}
+
+/// Whether the network is the one that Docker makes by itself.
+pub(super) fn is_default(network: &models::Network) -> bool {
+    option(network, "com.docker.network.bridge.default_bridge") == Some("true")
+}
+
+pub(super) fn option<'a>(network: &'a models::Network, key: &str) -> Option<&'a str> {
+    network.options.as_ref()?.get(key).map(String::as_str)
+}
+
+/// Name of the bridge's interface.
+pub(super) fn bridge(network: &models::Network) -> String {
+    let named = option(network, "com.docker.network.bridge.name").map(str::to_owned);
+    named.unwrap_or_else(|| format!("br-{:.12}", network.id.as_deref().unwrap_or_default()))
+}
+
+fn network(said: &models::Network, icc: bool) -> Result<NetworkCreate> {
+    let name = said.name.as_deref().context("a network without a name")?;
+    let mut request = NetworkCreate { name: format!("{PREFIX}{name}"), adopt: true, ..NetworkCreate::default() };
+    for (key, value) in said.options.iter().flatten() {
+        network_labels::apply(&mut request, key, value)?;
+    }
+    request.bridge = Some(bridge(said));
+    // The bridge says it.
+    request.mtu = None;
+    request.internal = said.internal.unwrap_or(false);
+    let has_ipv6 = said.enable_ipv6 == Some(true);
+    for config in said.ipam.iter().filter_map(|ipam| ipam.config.as_ref()).flatten() {
+        let subnet: IpNet = parse(config.subnet.as_deref().unwrap_or_default())?;
+        if subnet.addr().is_ipv6() && !has_ipv6 {
+            continue;
+        }
+        request.subnets.push(subnet);
+        if let Some(gateway) = config.gateway.as_deref().filter(|gateway| !gateway.is_empty()) {
+            request.gateways.push(parse::<IpAddr>(gateway.split('/').next().unwrap_or(gateway))?);
+        }
+    }
+    if is_default(said) {
+        // Docker turns it off with its rules, whatever it was told.
+        request.masquerade = Some(true);
+        request.icc = Some(request.icc != Some(false) && icc);
+    }
+    for (key, value) in said.labels.iter().flatten().filter(|(key, _)| key.starts_with(LABEL)) {
+        match key.as_str() {
+            ICC => request.icc = Some(network_labels::boolean(key, value)?),
+            _ => bail!("unknown label `{key}` of a network, want {ICC}"),
+        }
+    }
+    Ok(request)
+}
+
+fn container(
+    id: &str,
+    members: &[(&NetworkCreate, &NetworkContainer)],
+    summary: Option<&ContainerSummary>,
+    details: Option<&ContainerInspectResponse>,
+) -> Result<Container> {
+    let config = details.and_then(|details| details.config.as_ref());
+    let endpoints = members.iter().map(|(network, member)| endpoint(network, member)).collect::<Result<Vec<_>>>()?;
+    let exposed = config.and_then(|config| config.exposed_ports.as_ref());
+    let host = details.and_then(|details| details.host_config.as_ref());
+    let mut expose: Vec<String> = exposed.into_iter().flatten().map(|(port, _)| port.clone()).collect();
+    expose.sort();
+    let of_network =
+        members.iter().find(|(network, _)| !network.internal).and_then(|(network, _)| network.binding_addr);
+    let has_ipv6 = endpoints.iter().any(|endpoint| endpoint.address6.is_some());
+    let pid = details.and_then(|details| details.state.as_ref()?.pid).filter(|pid| *pid > 0);
+    Ok(Container {
+        id: id.to_owned(),
+        is_known: details.is_some(),
+        name: summary
+            .and_then(name)
+            .or_else(|| members.first()?.1.name.clone())
+            .context("a container without a name")?,
+        hostname: config.and_then(|config| config.hostname.clone()).filter(|name| !name.is_empty()),
+        pid: pid.and_then(|pid| u32::try_from(pid).ok()),
+        ports: ports(summary, host, of_network, has_ipv6)?,
+        endpoints,
+        expose,
+        links: host.and_then(|host| host.links.as_ref()).into_iter().flatten().map(|link| self::link(link)).collect(),
+    })
+}
+
+fn endpoint(network: &NetworkCreate, member: &NetworkContainer) -> Result<Endpoint> {
+    let address = |text: &Option<String>| text.as_deref().and_then(|text| text.split('/').next()?.parse().ok());
+    let (address, address6) = (address(&member.ipv4_address), address(&member.ipv6_address));
+    let v4 = |addr| if let IpAddr::V4(addr) = addr { Some(addr) } else { None };
+    let v6 = |addr| if let IpAddr::V6(addr) = addr { Some(addr) } else { None };
+    Ok(Endpoint {
+        network: network.name.clone(),
+        address: address.and_then(v4),
+        address6: address6.and_then(v6),
+        mac: member.mac_address.as_deref().unwrap_or_default().parse()?,
+    })
+}
+
+/// `/db:/web/alias` as `db:alias`.
+fn link(text: &str) -> String {
+    let (target, alias) = text.split_once(':').unwrap_or((text, text));
+    format!("{}:{}", target.trim_start_matches('/'), alias.rsplit('/').next().unwrap_or(alias))
+}
+
+/// The one name of a container that no link gave it.
+fn name(summary: &ContainerSummary) -> Option<String> {
+    let own = summary.names.iter().flatten().find(|name| name.matches('/').count() == 1);
+    own.map(|name| name.trim_start_matches('/').to_owned())
+}
+
+/// One published port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Single {
+    from: Vec<IpNet>,
+    proto: Proto,
+    addr: IpAddr,
+    host_port: u16,
+    container_port: u16,
+}
+
+/// The published ports: those that Docker has given out, else those that were asked for by number.
+fn ports(
+    summary: Option<&ContainerSummary>,
+    host: Option<&models::HostConfig>,
+    of_network: Option<IpAddr>,
+    has_ipv6: bool,
+) -> Result<Vec<PortBinding>> {
+    let given_out = summary.map(given_out).transpose()?.unwrap_or_default();
+    let is_known = !given_out.is_empty();
+    let mut singles = if is_known { given_out } else { asked_for(host, of_network, has_ipv6)? };
+    let labels = summary.and_then(|summary| summary.labels.as_ref());
+    for (key, value) in labels.into_iter().flatten().filter(|(key, _)| key.starts_with(LABEL)) {
+        ensure!(key == FROM, "unknown label `{key}` of a container, want {FROM} (and {ICC} of a network)");
+        for text in value.split(',') {
+            let matched = restrict(&mut singles, text.trim()).with_context(|| format!("label {FROM}={value}"))?;
+            ensure!(matched || !is_known, "label {FROM}={value}: the container publishes no such port");
+        }
+    }
+    for single in singles.iter().filter(|single| single.proto == Proto::Sctp) {
+        ensure!(
+            single.host_port == single.container_port,
+            "cannot publish {}/sctp at host port {}: an SCTP port is published under its own number only",
+            single.container_port,
+            single.host_port
+        );
+    }
+    Ok(merge(singles))
+}
+
+fn given_out(summary: &ContainerSummary) -> Result<Vec<Single>> {
+    let mut singles = Vec::new();
+    for port in summary.ports.iter().flatten() {
+        let Some(host_port) = port.public_port.filter(|port| *port > 0) else { continue };
+        let proto = match port.typ {
+            Some(PortTypeEnum::UDP) => Proto::Udp,
+            Some(PortTypeEnum::SCTP) => Proto::Sctp,
+            _ => Proto::Tcp,
+        };
+        let addr = parse(port.ip.as_deref().filter(|addr| !addr.is_empty()).unwrap_or("0.0.0.0"))?;
+        singles.push(Single { from: vec![], proto, addr, host_port, container_port: port.private_port });
+    }
+    Ok(singles)
+}
+
+fn asked_for(host: Option<&models::HostConfig>, of_network: Option<IpAddr>, has_ipv6: bool) -> Result<Vec<Single>> {
+    let mut singles = Vec::new();
+    let every = of_network.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+    for (port, bindings) in host.and_then(|host| host.port_bindings.as_ref()).into_iter().flatten() {
+        let (number, proto) = port.split_once('/').unwrap_or((port, "tcp"));
+        let (container_port, proto): (u16, Proto) = (parse(number)?, parse(proto)?);
+        for binding in bindings.iter().flatten() {
+            // A range, or none: which one it is, Docker will choose.
+            let Ok(host_port @ 1..) = binding.host_port.as_deref().unwrap_or_default().parse::<u16>() else { continue };
+            let mut put = |addr| singles.push(Single { from: vec![], proto, addr, host_port, container_port });
+            match binding.host_ip.as_deref().filter(|addr| !addr.is_empty()) {
+                Some(addr) => put(parse(addr)?),
+                None => {
+                    put(every);
+                    if has_ipv6 && every == IpAddr::V4(Ipv4Addr::UNSPECIFIED) {
+                        put(Ipv6Addr::UNSPECIFIED.into());
+                    }
+                }
+            }
+        }
+    }
+    Ok(singles)
+}
+
+/// Lets only `[PORT[-LAST][/PROTO]=]CIDR` use these container ports; `false` if it names none of them.
+fn restrict(singles: &mut [Single], text: &str) -> Result<bool> {
+    let from = port_spec::parse_from(text)?;
+    let is_meant = |single: &&mut Single| {
+        from.ports.as_ref().is_none_or(|ports| ports.contains(&single.container_port))
+            && from.proto.is_none_or(|proto| proto == single.proto)
+    };
+    let mut matched = false;
+    for single in singles.iter_mut().filter(is_meant) {
+        matched = true;
+        if !single.from.contains(&from.net) {
+            single.from.push(from.net);
+            single.from.sort();
+        }
+    }
+    Ok(matched)
+}
+
+/// Ports in a row as one binding.
+fn merge(mut singles: Vec<Single>) -> Vec<PortBinding> {
+    singles.sort_by_key(|single| (single.proto, single.addr, single.host_port));
+    singles.dedup();
+    let follows = |one: &Single, other: &Single| {
+        (one.proto, one.addr, &one.from) == (other.proto, other.addr, &other.from)
+            && one.host_port.checked_add(1) == Some(other.host_port)
+            && one.container_port.checked_add(1) == Some(other.container_port)
+    };
+    let binding = |run: &[Single]| {
+        let Single { from, proto, addr, host_port, container_port } = run[0].clone();
+        PortBinding { host_addr: addr, host_port, container_port, count: run.len() as u16, proto, counter: 0, from }
+    };
+    singles.chunk_by(follows).map(binding).collect()
+}
+
+fn parse<T: std::str::FromStr>(text: &str) -> Result<T>
+where
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    text.parse().with_context(|| format!("understand `{text}` of the Engine API"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of Debian's docker.io 20.10.24: a container with `-p 8080:80 -p 9000-9003:9000-9003 -p 81`, and one that is just
+    /// being started.
+    const NETWORKS: &str = include_str!("samples/networks.json");
+    const CONTAINERS: &str = include_str!("samples/containers.json");
+    const DETAILS: &str = include_str!("samples/details.json");
+
+    #[test]
+    fn ports_that_were_given_out_are_ranges_where_they_can_be() {
+        let wanted = wanted(&said(), true);
+        assert_eq!(wanted.faults, BTreeMap::new());
+        let web = find(&wanted, "web");
+        let ports: Vec<_> = web.ports.iter().map(|p| (p.host_port, p.container_port, p.count)).collect();
+        assert_eq!(ports, [(8080, 80, 1), (9000, 9000, 4), (32771, 81, 1)]);
+        assert_eq!((web.hostname.is_some(), web.pid.is_some()), (true, true));
+        let endpoint = &web.endpoints[0];
+        assert_eq!(
+            (endpoint.network.as_str(), endpoint.address),
+            ("docker/bridge", Some(Ipv4Addr::new(172, 17, 0, 2)))
+        );
+    }
+
+    #[test]
+    fn of_a_container_that_is_being_started_the_ports_with_a_number_are_known() {
+        let mut said = said();
+        for summary in &mut said.summaries {
+            summary.ports = Some(vec![]);
+        }
+        let wanted = wanted(&said, true);
+        let ports: Vec<_> =
+            find(&wanted, "web").ports.iter().map(|p| (p.host_port, p.container_port, p.count)).collect();
+        assert_eq!(ports, [(8080, 80, 1), (9000, 9000, 4)]);
+    }
+
+    #[test]
+    fn networks_are_what_their_options_say() {
+        let wanted = wanted(&said(), false);
+        let names: Vec<_> = wanted.networks.iter().map(|n| (n.name.as_str(), n.bridge.as_deref().unwrap())).collect();
+        assert_eq!(names.len(), 3, "the bridges alone: {names:?}");
+        let [default, closed, inner] = &wanted.networks[..] else { panic!("want three, got {names:?}") };
+        assert_eq!((default.name.as_str(), default.bridge.as_deref()), ("docker/bridge", Some("docker0")));
+        assert_eq!((default.masquerade, default.icc), (Some(true), Some(false)));
+        assert_eq!((closed.name.as_str(), closed.icc, closed.internal), ("docker/closed", Some(false), false));
+        assert!(closed.bridge.as_ref().is_some_and(|bridge| bridge.starts_with("br-") && bridge.len() == 15));
+        assert_eq!((inner.name.as_str(), inner.internal, inner.subnets.len()), ("docker/inner", true, 1));
+    }
+
+    #[test]
+    fn a_label_opens_ports_to_some_sources_only() {
+        let mut said = said();
+        label(&mut said, FROM, "80/tcp=10.0.0.0/8,9001=192.0.2.1");
+        let wanted = wanted(&said, true);
+        let from: Vec<_> = find(&wanted, "web").ports.iter().map(|p| (p.host_port, p.count, p.from.len())).collect();
+        assert_eq!(from, [(8080, 1, 1), (9000, 1, 0), (9001, 1, 1), (9002, 2, 0), (32771, 1, 0)]);
+    }
+
+    #[test]
+    fn a_container_with_a_label_that_means_nothing_is_not_served() {
+        for (key, value, why) in [
+            (FROM, "80=everybody", "80=everybody"),
+            (FROM, "7=10.0.0.0/8", "publishes no such port"),
+            ("netpath.form", "x", "unknown label `netpath.form`"),
+            (ICC, "false", "unknown label"),
+        ] {
+            let mut said = said();
+            label(&mut said, key, value);
+            let wanted = wanted(&said, true);
+            assert!(wanted.faults["web"].contains(why), "{key}={value}: {:?}", wanted.faults);
+            assert!(wanted.containers.iter().all(|container| container.name != "web"));
+        }
+    }
+
+    #[test]
+    fn a_label_of_a_network_closes_it() {
+        let mut said = said();
+        let inner = said.networks.iter_mut().find(|network| network.name.as_deref() == Some("inner")).unwrap();
+        inner.labels = Some(HashMap::from([(ICC.to_owned(), "false".to_owned())]));
+        assert_eq!(wanted(&said, true).networks[2].icc, Some(false));
+        let inner = said.networks.iter_mut().find(|network| network.name.as_deref() == Some("inner")).unwrap();
+        inner.labels = Some(HashMap::from([(ICC.to_owned(), "perhaps".to_owned())]));
+        assert!(wanted(&said, true).faults["docker/inner"].contains("perhaps"));
+    }
+
+    #[test]
+    fn links_are_named_as_netpath_names_them() {
+        assert_eq!(link("/db:/web/alias"), "db:alias");
+        assert_eq!(find(&wanted(&said(), true), "app").links, ["web:w"]);
+    }
+
+    #[test]
+    fn of_a_container_that_tells_nothing_what_the_list_says_is_known() {
+        let mut said = said();
+        said.details.clear();
+        let wanted = wanted(&said, true);
+        let web = find(&wanted, "web");
+        assert_eq!((web.is_known, web.pid, web.ports.len()), (false, None, 3));
+        assert!(find(&wanted, "app").links.is_empty());
+    }
+
+    #[test]
+    fn who_is_on_his_way_is_not_served_yet() {
+        let mut said = said();
+        for network in &mut said.networks {
+            let all = network.containers.take().unwrap_or_default();
+            network.containers = Some(all.into_iter().map(|(id, member)| (format!("ep-{id}"), member)).collect());
+        }
+        assert!(wanted(&said, true).containers.is_empty());
+    }
+
+    fn said() -> Said {
+        let details: Vec<ContainerInspectResponse> = serde_json::from_str(DETAILS).unwrap();
+        Said {
+            networks: serde_json::from_str(NETWORKS).unwrap(),
+            summaries: serde_json::from_str(CONTAINERS).unwrap(),
+            details: details.into_iter().map(|details| (details.id.clone().unwrap(), details)).collect(),
+        }
+    }
+
+    fn label(said: &mut Said, key: &str, value: &str) {
+        let web = said.summaries.iter_mut().find(|summary| name(summary).as_deref() == Some("web")).unwrap();
+        web.labels = Some(HashMap::from([(key.to_owned(), value.to_owned())]));
+    }
+
+    fn find<'a>(wanted: &'a Wanted, name: &str) -> &'a Container {
+        wanted.containers.iter().find(|container| container.name == name).unwrap()
+    }
+}
