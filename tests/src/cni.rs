@@ -19,6 +19,7 @@ on_netpath_once! {
     a_pod_may_be_in_two_networks,
     addresses_and_names_may_be_asked_for,
     a_failed_add_leaves_nothing,
+    two_main_plugins_for_one_interface_are_refused,
     many_pods_may_come_and_go_at_once,
     wrong_input_has_the_codes_of_the_specification,
     what_is_deleted_without_an_agent_is_free_when_it_is_back,
@@ -260,6 +261,21 @@ fn a_failed_add_leaves_nothing(plane: Plane) {
     assert_eq!(picture(), before);
     assert_eq!(runtime.del(&pod), Ok(Value::Null));
     assert_eq!(picture(), before, "the interface is somebody else's");
+}
+
+fn two_main_plugins_for_one_interface_are_refused(plane: Plane) {
+    let world = World::new(plane);
+    let plugin = |name: &str| json!({"type": "netpath-cni", "network": name});
+    let (own, twice) = (json!({"type": "netpath-cni"}), vec![json!({"type": "netpath-cni"}); 2]);
+    world.netpath_ok(&["network", "create", "other"]);
+    let (inside, pod) = pod(&world, "pod");
+    for plugins in [twice, vec![own, plugin("other")], vec![plugin("other"), plugin("bridge")]] {
+        let runtime = Runtime::new(&world, LATEST, "pods", plugins);
+        let error = runtime.add(&pod).unwrap_err();
+        assert!([7, 100].contains(&error["code"].as_u64().unwrap()), "{error}");
+        assert_eq!(runtime.del(&pod), Ok(Value::Null));
+        assert_eq!((inside.interfaces(), world.json(&["ps"])), (vec![], json!([])));
+    }
 }
 
 fn many_pods_may_come_and_go_at_once(plane: Plane) {
