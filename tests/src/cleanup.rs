@@ -56,6 +56,7 @@ pub fn remove(name: &str) {
         let _ = Command::new("ip").args(["netns", "del", &namespace]).output();
     }
     end_processes_of_cgroup(name);
+    remove_shim_sockets(&directory(name));
     unmount_below(&directory(name));
     let _ = fs::remove_dir_all(pin_directory(name));
     // What was killed a moment ago may still write.
@@ -77,6 +78,18 @@ fn end_processes_of_cgroup(name: &str) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
         groups.extend(names_in(&group).map(|inner| group.join(inner)).filter(|inner| inner.is_dir()));
+    }
+}
+
+/// Removes the sockets of the shims that kept an Engine's containers: a shim that is killed leaves its own, always in
+/// /run/containerd/s.
+fn remove_shim_sockets(dir: &Path) {
+    let tasks = dir.join("docker/containerd/state/io.containerd.runtime.v2.task/moby");
+    for container in names_in(&tasks) {
+        let address = fs::read_to_string(tasks.join(container).join("address")).unwrap_or_default();
+        if let Some(path) = address.trim().strip_prefix("unix://") {
+            let _ = fs::remove_file(path);
+        }
     }
 }
 
