@@ -156,7 +156,7 @@ fn switch_offloads_off(namespace: &Namespace) {
 }
 
 /// `rx-gro-list` makes one packet of many datagrams, each whole behind the first one: who makes the first one longer by a piece
-/// of the next (`bpf_skb_pull_data`) breaks the list, and kernels before 6.12 fall over it (a1e40ac5b5e9).
+/// of the next (`bpf_skb_pull_data`) breaks the list, and Linux 5.10 panics where it sends that on.
 fn datagrams_that_are_merged_as_a_list_arrive_one_by_one(plane: Plane) {
     // Few enough for a socket, where each takes a page or more.
     const COUNT: u32 = 8;

@@ -101,8 +101,7 @@ pub(super) fn is_for_others(ctx: &TcContext) -> bool {
 }
 
 /// Makes the headers readable in place, of a packet in segments no more than there is of the first one: what lies behind may
-/// be a list of whole datagrams (`rx-gro-list`), and kernels before 6.12 fall over a list whose first one has grown (mended by
-/// a1e40ac5b5e9).
+/// be a list of whole datagrams (`rx-gro-list`), and Linux 5.10 panics where it sends on a list whose first one has grown.
 #[inline(always)]
 pub(super) fn linearize(ctx: &TcContext, len: usize) {
     let len = bounded(len);
