@@ -89,6 +89,7 @@ impl Agent {
             externals: self.host.externals.iter().map(external).collect(),
             state_dir: self.options.state_dir.clone(),
             pin_dir: self.options.pin_dir.clone(),
+            docker: self.show_docker(),
         }
     }
 

@@ -39,6 +39,7 @@
 //!
 //! Long because the whole API stands in one place.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -66,6 +67,21 @@ pub struct Info {
     pub externals: Vec<External>,
     pub state_dir: PathBuf,
     pub pin_dir: PathBuf,
+    /// Absent if the agent follows no Docker Engine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docker: Option<Docker>,
+}
+
+/// How it stands between the agent and Docker Engine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Docker {
+    pub socket: PathBuf,
+    /// The Engine has answered since the agent was started.
+    pub is_read: bool,
+    /// Options that dockerd has to be started with before anything of its is served.
+    pub waits_for: Vec<String>,
+    /// Networks and containers that cannot be served, by name, and why.
+    pub faults: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

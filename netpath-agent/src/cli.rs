@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use crate::cli_conntrack::ConntrackArgs;
+use crate::cli_docker::DockerCommand;
 use crate::cli_link::{LinkCommand, PtpCommand};
 use crate::cli_network::NetworkCommand;
 use crate::names::hosts::ExtraHost;
@@ -76,6 +78,9 @@ pub enum Command {
     Monitor(TableArgs),
     /// Says what this kernel and host have and lack for netpath, and what to do; exit status 1 if something that it needs is lacking. Needs no agent
     Doctor(DoctorArgs),
+    /// Says what stands between this host's Docker and netpath, and takes Docker over or gives it back
+    #[command(subcommand)]
+    Docker(DockerCommand),
     /// Removes the network: containers' interfaces, programs, maps, the bridge and the state
     ///
     /// What runs in the containers goes on without a network, and the logs of detached containers stay in the state
@@ -324,69 +329,6 @@ pub struct UnpublishArgs {
 }
 
 #[derive(Debug, Args)]
-pub struct ConntrackArgs {
-    #[command(flatten)]
-    pub action: ConntrackAction,
-
-    #[command(flatten)]
-    pub filter: ConntrackFilter,
-
-    /// Prints JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// What to do with the flows; `--list` if nothing is said.
-#[derive(Debug, Args)]
-#[group(multiple = false)]
-pub struct ConntrackAction {
-    /// Lists the flows that match
-    #[arg(short = 'L', long)]
-    pub list: bool,
-
-    /// Deletes the flows that match
-    #[arg(short = 'D', long, requires = "ConntrackFilter")]
-    pub delete: bool,
-
-    /// Deletes every flow
-    #[arg(short = 'F', long, conflicts_with = "ConntrackFilter")]
-    pub flush: bool,
-
-    /// Counts the flows that match
-    #[arg(short = 'C', long)]
-    pub count: bool,
-}
-
-/// Which flows; addresses and ports are those of the first packet, as the container sees them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
-#[group(multiple = true)]
-pub struct ConntrackFilter {
-    /// Protocol
-    #[arg(short, long, value_parser = ["tcp", "udp", "icmp", "icmpv6", "sctp"], ignore_case = true)]
-    pub proto: Option<String>,
-
-    /// Source address
-    #[arg(short, long, value_name = "ADDR")]
-    pub src: Option<IpAddr>,
-
-    /// Destination address
-    #[arg(short, long, value_name = "ADDR")]
-    pub dst: Option<IpAddr>,
-
-    /// Source port
-    #[arg(long, value_name = "PORT")]
-    pub sport: Option<u16>,
-
-    /// Destination port
-    #[arg(long, value_name = "PORT")]
-    pub dport: Option<u16>,
-
-    /// Container
-    #[arg(long)]
-    pub name: Option<String>,
-}
-
-#[derive(Debug, Args)]
 pub struct DownArgs {
     /// State directory, where no agent runs that knows it [default: /var/lib/netpath/<socket's name>]
     #[arg(long, value_name = "DIR")]
@@ -398,7 +340,7 @@ pub struct DownArgs {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use clap::CommandFactory;
 
     use super::*;
@@ -452,23 +394,13 @@ mod tests {
     }
 
     #[test]
-    fn conntrack_takes_one_action_and_deletes_by_filter_only() {
-        for good in ["", "-L -p tcp", "-D --name web", "-D -s 10.0.0.1 --dport 80", "-F", "-C", "--json"] {
-            assert!(parse(&format!("conntrack {good}")).is_ok(), "{good}");
-        }
-        for bad in ["-L -D --name web", "-F -C", "-D", "-F --name web", "--src host", "--sport 70000"] {
-            assert!(parse(&format!("conntrack {bad}")).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
     fn the_socket_may_stand_anywhere() {
         for line in ["netpath --socket /x.sock ps", "netpath ps --socket /x.sock"] {
             assert_eq!(Cli::parse_from(line.split(' ')).socket, PathBuf::from("/x.sock"));
         }
     }
 
-    fn parse(line: &str) -> Result<Command, clap::Error> {
+    pub(crate) fn parse(line: &str) -> Result<Command, clap::Error> {
         let words = ["netpath"].into_iter().chain(line.split(' ').filter(|word| !word.is_empty()));
         Cli::try_parse_from(words).map(|cli| cli.command)
     }

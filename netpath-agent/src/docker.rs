@@ -1,11 +1,19 @@
 //! `netpath agent --docker`: Docker Engine keeps bridges, interfaces, addresses and names, netpath forwards and translates.
 //!
-//! `follower` reads the Engine API and hears its events, `translate` says what that means (pure), `own_rules` whether the
-//! Engine does netpath's work itself, and `apply` makes the difference to what is served.
+//! `follower` reads the Engine API (`engine`) and hears its events, `translate` says what that means (pure), `own_rules`
+//! whether the Engine does netpath's work itself, and `apply` makes the difference to what is served.
+//!
+//! `netpath docker`: `plan` says what stands between a host's Docker and netpath, `migrate` does it. `daemon` is dockerd's
+//! process and configuration file, `rules` knows its rules.
 
 mod apply;
+mod daemon;
+mod engine;
 mod follower;
+pub mod migrate;
 mod own_rules;
+pub mod plan;
+mod rules;
 mod translate;
 
 pub use apply::Told;

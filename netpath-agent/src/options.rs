@@ -19,7 +19,7 @@ use crate::names::resolv_conf::{self, Dns};
 use crate::xdp::{XdpOption, XdpOptions};
 
 pub const DEFAULT_SOCKET: &str = "/run/netpath/netpath.sock";
-const DOCKER_SOCKET: &str = "/var/run/docker.sock";
+pub const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 const STATE_ROOT: &str = "/var/lib/netpath";
 const PIN_ROOT: &str = "/sys/fs/bpf/netpath";
 

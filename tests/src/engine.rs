@@ -10,6 +10,9 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use crate::cni_runtime::tool;
 use crate::{Namespace, World, program};
 
@@ -69,6 +72,18 @@ impl<'a> Engine<'a> {
         let mut daemon = self.daemon.borrow_mut().take().expect("a running daemon");
         daemon.kill().expect("kill the daemon");
         daemon.wait().expect("wait for the daemon");
+    }
+
+    /// Ends the daemon with SIGTERM, as a service manager does.
+    pub fn stop_daemon(&self) {
+        let mut daemon = self.daemon.borrow_mut().take().expect("a running daemon");
+        kill(Pid::from_raw(daemon.id().cast_signed()), Signal::SIGTERM).expect("end the daemon");
+        daemon.wait().expect("wait for the daemon");
+    }
+
+    /// The daemon's configuration file.
+    pub fn config_path(&self) -> PathBuf {
+        self.dir.join("daemon.json")
     }
 
     /// Where the daemon listens.

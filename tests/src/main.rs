@@ -111,5 +111,8 @@ mod cni_speed;
 /// Docker Engine itself, whose containers netpath serves.
 mod docker_mode;
 
+/// The way of a running Docker to netpath, and back.
+mod docker_migrate;
+
 /// `netpath down` leaves nothing behind.
 mod teardown;

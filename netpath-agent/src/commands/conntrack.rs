@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::api::{Deleted, Flow};
-use crate::cli::{ConntrackArgs, ConntrackFilter};
+use crate::cli_conntrack::{ConntrackArgs, ConntrackFilter};
 use crate::client::{Client, encode};
 
 pub(super) async fn run(client: &Client, args: &ConntrackArgs) -> Result<ExitCode> {

@@ -4,6 +4,7 @@ mod agent;
 mod attach;
 mod conntrack;
 mod detach;
+mod docker;
 mod doctor;
 mod down;
 mod format;
@@ -77,6 +78,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Stats(args) => block_on(stats::run(&client, args.json))?,
         Command::Monitor(args) => block_on(monitor::run(&client, args.json))?,
         Command::Doctor(args) => block_on(doctor::run(&args))?,
+        Command::Docker(command) => block_on(docker::run(&client, command))?,
         Command::Down(args) => block_on(down::run(&client, &cli.socket, args))?,
     }
 }

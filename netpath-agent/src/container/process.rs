@@ -133,10 +133,15 @@ fn status(pid: Pid) -> Option<(char, u64)> {
     Some((fields.first()?.chars().next()?, fields.get(19)?.parse().ok()?))
 }
 
+/// How many of the ticks of `/proc` a second has.
+pub fn ticks_per_second() -> Option<u64> {
+    // SAFETY: reads a constant of this system.
+    u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).ok().filter(|n| *n > 0)
+}
+
 /// Ticks since boot as seconds since the epoch, by the clock as it is set at the moment.
 fn seconds(ticks: u64) -> Option<u64> {
-    // SAFETY: reads a constant of this system.
-    let ticks_per_second = u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).ok().filter(|n| *n > 0)?;
+    let ticks_per_second = ticks_per_second()?;
     let booted = fs::read_to_string("/proc/stat").ok()?;
     let booted: u64 = booted.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
     Some(booted + ticks / ticks_per_second)

@@ -10,7 +10,7 @@ use super::PREFIX;
 use super::translate::{Container, Endpoint, Wanted};
 use crate::adopted::Found;
 use crate::agent::Agent;
-use crate::api::{AdoptedInterface, LinkAdd, Netns as NetnsName, NetworkCreate, NetworkPatch, Owner};
+use crate::api::{self, AdoptedInterface, LinkAdd, Netns as NetnsName, NetworkCreate, NetworkPatch, Owner};
 use crate::container::process;
 use crate::endpoint_plan::Interface;
 use crate::exposed;
@@ -22,6 +22,9 @@ use crate::state::{self, Network};
 /// What the log has said about Docker's networks and containers that cannot be served, by name.
 #[derive(Debug, Default)]
 pub struct Told {
+    /// The Engine has been read.
+    is_read: bool,
+    waits_for: Vec<&'static str>,
     faults: BTreeMap<String, String>,
     /// Host ends that were taken for a container's because no other came into question, by interface index.
     guessed: BTreeSet<u32>,
@@ -49,6 +52,17 @@ impl Agent {
             tracing::error!("`{name}` of Docker's is not served as it should be: {error}");
         }
         self.docker.faults = faults;
+        (self.docker.is_read, self.docker.waits_for) = (true, wanted.waits_for.clone());
+    }
+
+    /// How it stands with Docker Engine; `None` if the agent follows none.
+    pub(crate) fn show_docker(&self) -> Option<api::Docker> {
+        Some(api::Docker {
+            socket: self.options.docker.clone()?,
+            is_read: self.docker.is_read,
+            waits_for: self.docker.waits_for.iter().map(|option| (*option).to_owned()).collect(),
+            faults: self.docker.faults.clone(),
+        })
     }
 
     /// Forgets networks, containers and endpoints that Docker has no more, or has otherwise.

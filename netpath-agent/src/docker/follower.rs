@@ -6,31 +6,27 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
 
-use anyhow::{Context, Error, Result, bail, ensure};
-use bollard::errors::Error as DockerError;
+use anyhow::{Context, Result};
+use bollard::Docker;
 use bollard::models::{EventMessage, EventMessageTypeEnum};
-use bollard::query_parameters::{
-    EventsOptions, InspectContainerOptions, InspectNetworkOptions, ListContainersOptions, ListNetworksOptions,
-};
-use bollard::{API_DEFAULT_VERSION, Docker};
+use bollard::query_parameters::{EventsOptions, InspectContainerOptions};
 use futures::{FutureExt, StreamExt};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::engine;
 use super::own_rules::missing_options;
 use super::translate::{self, Said, Wanted};
 
-/// How long the Engine may take to answer, in seconds.
-const PATIENCE_S: u64 = 20;
 /// What is said about a container waits for its lock, which whoever starts it holds.
 const LOCK_PATIENCE: Duration = Duration::from_millis(200);
 /// The events begin to be heard a moment after they were asked for; and what an event tells of may not be to be seen yet.
 const SECOND_READ: Duration = Duration::from_secs(1);
+/// How often to look whether the Engine still forwards by itself: whoever changes that waits for it.
+const SIGNS_INTERVAL: Duration = Duration::from_millis(250);
 const READ_INTERVAL: Duration = Duration::from_secs(30);
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
-/// Docker 1.13: networks tell who is in them.
-const OLDEST_API: (usize, usize) = (1, 25);
 /// What happens to containers and changes what is to be served, or what is known about them.
 const CONTAINER_EVENTS: [&str; 6] = ["create", "start", "die", "destroy", "rename", "update"];
 
@@ -85,7 +81,7 @@ impl Follower {
     /// # Errors
     /// If the Engine cannot be reached, or goes away.
     async fn follow(&mut self) -> Result<()> {
-        let docker = connect(&self.socket).await?;
+        let docker = engine::connect(&self.socket).await?;
         tracing::info!("following Docker Engine at {}", self.socket.display());
         let kinds = vec!["container".to_owned(), "network".to_owned()];
         let only =
@@ -103,6 +99,12 @@ impl Follower {
                 None => tokio::select! {
                     event = events.next() => Some(event),
                     () = sleep_until(next_read) => None,
+                    () = sleep(SIGNS_INTERVAL), if !self.missing.is_empty() => {
+                        if missing_options(&self.socket, &self.said.networks) != self.missing {
+                            self.read(&docker).await?;
+                        }
+                        continue;
+                    }
                     () = self.wanted.closed() => return Ok(()),
                 },
             };
@@ -158,19 +160,7 @@ impl Follower {
 
     /// Reads everything and hands on what is to be served.
     async fn read(&mut self, docker: &Docker) -> Result<()> {
-        let listed = docker.list_networks(None::<ListNetworksOptions>).await.context("list Docker's networks")?;
-        self.said.networks.clear();
-        for id in
-            listed.iter().filter(|network| translate::is_bridge(network)).filter_map(|network| network.id.as_deref())
-        {
-            match docker.inspect_network(id, None::<InspectNetworkOptions>).await {
-                Ok(network) => self.said.networks.push(network),
-                Err(error) if is_not_found(&error) => {}
-                Err(error) => return Err(error).with_context(|| format!("inspect Docker's network {id}")),
-            }
-        }
-        let all = ListContainersOptions { all: true, ..ListContainersOptions::default() };
-        self.said.summaries = docker.list_containers(Some(all)).await.context("list Docker's containers")?;
+        (self.said.networks, self.said.summaries) = engine::list(docker).await?;
         let ids: BTreeSet<String> = self.said.summaries.iter().filter_map(|summary| summary.id.clone()).collect();
         self.said.details.retain(|id, _| ids.contains(id));
         for id in ids
@@ -188,7 +178,7 @@ impl Follower {
     }
 
     fn wanted(&mut self) -> Wanted {
-        let missing = missing_options(&self.said.networks);
+        let missing = missing_options(&self.socket, &self.said.networks);
         if missing != self.missing {
             if missing.is_empty() {
                 tracing::info!("Docker Engine leaves the forwarding to netpath from now on");
@@ -201,35 +191,10 @@ impl Follower {
             }
             self.missing = missing;
         }
-        if self.missing.is_empty() { translate::wanted(&self.said, self.icc) } else { Wanted::default() }
-    }
-}
-
-async fn connect(socket: &Path) -> Result<Docker> {
-    let path = socket.to_str().context("the socket's path is not UTF-8")?;
-    let docker =
-        Docker::connect_with_unix(path, PATIENCE_S, API_DEFAULT_VERSION).map_err(|error| explain(socket, error))?;
-    let version = docker.version().await.map_err(|error| explain(socket, error))?;
-    let api = version.api_version.unwrap_or_default();
-    let numbers = api.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
-    let Some(numbers) = numbers else { bail!("the Engine at {path} says that its API is of version `{api}`") };
-    ensure!(
-        numbers >= OLDEST_API,
-        "the Engine at {path} has API {api}, want {}.{} or newer (Docker 1.13)",
-        OLDEST_API.0,
-        OLDEST_API.1
-    );
-    docker.negotiate_version().await.map_err(|error| explain(socket, error))
-}
-
-fn is_not_found(error: &DockerError) -> bool {
-    matches!(error, DockerError::DockerResponseServerError { status_code: 404, .. })
-}
-
-/// What hyper says of a socket leaves out which one and why.
-fn explain(socket: &Path, error: DockerError) -> Error {
-    match std::os::unix::net::UnixStream::connect(socket) {
-        Err(cause) => Error::from(cause).context(format!("connect to Docker Engine at {}", socket.display())),
-        Ok(_) => Error::from(error).context(format!("ask Docker Engine at {}", socket.display())),
+        if self.missing.is_empty() {
+            translate::wanted(&self.said, self.icc)
+        } else {
+            Wanted { waits_for: self.missing.clone(), ..Wanted::default() }
+        }
     }
 }

@@ -25,6 +25,8 @@ pub struct Wanted {
     pub containers: Vec<Container>,
     /// What cannot be served, by its name, and why.
     pub faults: BTreeMap<String, String>,
+    /// Options that the Engine has to be started with first: until then it forwards by itself, and nothing is served.
+    pub waits_for: Vec<&'static str>,
 }
 
 /// A container of Docker's.

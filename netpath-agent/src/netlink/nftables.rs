@@ -1,9 +1,16 @@
-//! Which chains of nf_tables drop what the host forwards. iptables writes such chains too, unless it is the legacy one.
+//! Chains and rules of nf_tables: which chains drop what the host forwards, which rules there are, and their removal.
+//! iptables writes such chains too, unless it is the legacy one.
+
+mod removal;
+mod rule;
+
+pub use removal::{Removal, remove};
+pub use rule::{Rule, Term, Verdict, rules};
 
 use anyhow::{Context, Result};
 use nix::sys::socket::SockProtocol;
 
-use super::raw::{Raw, attribute};
+use super::raw::{Answer, Raw, attribute};
 
 // linux/netfilter/nfnetlink.h, nf_tables.h.
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
@@ -27,7 +34,7 @@ pub fn dropping_forward_chains() -> Result<Vec<String>> {
     let chains =
         raw.dump(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETCHAIN, [0; 4], &[]).context("list the chains of nf_tables")?;
     let dropping = chains.iter().filter_map(|chain| {
-        let (_, family) = FAMILIES.iter().find(|(number, _)| *number == chain.head[0])?;
+        let family = family(chain)?;
         let hook = number(attribute(attribute(&chain.rest, NFTA_CHAIN_HOOK)?, NFTA_HOOK_HOOKNUM)?)?;
         let policy = number(attribute(&chain.rest, NFTA_CHAIN_POLICY)?)?;
         let text = |kind| attribute(&chain.rest, kind).map(text);
@@ -37,20 +44,32 @@ pub fn dropping_forward_chains() -> Result<Vec<String>> {
     Ok(dropping.collect())
 }
 
-/// The families, `ip` or `ip6` or `inet`, of the tables `nat` that have a chain of that name.
+/// A chain of nf_tables.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Chain {
+    /// `ip`, `ip6` or `inet`
+    pub family: &'static str,
+    pub table: String,
+    pub name: String,
+}
+
+/// Every chain of the families with IP packets.
 ///
 /// # Errors
 /// As [`dropping_forward_chains`].
-pub fn chains_called(name: &str) -> Result<Vec<&'static str>> {
+pub fn chains() -> Result<Vec<Chain>> {
     let raw = Raw::open(SockProtocol::NetlinkNetFilter)?;
     let chains =
         raw.dump(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETCHAIN, [0; 4], &[]).context("list the chains of nf_tables")?;
-    let families = chains.iter().filter_map(|chain| {
-        let (_, family) = FAMILIES.iter().find(|(number, _)| *number == chain.head[0])?;
-        let is = |kind, wanted: &str| attribute(&chain.rest, kind).is_some_and(|value| text(value) == wanted);
-        (is(NFTA_CHAIN_TABLE, "nat") && is(NFTA_CHAIN_NAME, name)).then_some(*family)
-    });
-    Ok(families.collect())
+    let chain = |chain: &Answer| {
+        let text = |kind| attribute(&chain.rest, kind).map(text);
+        Some(Chain { family: family(chain)?, table: text(NFTA_CHAIN_TABLE)?, name: text(NFTA_CHAIN_NAME)? })
+    };
+    Ok(chains.iter().filter_map(chain).collect())
+}
+
+fn family(answer: &Answer) -> Option<&'static str> {
+    FAMILIES.iter().find(|(number, _)| *number == answer.head[0]).map(|(_, name)| *name)
 }
 
 fn number(value: &[u8]) -> Option<u32> {

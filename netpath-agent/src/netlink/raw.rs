@@ -18,6 +18,7 @@ const BUFFER_LEN: usize = 32 << 10;
 
 // linux/netlink.h.
 const NLM_F_REQUEST: u16 = 1;
+const NLM_F_ACK: u16 = 4;
 const NLM_F_DUMP: u16 = 0x300;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
@@ -78,6 +79,28 @@ impl Raw {
         }
     }
 
+    /// Hands over messages that the family takes as one: `begin` and `end` stand around them.
+    ///
+    /// # Errors
+    /// The kernel's first refusal as an [`Errno`], after which it has done nothing of it.
+    pub(super) fn transact(&self, begin: &Part, parts: &[Part], end: &Part) -> Result<()> {
+        let Some(last) = parts.len().checked_sub(1) else { return Ok(()) };
+        let mut bytes = begin.message(NLM_F_REQUEST, 0);
+        for (number, part) in parts.iter().enumerate() {
+            let flags = if number == last { NLM_F_REQUEST | NLM_F_ACK } else { NLM_F_REQUEST };
+            bytes.extend(part.message(flags, number as u32 + 1));
+        }
+        bytes.extend(end.message(NLM_F_REQUEST, parts.len() as u32 + 1));
+        setsockopt(&self.socket, sockopt::SndBufForce, &(bytes.len() * 2)).context("make room for the messages")?;
+        self.send(&bytes)?;
+        // The kernel answers to what it refuses, and to the last one.
+        loop {
+            if let Some(Message::Done) = messages(&self.receive()?)?.into_iter().next() {
+                return Ok(());
+            }
+        }
+    }
+
     fn send(&self, message: &[u8]) -> Result<()> {
         send(self.socket.as_raw_fd(), message, MsgFlags::empty()).context("send a netlink message").map(drop)
     }
@@ -88,6 +111,23 @@ impl Raw {
             recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()).context("receive the kernel's answer")?;
         buffer.truncate(len);
         Ok(buffer)
+    }
+}
+
+/// A message for [`Raw::transact`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Part {
+    pub(super) kind: u16,
+    /// The family's own header.
+    pub(super) head: [u8; 4],
+    pub(super) attributes: Vec<u8>,
+}
+
+impl Part {
+    fn message(&self, flags: u16, sequence: u32) -> Vec<u8> {
+        let mut message = request(self.kind, flags, self.head, &self.attributes);
+        message[8..12].copy_from_slice(&sequence.to_ne_bytes());
+        message
     }
 }
 
@@ -108,7 +148,7 @@ fn request(kind: u16, flags: u16, head: [u8; 4], rest: &[u8]) -> Vec<u8> {
 }
 
 /// The bytes of an attribute.
-fn made((kind, value): (u16, &[u8])) -> Vec<u8> {
+pub(super) fn made((kind, value): (u16, &[u8])) -> Vec<u8> {
     let mut bytes = ((ATTRIBUTE_LEN + value.len()) as u16).to_ne_bytes().to_vec();
     bytes.extend(kind.to_ne_bytes());
     bytes.extend(value);
@@ -140,18 +180,21 @@ fn messages(mut bytes: &[u8]) -> Result<Vec<Message>> {
 }
 
 /// The value of the first attribute of this kind.
-pub(super) fn attribute(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
+pub(super) fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    attributes(bytes).find(|(other, _)| *other == kind).map(|(_, value)| value)
+}
+
+/// The kinds and values of attributes, up to the first that is cut.
+pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     // The upper bits say that it is nested, or in network order.
     const KIND: u16 = 0x3fff;
-    while let Some((header, _)) = attributes.split_first_chunk::<ATTRIBUTE_LEN>() {
+    std::iter::from_fn(move || {
+        let (header, _) = bytes.split_first_chunk::<ATTRIBUTE_LEN>()?;
         let len = usize::from(u16::from_ne_bytes([header[0], header[1]]));
-        let value = attributes.get(ATTRIBUTE_LEN..len)?;
-        if u16::from_ne_bytes([header[2], header[3]]) & KIND == kind {
-            return Some(value);
-        }
-        attributes = attributes.get(len.next_multiple_of(4)..)?;
-    }
-    None
+        let value = bytes.get(ATTRIBUTE_LEN..len)?;
+        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some((u16::from_ne_bytes([header[2], header[3]]) & KIND, value))
+    })
 }
 
 #[cfg(test)]

@@ -1,0 +1,261 @@
+//! `netpath docker`: the way of a running Docker to netpath, and back.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use netpath_tests::engine::{Engine, FOR_NETPATH};
+use netpath_tests::sockets::{accept, at, converse, eventually};
+use netpath_tests::{CLIENT, HOST, Namespace, Options, Plane, World, program};
+use serde_json::{Value, json};
+
+on_docker! {
+    a_running_docker_is_taken_over_and_given_back,
+    what_is_in_the_way_is_said_and_nothing_changes,
+    a_restart_that_fails_leaves_everything_as_it_was,
+    a_docker_that_runs_as_it_should_has_nothing_to_change,
+}
+
+const SOCKET: &str = "--docker={dir}/docker/sock";
+/// Rules of the host's owner, beside Docker's.
+const OWNERS: [&[&str]; 3] = [
+    &["-I", "DOCKER-USER", "-s", "198.51.100.0/24", "-j", "DROP"],
+    &["-A", "FORWARD", "-i", "docker0", "-d", "203.0.113.0/24", "-j", "DROP"],
+    &["-t", "nat", "-A", "POSTROUTING", "-s", "10.99.0.0/16", "!", "-o", "docker0", "-j", "MASQUERADE"],
+];
+
+fn a_running_docker_is_taken_over_and_given_back(plane: Plane) {
+    let world = World::with(plane, Options::agent(SOCKET));
+    world.lets_netfilter_work();
+    let engine = Engine::start(&world, &[]);
+    engine.docker(&["network", "create", "back"]);
+    engine.start_container("web", &["-p", "8080:80", "-p", "127.0.0.1:9000-9003:9000-9003"]);
+    engine.start_container("app", &["--network", "back", "-p", "8081:80"]);
+    for rule in OWNERS {
+        program::stdout_of(world.host.command("iptables").args(rule));
+    }
+    let before = (fs::read(engine.config_path()).unwrap(), pid(&engine, "web"), docker_lines(&world, "iptables-save"));
+    // As Docker 28 keeps others from containers' own addresses.
+    let own = engine.ip("web", "bridge").to_string();
+    let direct = ["-t", "raw", "-A", "PREROUTING", "-d", &own, "!", "-i", "docker0", "-j", "DROP"];
+    program::stdout_of(world.host.command("iptables").args(direct));
+    let inside = engine.inside("web");
+    let listener = inside.listen(80);
+    let mut published = (world.client.connect(at(HOST, 8080)), accept(&listener).0);
+    converse(&mut published.0, &mut published.1);
+
+    let shown = docker(&world, &engine.socket(), &["plan"]);
+    assert!(shown.status.success(), "{}", errors(&shown));
+    let shown = program::text(&shown.stdout);
+    for part in
+        ["iptables", "userland-proxy", "0.0.0.0:8080", "127.0.0.1:9000-9003", "this host", "DOCKER-USER", "1. let"]
+    {
+        assert!(shown.contains(part), "no {part}:\n{shown}");
+    }
+    let plan = json_plan(&world, &engine);
+    let steps = ["keep-running", "configure", "restart", "remove-rules"];
+    assert_eq!(plan["steps"], json!(steps), "{plan:#}");
+    assert_eq!(fs::read(engine.config_path()).unwrap(), before.0, "a plan changes nothing");
+
+    migrate(&world, &engine, &[]);
+    eventually("the containers are served", || world.endpoint("web").is_some() && world.endpoint("app").is_some());
+    assert_eq!(pid(&engine, "web"), before.1, "it was not restarted");
+    converse(&mut published.0, &mut published.1);
+    talk(&world, &inside, &listener);
+    assert_eq!(
+        docker_lines(&world, "iptables-save"),
+        [
+            "-A DOCKER-USER -j RETURN",
+            "-A DOCKER-USER -s 198.51.100.0/24 -j DROP",
+            "-A FORWARD -j DOCKER-USER",
+            ":DOCKER-USER - [0:0]"
+        ]
+    );
+    let rules = program::stdout_of(&mut world.host.command("iptables-save"));
+    for rule in OWNERS {
+        let sources: Vec<_> = rule.iter().filter(|word| word.contains('/')).collect();
+        assert!(rules.contains(*sources[0]), "{rule:?} has gone:\n{rules}");
+    }
+    assert!(!rules.contains("172."), "{rules}");
+    let info = world.json(&["inspect"]);
+    assert_eq!(info["docker"]["waits_for"], json!([]));
+    let live = engine.docker(&["info", "--format", "{{.LiveRestoreEnabled}}"]);
+    assert_eq!(live, "false", "for the restart only");
+    let plan = json_plan(&world, &engine);
+    assert_eq!(plan["steps"], json!([]), "{plan:#}");
+    assert!(program::text(&docker(&world, &engine.socket(), &["plan"]).stdout).contains("Nothing to change"));
+
+    migrate_by_command(&world, &engine, &["--back"]);
+    eventually("the agent leaves them to Docker", || world.endpoint("web").is_none());
+    assert_eq!(fs::read(engine.config_path()).unwrap(), before.0);
+    assert!(!copy(&engine).exists());
+    assert_eq!(pid(&engine, "web"), before.1, "it was not restarted");
+    assert_eq!(docker_lines(&world, "iptables-save"), before.2);
+    talk(&world, &inside, &listener);
+    let again = docker(&world, &engine.socket(), &["migrate", "--back"]);
+    assert!(!again.status.success());
+    assert!(errors(&again).contains("there is no way back"), "{}", errors(&again));
+}
+
+fn what_is_in_the_way_is_said_and_nothing_changes(plane: Plane) {
+    let world = World::with(plane, Options::default());
+    let nobody = docker(&world, &world.dir().join("no.sock"), &["plan"]);
+    assert_eq!(nobody.status.code(), Some(2));
+    assert!(errors(&nobody).contains("connect to Docker Engine at"));
+
+    world.lets_netfilter_work();
+    let engine = Engine::start(&world, &["--iptables=true"]);
+    engine.start_container("odd", &["-p", "7000:80", "--label", "netpath.from=nobody"]);
+    program::stdout_of(world.host.command("iptables-legacy").args(["-t", "nat", "-N", "DOCKER"]));
+    let before = fs::read(engine.config_path()).unwrap();
+    let shown = docker(&world, &engine.socket(), &["plan"]);
+    assert_eq!(shown.status.code(), Some(1));
+    let shown = program::text(&shown.stdout);
+    for part in ["command line has --iptables", "table ip nat of the legacy iptables", "`odd` would be without"] {
+        assert!(shown.contains(part), "no {part}:\n{shown}");
+    }
+    let refused = docker(&world, &engine.socket(), &["migrate", "--", "false"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let said = errors(&refused);
+    for part in ["nothing was changed", "command line has --iptables", "the agent does not follow Docker"] {
+        assert!(said.contains(part), "no {part}:\n{said}");
+    }
+    assert_eq!(fs::read(engine.config_path()).unwrap(), before);
+    let file = world.dir().join("odd.json");
+    fs::write(&file, "{ iptables: no }").unwrap();
+    let odd = docker(&world, &engine.socket(), &["plan", "--config", &file.display().to_string()]);
+    assert_eq!(odd.status.code(), Some(2));
+    assert!(errors(&odd).contains("odd.json"));
+}
+
+fn a_restart_that_fails_leaves_everything_as_it_was(plane: Plane) {
+    let world = World::with(plane, Options::agent(SOCKET));
+    world.lets_netfilter_work();
+    let engine = Engine::start(&world, &[]);
+    engine.start_container("web", &["-p", "8080:80"]);
+    let state = || {
+        let live = engine.docker(&["info", "--format", "{{.LiveRestoreEnabled}}"]);
+        (fs::read(engine.config_path()).unwrap(), docker_lines(&world, "iptables-save"), pid(&engine, "web"), live)
+    };
+    let before = state();
+    let inside = engine.inside("web");
+    let listener = inside.listen(80);
+    let cases: [(&[&str], &str); 3] = [
+        (&["--", "false"], "`false` failed"),
+        (&["--", "/no/such/program"], "run /no/such/program"),
+        (&["--wait", "1", "--", "true"], "no new dockerd answers"),
+    ];
+    for (args, why) in cases {
+        let failed = docker(&world, &engine.socket(), &[&["migrate"], args].concat());
+        let said = errors(&failed);
+        assert_eq!(failed.status.code(), Some(2), "{said}");
+        assert!(said.contains(why) && said.contains("everything is as it was before"), "{said}");
+        assert_eq!(state(), before);
+        assert!(!copy(&engine).exists());
+    }
+    talk(&world, &inside, &listener);
+}
+
+fn a_docker_that_runs_as_it_should_has_nothing_to_change(plane: Plane) {
+    let world = World::with(plane, Options::agent(SOCKET));
+    let engine = Engine::start(&world, &FOR_NETPATH);
+    engine.start_container("web", &["-p", "8080:80"]);
+    let plan = json_plan(&world, &engine);
+    for part in ["steps", "obstacles", "rules"] {
+        assert_eq!(plan[part], json!([]), "{plan:#}");
+    }
+    let done = docker(&world, &engine.socket(), &["migrate"]);
+    let said = errors(&done);
+    assert!(done.status.success() && said.contains("1 containers are served by netpath"), "{said}");
+    assert!(!copy(&engine).exists());
+}
+
+/// Runs `netpath docker migrate ARGS`, and restarts dockerd when it says so.
+fn migrate(world: &World, engine: &Engine<'_>, args: &[&str]) {
+    let mut command = command(world, engine, args);
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap_or_else(|e| panic!("run {command:?}: {e}"));
+    let mut lines = BufReader::new(child.stderr.take().expect("a pipe"));
+    let mut said = String::new();
+    while lines.read_line(&mut said).expect("read what it says") > 0 {
+        if said.lines().last().is_some_and(|line| line.starts_with("now restart dockerd")) {
+            restart(engine);
+            break;
+        }
+    }
+    lines.read_to_string(&mut said).expect("read what it says");
+    let status = child.wait().expect("wait for it");
+    assert!(status.success(), "{status}:\n{said}");
+}
+
+/// Runs `netpath docker migrate ARGS -- COMMAND` with a command that has dockerd restarted and waits for that.
+fn migrate_by_command(world: &World, engine: &Engine<'_>, args: &[&str]) {
+    let wish = world.dir().join("restart");
+    let script = format!("touch {0}; while [ -e {0} ]; do sleep 0.02; done", wish.display());
+    let mut command = command(world, engine, &[args, &["--", "sh", "-c", &script]].concat());
+    let mut child = command.spawn().unwrap_or_else(|e| panic!("run {command:?}: {e}"));
+    eventually("the command runs", || wish.exists());
+    restart(engine);
+    fs::remove_file(&wish).expect("tell the command");
+    let status = child.wait().expect("wait for it");
+    assert!(status.success(), "{status}");
+}
+
+fn command(world: &World, engine: &Engine<'_>, args: &[&str]) -> Command {
+    let socket = engine.socket().display().to_string();
+    let args = [&["docker", "migrate", "--docker", &socket], args].concat();
+    world.instance().command(&world.host, args.iter().copied())
+}
+
+fn restart(engine: &Engine<'_>) {
+    engine.stop_daemon();
+    engine.start_daemon(&[]);
+}
+
+/// `netpath docker ARGS`; the options of netpath's own stand before what is behind `--`.
+fn docker(world: &World, socket: &Path, args: &[&str]) -> Output {
+    let socket = socket.display().to_string();
+    world.netpath(&[&["docker", args[0], "--docker", &socket], &args[1..]].concat())
+}
+
+fn json_plan(world: &World, engine: &Engine<'_>) -> Value {
+    world.json(&["docker", "plan", "--docker", &engine.socket().display().to_string()])
+}
+
+/// What is said of Docker's chains and networks, sorted; what was counted changes.
+fn docker_lines(world: &World, program: &str) -> Vec<String> {
+    let text = program::stdout_of(&mut world.host.command(program));
+    let lines = text.lines().filter(|line| line.contains("DOCKER") || line.contains("172."));
+    let mut lines: Vec<String> = lines
+        .map(|line| match line.split_once(" [") {
+            Some((chain, _)) => format!("{chain} [0:0]"),
+            None => line.to_owned(),
+        })
+        .collect();
+    lines.sort();
+    lines
+}
+
+/// New connections, in and out.
+fn talk(world: &World, inside: &Namespace, listener: &TcpListener) {
+    let mut client = world.client.connect(at(HOST, 8080));
+    converse(&mut client, &mut accept(listener).0);
+    let outside = world.client.listen(7001);
+    let mut client = inside.connect(at(CLIENT, 7001));
+    let (mut server, from) = accept(&outside);
+    assert_eq!(from.ip(), HOST);
+    converse(&mut client, &mut server);
+}
+
+fn errors(output: &Output) -> String {
+    program::text(&output.stderr)
+}
+
+fn pid(engine: &Engine<'_>, container: &str) -> String {
+    engine.docker(&["inspect", "--format", "{{.State.Pid}}", container])
+}
+
+fn copy(engine: &Engine<'_>) -> PathBuf {
+    engine.config_path().with_file_name("daemon.json.before-netpath")
+}
