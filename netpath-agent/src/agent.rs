@@ -216,7 +216,7 @@ impl Agent {
 
 /// The ports that the agent has to keep for a container.
 fn ports<'a>(state: &'a State, container: &str) -> &'a [PortBinding] {
-    if state.is_dockers(container) {
+    if state.are_ports_kept(container) {
         return &[];
     }
     state.containers.get(container).map_or(&[], |container| &container.ports)

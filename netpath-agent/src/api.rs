@@ -298,6 +298,10 @@ pub struct Attach {
     /// Publishes every exposed port automatically.
     #[serde(default)]
     pub publish_all: bool,
+    /// Who asks keeps the host ports by sockets of his own, as Podman does: netpath asks nobody whether they are free, and
+    /// reserves none.
+    #[serde(default)]
+    pub keeps_ports: bool,
     /// Exposed ports, `PORT[-LAST][/PROTO]`.
     #[serde(default)]
     pub expose: Vec<String>,

@@ -150,6 +150,7 @@ fn request(args: RunArgs, mode: NetworkMode, name: &str, hostname: String, pid: 
         publish: args.endpoint.publish,
         from: args.endpoint.from,
         publish_all: args.endpoint.publish_all,
+        keeps_ports: false,
         expose: args.endpoint.expose,
         links: args.endpoint.link,
         address: args.endpoint.ip,

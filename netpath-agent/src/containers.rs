@@ -201,7 +201,7 @@ impl Agent {
             from: &request.from,
         };
         let wanted = links::parse_all(&request.links, &request.name, &networks.iter().copied().collect(), &self.state)?;
-        let bindings = self.resolve_ports(&ports, &request.name, networks)?;
+        let bindings = self.resolve_ports(&ports, &request.name, networks, request.keeps_ports)?;
         let mut container = Container {
             network_mode: network_mode(request)?.to_string(),
             netns: request.netns.clone(),
@@ -216,6 +216,7 @@ impl Agent {
             env: request.env.clone(),
             names: request.names.clone(),
             docker_id: None,
+            keeps_ports: request.keeps_ports,
         };
         for link in wanted {
             let Some(counter) = self.counters.take_pair() else {

@@ -232,7 +232,8 @@ fn publish<A: Address + Ord + TryFrom<IpAddr>>(
         let network = state.networks.get(&endpoint.network).filter(|network| !network.internal)?;
         let gateway = if mode(network) == GatewayMode::Routed { Gateway::Routed } else { Gateway::Nat };
         let (generation, addr) = (endpoint.generation, addr(endpoint)?);
-        Some(Target { index: *index, generation, addr, gateway, kept_elsewhere: network.owner == Owner::Docker })
+        let kept_elsewhere = container.keeps_ports || network.owner == Owner::Docker;
+        Some(Target { index: *index, generation, addr, gateway, kept_elsewhere })
     });
     if let Some(target) = target {
         desired_ports::publish(target, &container.ports, host, image);

@@ -32,15 +32,24 @@ pub trait HostPorts {
 pub struct ProcPorts {
     sockets: HashMap<Proto, Sockets>,
     automatic: Option<PortRange>,
-    /// Ports are to be held by sockets, which more is in the way of than listening ones.
-    are_held: bool,
+    check: Check,
+}
+
+/// What is in the way of a port that is to be published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// Sockets that are listed as listening.
+    Listed,
+    /// Whatever a socket cannot be bound beside: the port is to be held by one.
+    Bindable,
+    /// No socket: who asks keeps the port by his own.
+    Nothing,
 }
 
 impl ProcPorts {
-    /// `automatic` is in place of the kernel's ephemeral range (`--automatic-ports`). With `are_held` a port is free
-    /// only if a socket can be bound to it.
-    pub fn new(automatic: Option<PortRange>, are_held: bool) -> Self {
-        Self { sockets: HashMap::new(), automatic, are_held }
+    /// `automatic` is in place of the kernel's ephemeral range (`--automatic-ports`).
+    pub fn new(automatic: Option<PortRange>, check: Check) -> Self {
+        Self { sockets: HashMap::new(), automatic, check }
     }
 
     fn sockets(&mut self, proto: Proto) -> Result<&Sockets> {
@@ -53,8 +62,11 @@ impl ProcPorts {
 
 impl HostPorts for ProcPorts {
     fn in_use(&mut self, proto: Proto, addr: IpAddr, ports: RangeInclusive<u16>) -> Result<Option<u16>> {
+        if self.check == Check::Nothing {
+            return Ok(None);
+        }
         let listed = self.sockets(proto)?.lowest(addr, ports.clone());
-        if !self.are_held {
+        if self.check == Check::Listed {
             return Ok(listed);
         }
         let (first, end) = (u32::from(*ports.start()), listed.map_or(u32::from(*ports.end()) + 1, u32::from));

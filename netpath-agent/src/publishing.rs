@@ -9,7 +9,7 @@ use crate::agent::Agent;
 use crate::api::{self, GatewayMode};
 use crate::binding::host_name;
 use crate::desired_ports::Gateway;
-use crate::host_ports::ProcPorts;
+use crate::host_ports::{Check, ProcPorts};
 use crate::port_parts;
 use crate::ports::{self, Request, Resolver, Scope};
 use crate::refusal::Refusal;
@@ -21,7 +21,8 @@ impl Agent {
     /// # Errors
     /// A [`Refusal`] if there is no such container or a port is not to be had; nothing has changed then.
     pub fn publish(&mut self, name: &str, request: &api::Ports) -> Result<api::Container> {
-        let mode = &self.find(name)?.network_mode;
+        let container = self.find(name)?;
+        let (mode, keeps_ports) = (&container.network_mode, container.keeps_ports);
         let networks: Vec<u32> = self.state.endpoints_of(name).iter().map(|(_, endpoint)| endpoint.network).collect();
         if networks.is_empty() {
             let reason =
@@ -29,7 +30,7 @@ impl Agent {
             return Err(Refusal::Invalid(reason).into());
         }
         let request = Request { publish: &request.ports, from: &request.from, ..Request::default() };
-        let bindings = self.resolve_ports(&request, name, &networks)?;
+        let bindings = self.resolve_ports(&request, name, &networks, keeps_ports)?;
         let new = self.with_counters(bindings)?;
         let counters: Vec<u32> = new.iter().map(|port| port.counter).collect();
         let published = self.change(name, |state| {
@@ -131,7 +132,7 @@ impl Agent {
         if !held_ports.is_wanted() {
             return Vec::new();
         }
-        let own = state.bindings().filter(|(name, _)| !state.is_dockers(name));
+        let own = state.bindings().filter(|(name, _)| !state.are_ports_kept(name));
         let failed = own.filter_map(|(name, binding)| Some((name, held_ports.hold_free(binding).err()?)));
         failed.map(|(name, error)| (name.to_owned(), error)).collect()
     }
@@ -141,7 +142,8 @@ impl Agent {
         self.held_ports.keep_only(self.state.bindings().map(|(_, binding)| binding));
     }
 
-    /// The bindings for a container in `networks`, with counters still to give.
+    /// The bindings for a container in `networks`, with counters still to give. `keeps_ports`: who runs it keeps its host
+    /// ports.
     ///
     /// # Errors
     /// A [`Refusal`] if the request is malformed, or a host port taken.
@@ -150,6 +152,7 @@ impl Agent {
         request: &Request<'_>,
         name: &str,
         networks: &[u32],
+        keeps_ports: bool,
     ) -> Result<Vec<PortBinding>> {
         let v4 = self.host.local_addrs.iter().copied().map(IpAddr::V4);
         let v6 = self.host.local_addrs6.iter().copied().map(IpAddr::V6);
@@ -159,7 +162,12 @@ impl Agent {
             v4: self.gateway_of(networks, |network| network.v4.is_some().then_some(network.mode4)),
             v6: self.gateway_of(networks, |network| network.v6.is_some().then_some(network.mode6)),
         };
-        let host = ProcPorts::new(self.options.automatic_ports, self.held_ports.is_wanted());
+        let check = match self.held_ports.is_wanted() {
+            _ if keeps_ports => Check::Nothing,
+            true => Check::Bindable,
+            false => Check::Listed,
+        };
+        let host = ProcPorts::new(self.options.automatic_ports, check);
         let mut resolver = Resolver::new(host, scope, self.state.bindings(), self.last_automatic_port);
         let bindings = resolver.resolve(request, name)?;
         self.last_automatic_port = resolver.last_automatic();

@@ -34,11 +34,11 @@ pub fn recover(image: &Image, interfaces: &Interfaces, bridge: &str, boot_id: St
     entries.sort_by_key(|(_, entry)| entry.generation);
     for (index, entry) in entries {
         let Some(link) = interfaces.links.iter().find(|link| link.ifindex == entry.ifindex) else { continue };
+        let keeps_ports = is_kept_elsewhere(&image.v4, *index) || is_kept_elsewhere(&image.v6, *index);
         if name_in_alias(bridge, link.alias.as_deref().unwrap_or_default()).is_none() {
             // Agents name the interfaces that they make.
-            let is_dockers = is_kept_elsewhere(&image.v4, *index) || is_kept_elsewhere(&image.v6, *index);
             state.networks.entry(entry.network).and_modify(|network| match network.owner {
-                _ if is_dockers => network.owner = Owner::Docker,
+                _ if keeps_ports => network.owner = Owner::Docker,
                 Owner::Netpath => network.owner = Owner::Other,
                 Owner::Docker | Owner::Other => {}
             });
@@ -46,6 +46,7 @@ pub fn recover(image: &Image, interfaces: &Interfaces, bridge: &str, boot_id: St
         let name = name(link, bridge);
         let container = state.containers.entry(name.clone()).or_insert_with(container);
         container.ports.extend(ports(image, *index));
+        container.keeps_ports |= keeps_ports;
         let count = interface_counts.entry(name.clone()).or_default();
         let interface = format!("eth{count}");
         *count += 1;
@@ -69,6 +70,7 @@ fn container() -> Container {
         env: Vec::new(),
         names: None,
         docker_id: None,
+        keeps_ports: false,
     }
 }
 

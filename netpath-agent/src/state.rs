@@ -104,6 +104,9 @@ pub struct Container {
     /// What Docker calls it, where it is Docker's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub docker_id: Option<String>,
+    /// Who runs it keeps its host ports, by sockets of his own.
+    #[serde(default)]
+    pub keeps_ports: bool,
 }
 
 /// A link from the container that holds it to another one.
@@ -212,8 +215,11 @@ impl State {
         self.networks.get(&network).is_some_and(|network| !network.owner.is_netpath())
     }
 
-    /// Whether Docker Engine runs the container, and keeps its host ports.
-    pub fn is_dockers(&self, container: &str) -> bool {
+    /// Whether somebody else keeps the container's host ports.
+    pub fn are_ports_kept(&self, container: &str) -> bool {
+        if self.containers.get(container).is_some_and(|container| container.keeps_ports) {
+            return true;
+        }
         let endpoints = self.endpoints.values().filter(|endpoint| endpoint.container == container);
         let mut networks = endpoints.filter_map(|endpoint| self.networks.get(&endpoint.network));
         networks.any(|network| network.owner == Owner::Docker)
@@ -598,6 +604,7 @@ pub(crate) mod samples {
             env: vec![],
             names: None,
             docker_id: None,
+            keeps_ports: false,
         }
     }
 

@@ -77,6 +77,7 @@ pub(crate) fn request(request: &Request) -> Result<Attach, CniError> {
         publish: ports::specs(&config.runtime_config.port_mappings)?,
         from: Vec::new(),
         publish_all: false,
+        keeps_ports: false,
         expose: Vec::new(),
         links: Vec::new(),
         address: None,

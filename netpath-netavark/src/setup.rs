@@ -92,6 +92,8 @@ fn connect(agent: &Agent, request: &Request, network: &str, netns: &Path) -> Res
     body["name"] = json!(request.container_id);
     body["netns"] = json!({ "path": netns });
     body["network"] = json!(network);
+    // Podman holds a socket for each; without its port reservation nobody is to.
+    body["keeps_ports"] = json!(true);
     body["publish"] = json!(specs(request.port_mappings.as_deref().unwrap_or_default()));
     agent.post("/v1/containers", &body)
 }

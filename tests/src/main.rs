@@ -31,7 +31,10 @@ mod gateway_modes;
 
 /// Networks beside each other, internal networks, second networks, links.
 mod netavark;
+
 mod networks;
+/// Podman itself, with the netavark plugin.
+mod podman;
 
 /// SCTP keeps its ports and its checksum.
 mod sctp;

@@ -12,6 +12,7 @@ mod fuzz;
 mod linker;
 mod lint;
 mod pages;
+mod podman;
 mod process;
 mod rules;
 mod run;

@@ -13,6 +13,7 @@ use crate::apt::{Apt, missing};
 use crate::cni_tools::TOOLS;
 use crate::docker_proxy;
 use crate::linker;
+use crate::podman;
 use crate::process::{capture, cargo, find, is_root, run};
 use crate::toolchain::{self, Compiler};
 
@@ -77,6 +78,7 @@ pub(crate) fn ensure(scope: Scope, report: Report) -> Result<()> {
         setup.nextest()?;
         setup.docker_proxy()?;
         setup.cni_tools()?;
+        setup.podman()?;
     }
     Ok(())
 }
@@ -218,6 +220,20 @@ impl Setup {
             if let Err(error) = tools.fetch(&mut self.apt, folder) {
                 eprintln!("nothing of {}, the tests with it are skipped: {error:#}", tools.package);
             }
+        }
+        Ok(())
+    }
+
+    fn podman(&mut self) -> Result<()> {
+        let proxy = docker_proxy::path()?;
+        let folder = proxy.parent().context("the folder of tools")?;
+        if podman::is_in(folder) {
+            self.found("Podman");
+            return Ok(());
+        }
+        self.installing("Podman, in a folder of its own, for the tests of the netavark plugin");
+        if let Err(error) = podman::fetch(folder) {
+            eprintln!("no Podman, the tests with it are skipped: {error:#}");
         }
         Ok(())
     }

@@ -2,14 +2,14 @@
 //! copies of this one's, so nothing that happens inside touches this host. Needs no root.
 
 mod accelerator;
-mod cache;
+pub(crate) mod cache;
 mod cpio;
 mod image;
 mod job;
 mod kernel;
 mod machine;
 mod record;
-mod suite;
+pub(crate) mod suite;
 mod tools;
 
 use std::ffi::OsString;

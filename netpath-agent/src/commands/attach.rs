@@ -18,6 +18,7 @@ pub(super) async fn run(client: &Client, args: AttachArgs) -> Result<ExitCode> {
         publish: args.endpoint.publish,
         from: args.endpoint.from,
         publish_all: args.endpoint.publish_all,
+        keeps_ports: false,
         expose: args.endpoint.expose,
         links: args.endpoint.link,
         address: args.endpoint.ip,

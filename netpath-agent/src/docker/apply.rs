@@ -182,6 +182,7 @@ impl Agent {
             env: Vec::new(),
             names: None,
             docker_id: Some(asked.id.clone()),
+            keeps_ports: true,
             ports: self.with_counters(asked.ports.clone())?,
         })
     }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::statvfs::statvfs;
 
 /// The folder, made if it is not there.
-pub(super) fn dir() -> Result<PathBuf> {
+pub(crate) fn dir() -> Result<PathBuf> {
     let named = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let base = named("XDG_CACHE_HOME").or_else(|| named("HOME").map(|home| home.join(".cache")));
     let dir = base.context("neither XDG_CACHE_HOME nor HOME says where to keep kernels")?.join("netpath/vm");
@@ -18,7 +18,7 @@ pub(super) fn dir() -> Result<PathBuf> {
 }
 
 /// Refuses unless `mib` MiB are free where `dir` lies.
-pub(super) fn require_space(dir: &Path, mib: u64) -> Result<()> {
+pub(crate) fn require_space(dir: &Path, mib: u64) -> Result<()> {
     let found = statvfs(dir).with_context(|| format!("ask for the space free in {}", dir.display()))?;
     let free = found.blocks_available().saturating_mul(found.fragment_size()) >> 20;
     if free < mib {
@@ -28,7 +28,7 @@ pub(super) fn require_space(dir: &Path, mib: u64) -> Result<()> {
 }
 
 /// Makes the folder `path` as a whole or not at all: `fill` gets another one, which takes its place.
-pub(super) fn replace(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+pub(crate) fn replace(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let fresh = path.with_extension(format!("new-{}", process::id()));
     let _ = fs::remove_dir_all(&fresh);
     fs::create_dir_all(&fresh).with_context(|| format!("create {}", fresh.display()))?;

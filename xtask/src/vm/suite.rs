@@ -14,20 +14,20 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// A package of a suite.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Package {
-    pub(super) name: String,
-    pub(super) version: String,
+pub(crate) struct Package {
+    pub(crate) name: String,
+    pub(crate) version: String,
 }
 
 /// A suite with apt's state in `dir`.
-pub(super) struct Suite {
+pub(crate) struct Suite {
     name: String,
     dir: PathBuf,
 }
 
 impl Suite {
     /// The suite `name` of `mirror`, with its lists in a folder of its name below `suites`.
-    pub(super) fn new(suites: &Path, name: &str, mirror: &str) -> Result<Self> {
+    pub(crate) fn new(suites: &Path, name: &str, mirror: &str) -> Result<Self> {
         let dir = suites.join(name);
         for part in ["lists/partial", "cache/archives/partial"] {
             let part = dir.join(part);
@@ -45,7 +45,7 @@ impl Suite {
     ///
     /// # Errors
     /// In apt's words, if the mirror cannot be reached or its signature is none of Debian's.
-    pub(super) fn update(&self) -> Result<()> {
+    pub(crate) fn update(&self) -> Result<()> {
         let output = self.apt_get().args(["update", "--error-on=any"]).output().context("run apt-get")?;
         if output.status.success() {
             return Ok(());
@@ -55,7 +55,7 @@ impl Suite {
     }
 
     /// `package` and all that it depends on, as if nothing were installed.
-    pub(super) fn closure(&self, packages: &[&str]) -> Result<Vec<Package>> {
+    pub(crate) fn closure(&self, packages: &[&str]) -> Result<Vec<Package>> {
         let mut command = self.apt_get();
         command.args(["install", "--simulate", "--no-install-recommends"]).args(packages);
         let wanted = || format!("look for {} in Debian's {}", packages.join(" "), self.name);
@@ -63,7 +63,7 @@ impl Suite {
     }
 
     /// Downloads `packages` and unpacks them below `root`.
-    pub(super) fn unpack(&self, packages: &[Package], root: &Path) -> Result<()> {
+    pub(crate) fn unpack(&self, packages: &[Package], root: &Path) -> Result<()> {
         let archives = self.dir.join("packages");
         let _ = fs::remove_dir_all(&archives);
         fs::create_dir_all(&archives).with_context(|| format!("create {}", archives.display()))?;
@@ -102,7 +102,7 @@ impl Suite {
 ///
 /// # Errors
 /// If there is no apt, or it reads none.
-pub(super) fn mirror() -> Result<String> {
+pub(crate) fn mirror() -> Result<String> {
     if find("apt-get").is_none() || find("dpkg-deb").is_none() {
         bail!("Debian's packages are fetched by apt-get and dpkg-deb, which are not here");
     }
