@@ -298,6 +298,10 @@ pub struct Attach {
     /// Publishes every exposed port automatically.
     #[serde(default)]
     pub publish_all: bool,
+    /// `false`: it talks to containers of its networks by links only, as in a network without inter-container
+    /// communication.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub icc: Option<bool>,
     /// Who asks keeps the host ports by sockets of his own, as Podman does: netpath asks nobody whether they are free, and
     /// reserves none.
     #[serde(default)]
@@ -402,6 +406,9 @@ pub struct Container {
     /// Its interfaces, the one that published ports lead to first.
     pub endpoints: Vec<Endpoint>,
     pub ports: Vec<PortBinding>,
+    /// It may talk to containers of its networks as far as those say.
+    #[serde(default = "yes")]
+    pub icc: bool,
     /// Exposed ports, `PORT[-LAST]/PROTO`.
     pub expose: Vec<String>,
     pub links: Vec<Link>,
@@ -410,6 +417,10 @@ pub struct Container {
     pub files: Option<PathBuf>,
     /// Where the runner keeps the logs of detached containers.
     pub log_dir: PathBuf,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// A container's interface in a network.

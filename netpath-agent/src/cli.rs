@@ -214,6 +214,10 @@ pub struct EndpointArgs {
     #[arg(long, value_name = "NAME[:ALIAS]")]
     pub link: Vec<String>,
 
+    /// `--icc=false`: talks to containers of its network by links only [default: as the network says]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub icc: Option<bool>,
+
     /// Network: bridge, none, host, container:NAME or one made by `network create` [default: bridge]
     #[arg(long, visible_alias = "network", value_name = "NETWORK")]
     pub net: Option<String>,

@@ -151,6 +151,7 @@ fn request(args: RunArgs, mode: NetworkMode, name: &str, hostname: String, pid: 
         from: args.endpoint.from,
         publish_all: args.endpoint.publish_all,
         keeps_ports: false,
+        icc: args.endpoint.icc,
         expose: args.endpoint.expose,
         links: args.endpoint.link,
         address: args.endpoint.ip,

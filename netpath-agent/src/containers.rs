@@ -217,6 +217,7 @@ impl Agent {
             names: request.names.clone(),
             docker_id: None,
             keeps_ports: request.keeps_ports,
+            no_icc: request.icc == Some(false),
         };
         for link in wanted {
             let Some(counter) = self.counters.take_pair() else {
@@ -290,6 +291,7 @@ impl Agent {
             start_ticks: container.start_ticks,
             endpoints: endpoints.iter().filter_map(|(_, endpoint)| self.show_endpoint(endpoint)).collect(),
             ports: container.ports.iter().map(port).collect(),
+            icc: !container.no_icc,
             expose: container.expose,
             links: container.links.iter().map(link).collect(),
             env: container.env,

@@ -180,7 +180,7 @@ fn connected_image(
 ) -> Image {
     let mut image = Image::default();
     for (index, endpoint) in endpoints {
-        image.extend(endpoint_image(*index, endpoint));
+        image.extend(endpoint_image(*index, endpoint, container.no_icc));
     }
     publish(container, state, endpoints, |e| e.addr.map(Addr4::from), |n| n.mode4, &addrs.v4, &mut image.v4);
     publish(container, state, endpoints, |e| e.addr6.map(Addr6::from), |n| n.mode6, &addrs.v6, &mut image.v6);
@@ -188,14 +188,15 @@ fn connected_image(
 }
 
 /// What the maps should hold about an endpoint but its published ports.
-fn endpoint_image(index: u32, endpoint: &state::Endpoint) -> Image {
+fn endpoint_image(index: u32, endpoint: &state::Endpoint, no_icc: bool) -> Image {
     let mut entry = Endpoint::EMPTY;
     entry.generation = endpoint.generation;
     entry.ifindex = endpoint.ifindex;
     entry.network = endpoint.network;
     entry.counter = endpoint.counter;
     entry.mac = endpoint.mac.0;
-    entry.flags = if endpoint.takes_xdp { endpoint_flag::XDP } else { 0 };
+    let flags = [(endpoint.takes_xdp, endpoint_flag::XDP), (no_icc, endpoint_flag::NO_ICC)];
+    entry.flags = flags.iter().filter(|(is_set, _)| *is_set).fold(0, |flags, (_, flag)| flags | flag);
     let mut image = Image::default();
     if let Some(addr) = endpoint.addr {
         entry.addr4 = addr.into();

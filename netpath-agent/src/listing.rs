@@ -159,6 +159,11 @@ impl Agent {
         for (_, endpoint) in endpoints {
             let addrs = endpoint.shown();
             let accept = || "accept".to_owned();
+            let closed = self.state.containers.get(&endpoint.container).is_some_and(|container| container.no_icc);
+            if let Some(network) = self.state.networks.get(&endpoint.network).filter(|network| closed && network.icc) {
+                let matches = format!("src or dst {addrs} in {0} out {0}", network.bridge);
+                rules.push(rule("icc", matches, "drop".to_owned(), Counter::default()));
+            }
             rules.push(rule("to", format!("dst {addrs}"), accept(), self.datapath.counter(endpoint.counter)?));
             rules.push(rule("from", format!("src {addrs}"), accept(), self.datapath.counter(endpoint.counter + 1)?));
         }
@@ -169,7 +174,9 @@ impl Agent {
     fn needs_link(&self, name: &str, target: &str) -> bool {
         let targets = self.state.networks_of(target);
         let shared = self.state.networks_of(name).into_iter().filter(|index| targets.contains(index));
-        shared.filter_map(|index| self.state.networks.get(&index)).any(|network| !network.icc)
+        let is_closed = |name: &str| self.state.containers.get(name).is_some_and(|container| container.no_icc);
+        let mut networks = shared.filter_map(|index| self.state.networks.get(&index));
+        networks.any(|network| !network.icc || is_closed(name) || is_closed(target))
     }
 
     /// All drops, by container and reason; the name is empty where they belong to no container.

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
-use netpath_common::{self as common, Address, network_flag, target_flag};
+use netpath_common::{self as common, Address, endpoint_flag, network_flag, target_flag};
 
 use crate::api::{GatewayMode, Netns, Owner, Subnet};
 use crate::bridge;
@@ -47,6 +47,7 @@ pub fn recover(image: &Image, interfaces: &Interfaces, bridge: &str, boot_id: St
         let container = state.containers.entry(name.clone()).or_insert_with(container);
         container.ports.extend(ports(image, *index));
         container.keeps_ports |= keeps_ports;
+        container.no_icc |= entry.has(endpoint_flag::NO_ICC);
         let count = interface_counts.entry(name.clone()).or_default();
         let interface = format!("eth{count}");
         *count += 1;
@@ -71,6 +72,7 @@ fn container() -> Container {
         names: None,
         docker_id: None,
         keeps_ports: false,
+        no_icc: false,
     }
 }
 

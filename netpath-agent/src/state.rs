@@ -107,6 +107,9 @@ pub struct Container {
     /// Who runs it keeps its host ports, by sockets of his own.
     #[serde(default)]
     pub keeps_ports: bool,
+    /// It talks to containers of its networks by links only, whatever the network says.
+    #[serde(default)]
+    pub no_icc: bool,
 }
 
 /// A link from the container that holds it to another one.
@@ -605,6 +608,7 @@ pub(crate) mod samples {
             names: None,
             docker_id: None,
             keeps_ports: false,
+            no_icc: false,
         }
     }
 

@@ -78,6 +78,7 @@ pub(crate) fn request(request: &Request) -> Result<Attach, CniError> {
         from: Vec::new(),
         publish_all: false,
         keeps_ports: false,
+        icc: None,
         expose: Vec::new(),
         links: Vec::new(),
         address: None,

@@ -31,6 +31,8 @@ pub mod endpoint_flag {
     /// The container's end takes frames that XDP redirects: it has a NAPI context, as a veth has while its
     /// generic receive offload is on (Linux 5.13, commit d3256efd8e8b). Without one they would vanish.
     pub const XDP: u16 = 1;
+    /// No other container of its network may talk to it, nor it to them, but by links.
+    pub const NO_ICC: u16 = 2;
 }
 
 /// A bridge network. Value of the array `NETWORKS`, written by the agent, read by eBPF.
@@ -96,6 +98,12 @@ impl Endpoint {
         mac: [0; 6],
         flags: 0,
     };
+
+    /// Whether a bit of [`endpoint_flag`] is set.
+    #[inline(always)]
+    pub const fn has(&self, flag: u16) -> bool {
+        self.flags & flag != 0
+    }
 }
 
 impl Network {

@@ -3,7 +3,7 @@
 
 use core::hint::cold_path;
 
-use netpath_common::{Config, Endpoint, Network, Reason, Tuple, config_flag, network_flag};
+use netpath_common::{Config, Endpoint, Network, Reason, Tuple, config_flag, endpoint_flag, network_flag};
 
 use crate::{
     decision::{Decision, Out},
@@ -30,6 +30,20 @@ pub struct Sender<'a> {
     pub index: u32,
     pub endpoint: &'a Endpoint,
     pub network: &'a Network,
+}
+
+impl Sender<'_> {
+    /// Whether it may talk to containers of its network that may be talked to.
+    #[inline(always)]
+    pub fn has_icc(&self) -> bool {
+        self.network.has(network_flag::ICC) && !self.endpoint.has(endpoint_flag::NO_ICC)
+    }
+
+    /// Whether it may talk to this one, also without a link.
+    #[inline(always)]
+    pub fn may_talk_to(&self, neighbour: &Endpoint) -> bool {
+        self.has_icc() && !neighbour.has(endpoint_flag::NO_ICC)
+    }
 }
 
 /// Finds out who sent a packet.
@@ -82,7 +96,7 @@ pub fn road<'a, F: Family, E: Env<F>>(
     sender: &Sender<'_>,
 ) -> Result<Road<'a, F>, Reason> {
     let dst_addr = &packet.tuple.dst_addr;
-    let icc = sender.network.has(network_flag::ICC);
+    let icc = sender.has_icc();
     let through_bridge = arrival.dst_mac == sender.network.mac;
     if F::is_group(dst_addr) {
         return if icc { Ok(Road::Bridge) } else { Err(Reason::Icc) };
@@ -184,7 +198,7 @@ fn to_neighbour<F: Family, E: Env<F>>(
     decision: &mut Decision<F>,
 ) -> Result<(), Reason> {
     let is_direct = arrival.dst_mac == neighbour.mac && neighbour.network == sender.endpoint.network;
-    if sender.network.has(network_flag::ICC) {
+    if sender.may_talk_to(neighbour) {
         decision.counters[1] = sender.network.counter + 1;
     } else {
         cold_path();

@@ -1,5 +1,7 @@
 //! Containers reach each other, or with `--icc=false` do not.
 
+use std::net::IpAddr;
+
 use netpath_tests::icmp;
 use netpath_tests::sockets::{accept, ask, assert_silent, at, converse, local, send};
 use netpath_tests::{CLIENT, HOST, Options, Plane, World};
@@ -12,6 +14,7 @@ on_every_plane! {
 
 on_netpath! {
     icc_drops_are_counted_for_both_protocols,
+    one_container_may_be_closed_in_an_open_network,
 }
 
 fn containers_reach_each_other_under_their_own_addresses(plane: Plane) {
@@ -48,6 +51,34 @@ fn icc_off_leaves_published_ports_and_the_outside_alone(plane: Plane) {
     let (mut server, from) = accept(&outside);
     assert_eq!(from.ip(), HOST);
     converse(&mut client, &mut server);
+}
+
+fn one_container_may_be_closed_in_an_open_network(plane: Plane) {
+    let world = World::new(plane);
+    let (one, two) = (world.container("one", &[]), world.container("two", &[]));
+    let sleep = ["sleep", "600"];
+    let shut = world.start("shut", &["--icc=false", "--expose=80", "-p", "8080:80"], &sleep);
+    let inside = world.inside(&shut);
+    let address: IpAddr = shut["address"].as_str().unwrap().parse().unwrap();
+    let (listener, _others) = (inside.listen(80), two.inside.listen(80));
+    one.inside.assert_no_answer(at(address, 80));
+    inside.assert_no_answer(at(two.address, 80));
+    one.inside.connect(at(two.address, 80));
+    for from in [&world.client, &one.inside] {
+        let mut client = from.connect(at(HOST, 8080));
+        converse(&mut client, &mut accept(&listener).0);
+    }
+    world.netpath_ok(&["link", "add", "one", "shut"]);
+    let mut client = one.inside.connect(at(address, 80));
+    converse(&mut client, &mut accept(&listener).0);
+    two.inside.assert_no_answer(at(address, 80));
+    assert_eq!(world.json(&["inspect", "shut"])["icc"], false);
+    assert!(
+        world.netpath_ok(&["rules"]).lines().any(|line| line.contains("icc") && line.contains(&address.to_string()))
+    );
+    world.kill_agent();
+    world.start_agent();
+    two.inside.assert_no_answer(at(address, 80));
 }
 
 fn icc_drops_are_counted_for_both_protocols(plane: Plane) {

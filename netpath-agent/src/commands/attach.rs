@@ -19,6 +19,7 @@ pub(super) async fn run(client: &Client, args: AttachArgs) -> Result<ExitCode> {
         from: args.endpoint.from,
         publish_all: args.endpoint.publish_all,
         keeps_ports: false,
+        icc: args.endpoint.icc,
         expose: args.endpoint.expose,
         links: args.endpoint.link,
         address: args.endpoint.ip,

@@ -202,6 +202,7 @@ pub(super) mod tests {
             start_ticks: None,
             endpoints: vec![endpoint],
             ports: ports.iter().map(binding).collect(),
+            icc: true,
             expose: Vec::new(),
             links: Vec::new(),
             env: vec![],

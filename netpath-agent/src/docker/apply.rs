@@ -183,6 +183,7 @@ impl Agent {
             names: None,
             docker_id: Some(asked.id.clone()),
             keeps_ports: true,
+            no_icc: !asked.icc,
             ports: self.with_counters(asked.ports.clone())?,
         })
     }

@@ -46,6 +46,8 @@ pub struct Container {
     pub expose: Vec<String>,
     /// `NAME:ALIAS`
     pub links: Vec<String>,
+    /// It may talk to containers of its networks as far as those say.
+    pub icc: bool,
 }
 
 /// A container's interface in a network.
@@ -186,10 +188,17 @@ fn container(
         hostname: config.and_then(|config| config.hostname.clone()).filter(|name| !name.is_empty()),
         pid: pid.and_then(|pid| u32::try_from(pid).ok()),
         ports: ports(summary, host, of_network, has_ipv6)?,
+        icc: icc(summary)?,
         endpoints,
         expose,
         links: host.and_then(|host| host.links.as_ref()).into_iter().flatten().map(|link| self::link(link)).collect(),
     })
+}
+
+/// What its label says of talking to other containers.
+fn icc(summary: Option<&ContainerSummary>) -> Result<bool> {
+    let labels = summary.and_then(|summary| summary.labels.as_ref());
+    labels.and_then(|labels| labels.get(ICC)).map_or(Ok(true), |value| network_labels::boolean(ICC, value))
 }
 
 fn endpoint(network: &NetworkCreate, member: &NetworkContainer) -> Result<Endpoint> {
@@ -238,8 +247,8 @@ fn ports(
     let is_known = !given_out.is_empty();
     let mut singles = if is_known { given_out } else { asked_for(host, of_network, has_ipv6)? };
     let labels = summary.and_then(|summary| summary.labels.as_ref());
-    for (key, value) in labels.into_iter().flatten().filter(|(key, _)| key.starts_with(LABEL)) {
-        ensure!(key == FROM, "unknown label `{key}` of a container, want {FROM} (and {ICC} of a network)");
+    for (key, value) in labels.into_iter().flatten().filter(|(key, _)| key.starts_with(LABEL) && *key != ICC) {
+        ensure!(key == FROM, "unknown label `{key}` of a container, want {FROM} or {ICC}");
         for text in value.split(',') {
             let matched = restrict(&mut singles, text.trim()).with_context(|| format!("label {FROM}={value}"))?;
             ensure!(matched || !is_known, "label {FROM}={value}: the container publishes no such port");
@@ -396,12 +405,20 @@ mod tests {
     }
 
     #[test]
+    fn a_label_closes_a_container() {
+        let mut said = said();
+        assert!(find(&wanted(&said, true), "web").icc);
+        label(&mut said, ICC, "false");
+        assert!(!find(&wanted(&said, true), "web").icc);
+    }
+
+    #[test]
     fn a_container_with_a_label_that_means_nothing_is_not_served() {
         for (key, value, why) in [
             (FROM, "80=everybody", "80=everybody"),
             (FROM, "7=10.0.0.0/8", "publishes no such port"),
             ("netpath.form", "x", "unknown label `netpath.form`"),
-            (ICC, "false", "unknown label"),
+            (ICC, "perhaps", "netpath.icc"),
         ] {
             let mut said = said();
             label(&mut said, key, value);

@@ -1,6 +1,6 @@
 //! Links: who may talk where neighbours do not.
 
-use netpath_common::{Link, LinkKey, Reason, network_flag, proto};
+use netpath_common::{Link, LinkKey, Reason, endpoint_flag, network_flag, proto};
 use netpath_ebpf::decision::Out;
 use proptest::prelude::*;
 
@@ -54,6 +54,24 @@ fn nothing_else_is_reached() {
     assert_eq!(world.send_to(3, mac(2), &third).unwrap_err(), Reason::Icc);
     let back = tcp((container(2), 40000), (container(1), 80), SYN);
     assert_eq!(world.send_to(2, mac(1), &back).unwrap_err(), Reason::Icc);
+}
+
+#[test]
+fn a_container_may_be_closed_in_an_open_network() {
+    let mut world = linked(proto::TCP);
+    world.network.flags |= network_flag::ICC;
+    let from = |one, other| tcp((container(one), 40000), (container(other), 80), SYN);
+    assert!(world.send_to(1, mac(3), &from(1, 3)).is_ok());
+    world.endpoints[2].flags |= endpoint_flag::NO_ICC;
+    // Neither it nor the others, but by the link.
+    assert_eq!(world.send_to(2, mac(3), &from(2, 3)).unwrap_err(), Reason::Icc);
+    assert_eq!(world.send_to(3, mac(2), &from(3, 2)).unwrap_err(), Reason::Icc);
+    assert_eq!(world.send_to(1, mac(2), &from(1, 2)).unwrap().counters, [11, COUNTER]);
+    assert_eq!(world.send_to(2, mac(1), &from(2, 1)).unwrap_err(), Reason::Icc);
+    // The others go on as before.
+    assert!(world.send_to(1, mac(3), &from(1, 3)).is_ok());
+    let about = unreachable(container(2), container(3), &from(3, 2), world.quotation());
+    assert_eq!(world.complain(2, &about).unwrap_err(), Reason::Icc);
 }
 
 #[test]
