@@ -93,7 +93,7 @@ fn is_of_a_network(rule: &Rule, known: &[Known]) -> bool {
         }
         ("raw", "PREROUTING") => rule.verdict == Verdict::Drop && is_direct(rule, network),
         _ => false,
-    })
+    }) || is_of_loopback(rule)
 }
 
 /// `-o BRIDGE -m conntrack ... -j ACCEPT`, `-i BRIDGE ! -o BRIDGE -j ACCEPT` and `-i BRIDGE -o BRIDGE -j ACCEPT` or `DROP`.
@@ -132,6 +132,18 @@ fn is_masquerade(rule: &Rule, network: &Known) -> bool {
 fn is_direct(rule: &Rule, network: &Known) -> bool {
     let address = |term: &Term| matches!(term, Term::Destination { is_equal: true, net } if is_inside(network, net));
     is_both(rule, address, |term| is_input(term, network, false))
+}
+
+/// `-d 127.0.0.1 ! -i lo -p PROTO --dport PORT -j DROP`, for a port that is published there.
+fn is_of_loopback(rule: &Rule) -> bool {
+    let is_lo = |term: &Term| matches!(term, Term::Input { is_equal: false, ifname } if ifname == "lo");
+    let is_address =
+        |term: &Term| matches!(term, Term::Destination { is_equal: true, net } if net.addr().is_loopback());
+    let of_kind = |is: &dyn Fn(&Term) -> bool| rule.terms.iter().filter(|term| is(term)).count();
+    (&*rule.table, &*rule.chain, &rule.verdict) == ("raw", "PREROUTING", &Verdict::Drop)
+        && (of_kind(&is_lo), of_kind(&is_address)) == (1, 1)
+        && rule.terms.len() > 2
+        && of_kind(&is_transport) == rule.terms.len() - 2
 }
 
 /// Whether the rule has two terms, one of each kind. Their order is that of iptables' version.
@@ -189,7 +201,19 @@ mod tests {
             rule("filter", "FORWARD", vec![input(), out(true)], Verdict::Drop),
             rule("filter", "DOCKER", vec![to("172.17.0.2/32")], Verdict::Accept),
         ];
+        let not_lo = || Term::Input { is_equal: false, ifname: "lo".to_owned() };
+        let own = [
+            &own[..],
+            &[rule(
+                "raw",
+                "PREROUTING",
+                vec![not_lo(), Term::Transport, to("127.0.0.1/32"), Term::Transport],
+                Verdict::Drop,
+            )],
+        ]
+        .concat();
         let foreign = [
+            rule("raw", "PREROUTING", vec![not_lo(), to("127.0.0.0/8")], Verdict::Drop),
             rule("filter", "FORWARD", vec![input(), to("10.0.0.0/8")], Verdict::Drop),
             rule("filter", "FORWARD", vec![input()], Verdict::Accept),
             rule("filter", "FORWARD", vec![], jump("ufw-forward")),
@@ -205,7 +229,7 @@ mod tests {
         let known = [Known { bridge: "docker0".to_owned(), subnets: vec!["172.17.0.0/16".parse().unwrap()] }];
         let removal = removal(&chains, &rules, &known);
         assert_eq!(removal.chains, chains[..2]);
-        assert_eq!(removal.rules, [&own[1..8]].concat());
+        assert_eq!(removal.rules, [&own[1..8], &own[9..]].concat());
         let found: Vec<_> = found(&removal, &rules).iter().map(|f| (f.chain.clone(), f.rules, f.is_kept)).collect();
         let named = |chain: &str, rules, is_kept| (chain.to_owned(), rules, is_kept);
         assert_eq!(
@@ -216,6 +240,7 @@ mod tests {
                 named("FORWARD", 4, false),
                 named("DOCKER", 1, false),
                 named("POSTROUTING", 2, false),
+                named("PREROUTING", 1, false),
                 named("PREROUTING", 1, false),
             ]
         );
