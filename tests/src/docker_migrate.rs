@@ -6,12 +6,14 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use netpath_tests::engine::{Engine, FOR_NETPATH};
+use netpath_tests::engine::{Engine, FOR_NETPATH, Release};
 use netpath_tests::sockets::{accept, at, converse, eventually};
-use netpath_tests::{CLIENT, HOST, Namespace, Options, Plane, World, program};
+use netpath_tests::{CLIENT, HOST, Namespace, Options, World, program};
 use serde_json::{Value, json};
 
-on_docker! {
+use crate::docker_mode::PLANE;
+
+on_own_docker! {
     a_running_docker_is_taken_over_and_given_back,
     what_is_in_the_way_is_said_and_nothing_changes,
     a_restart_that_fails_leaves_everything_as_it_was,
@@ -26,10 +28,10 @@ const OWNERS: [&[&str]; 3] = [
     &["-t", "nat", "-A", "POSTROUTING", "-s", "10.99.0.0/16", "!", "-o", "docker0", "-j", "MASQUERADE"],
 ];
 
-fn a_running_docker_is_taken_over_and_given_back(plane: Plane) {
-    let world = World::with(plane, Options::agent(SOCKET));
+fn a_running_docker_is_taken_over_and_given_back(release: Release) {
+    let world = World::with(PLANE, Options::agent(SOCKET));
     world.lets_netfilter_work();
-    let engine = Engine::start(&world, &[]);
+    let engine = Engine::start(&world, release, &[]);
     engine.docker(&["network", "create", "back"]);
     engine.start_container("web", &["-p", "8080:80", "-p", "127.0.0.1:9000-9003:9000-9003"]);
     engine.start_container("app", &["--network", "back", "-p", "8081:80"]);
@@ -99,14 +101,14 @@ fn a_running_docker_is_taken_over_and_given_back(plane: Plane) {
     assert!(errors(&again).contains("there is no way back"), "{}", errors(&again));
 }
 
-fn what_is_in_the_way_is_said_and_nothing_changes(plane: Plane) {
-    let world = World::with(plane, Options::default());
+fn what_is_in_the_way_is_said_and_nothing_changes(release: Release) {
+    let world = World::with(PLANE, Options::default());
     let nobody = docker(&world, &world.dir().join("no.sock"), &["plan"]);
     assert_eq!(nobody.status.code(), Some(2));
     assert!(errors(&nobody).contains("connect to Docker Engine at"));
 
     world.lets_netfilter_work();
-    let engine = Engine::start(&world, &["--iptables=true"]);
+    let engine = Engine::start(&world, release, &["--iptables=true"]);
     engine.start_container("odd", &["-p", "7000:80", "--label", "netpath.from=nobody"]);
     program::stdout_of(world.host.command("iptables-legacy").args(["-t", "nat", "-N", "DOCKER"]));
     let before = fs::read(engine.config_path()).unwrap();
@@ -130,10 +132,10 @@ fn what_is_in_the_way_is_said_and_nothing_changes(plane: Plane) {
     assert!(errors(&odd).contains("odd.json"));
 }
 
-fn a_restart_that_fails_leaves_everything_as_it_was(plane: Plane) {
-    let world = World::with(plane, Options::agent(SOCKET));
+fn a_restart_that_fails_leaves_everything_as_it_was(release: Release) {
+    let world = World::with(PLANE, Options::agent(SOCKET));
     world.lets_netfilter_work();
-    let engine = Engine::start(&world, &[]);
+    let engine = Engine::start(&world, release, &[]);
     engine.start_container("web", &["-p", "8080:80"]);
     let state = || {
         let live = engine.docker(&["info", "--format", "{{.LiveRestoreEnabled}}"]);
@@ -158,9 +160,9 @@ fn a_restart_that_fails_leaves_everything_as_it_was(plane: Plane) {
     talk(&world, &inside, &listener);
 }
 
-fn a_docker_that_runs_as_it_should_has_nothing_to_change(plane: Plane) {
-    let world = World::with(plane, Options::agent(SOCKET));
-    let engine = Engine::start(&world, &FOR_NETPATH);
+fn a_docker_that_runs_as_it_should_has_nothing_to_change(release: Release) {
+    let world = World::with(PLANE, Options::agent(SOCKET));
+    let engine = Engine::start(&world, release, &FOR_NETPATH);
     engine.start_container("web", &["-p", "8080:80"]);
     let plan = json_plan(&world, &engine);
     for part in ["steps", "obstacles", "rules"] {

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use netpath_tests::engine::{self, Engine, FOR_NETPATH};
+use netpath_tests::engine::{self, Engine, FOR_NETPATH, Release};
 use netpath_tests::sockets::{accept, at, converse, eventually};
 use netpath_tests::transfer::Transfer;
 use netpath_tests::{CLIENT, HOST, Namespace, Options, Plane, World, netfilter};
@@ -22,14 +22,15 @@ on_docker! {
     an_engine_that_forwards_by_itself_is_left_alone,
     labels_say_who_may_come_in,
     an_engine_that_comes_late_is_followed,
-    several_started_at_once_are_all_served,
 }
 
+/// The road of the packets is the same whoever has made the container.
+pub(crate) const PLANE: Plane = Plane::Netpath { shortcuts: true };
 const SOME: u64 = 4 << 20;
 
-fn a_container_of_dockers_is_served_while_it_is_there(plane: Plane) {
-    let world = world(plane);
-    let engine = Engine::start(&world, &FOR_NETPATH);
+fn a_container_of_dockers_is_served_while_it_is_there(release: Release) {
+    let world = world();
+    let engine = Engine::start(&world, release, &FOR_NETPATH);
     engine.start_container("web", &["-p", "8080:80"]);
     served(&world, "web", &[8080]);
     let events =
@@ -49,9 +50,9 @@ fn a_container_of_dockers_is_served_while_it_is_there(plane: Plane) {
     assert_eq!(netfilter::traces(&world.host), Vec::<String>::new());
 }
 
-fn a_restarted_container_has_its_ports_again(plane: Plane) {
-    let world = world(plane);
-    let engine = Engine::start(&world, &FOR_NETPATH);
+fn a_restarted_container_has_its_ports_again(release: Release) {
+    let world = world();
+    let engine = Engine::start(&world, release, &FOR_NETPATH);
     engine.start_container("web", &["-p", "8080:80", "-p", "5353:53/udp"]);
     served(&world, "web", &[8080, 5353]);
     for _ in 0..3 {
@@ -65,9 +66,9 @@ fn a_restarted_container_has_its_ports_again(plane: Plane) {
     assert_eq!(taken.unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
 }
 
-fn what_docker_runs_survives_the_agent(plane: Plane) {
-    let world = world(plane);
-    let engine = Engine::start(&world, &FOR_NETPATH);
+fn what_docker_runs_survives_the_agent(release: Release) {
+    let world = world();
+    let engine = Engine::start(&world, release, &FOR_NETPATH);
     engine.start_container("web", &["-p", "8080:80"]);
     served(&world, "web", &[8080]);
     eventually("the process is known", || is_known(&world, &engine, "web"));
@@ -86,9 +87,9 @@ fn what_docker_runs_survives_the_agent(plane: Plane) {
     }
 }
 
-fn what_docker_starts_without_an_agent_is_served_by_the_next(plane: Plane) {
-    let world = world(plane);
-    let engine = Engine::start(&world, &FOR_NETPATH);
+fn what_docker_starts_without_an_agent_is_served_by_the_next(release: Release) {
+    let world = world();
+    let engine = Engine::start(&world, release, &FOR_NETPATH);
     engine.start_container("old", &["-p", "8081:80"]);
     served(&world, "old", &[8081]);
     world.kill_agent();
@@ -103,9 +104,9 @@ fn what_docker_starts_without_an_agent_is_served_by_the_next(plane: Plane) {
     talk_both_ways(&world, &engine.inside("web"), 8080);
 }
 
-fn networks_are_what_docker_says(plane: Plane) {
-    let world = world(plane);
-    let engine = Engine::start(&world, &FOR_NETPATH);
+fn networks_are_what_docker_says(release: Release) {
+    let world = world();
+    let engine = Engine::start(&world, release, &FOR_NETPATH);
     engine.docker(&["network", "create", "--internal", "inner"]);
     engine.docker(&["network", "create", "-o", "com.docker.network.bridge.enable_icc=false", "closed"]);
     engine.docker(&["network", "create", "--label", "netpath.icc=false", "shut"]);
@@ -133,9 +134,9 @@ fn networks_are_what_docker_says(plane: Plane) {
     });
 }
 
-fn links_open_a_closed_network(plane: Plane) {
-    let world = World::with(plane, Options { icc: false, ..options() });
-    let engine = Engine::start(&world, &FOR_NETPATH);
+fn links_open_a_closed_network(release: Release) {
+    let world = World::with(PLANE, Options { icc: false, ..options() });
+    let engine = Engine::start(&world, release, &FOR_NETPATH);
     engine.start_container("db", &["--expose", "5432"]);
     engine.start_container("app", &["--link", "db:data"]);
     engine.start_container("other", &[]);
@@ -148,9 +149,9 @@ fn links_open_a_closed_network(plane: Plane) {
     assert!(!reaches(&engine.inside("other"), address, 5432));
 }
 
-fn automatic_ports_and_ranges_are_served(plane: Plane) {
-    let world = world(plane);
-    let engine = Engine::start(&world, &FOR_NETPATH);
+fn automatic_ports_and_ranges_are_served(release: Release) {
+    let world = world();
+    let engine = Engine::start(&world, release, &FOR_NETPATH);
     engine.start_container("many", &["-p", "20000-20999:20000-20999", "-p", "80"]);
     let shown = engine.docker(&["port", "many", "80/tcp"]);
     let port = shown.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap();
@@ -165,9 +166,9 @@ fn automatic_ports_and_ranges_are_served(plane: Plane) {
     }
 }
 
-fn a_container_reaches_what_docker_publishes(plane: Plane) {
-    let world = world(plane);
-    let engine = Engine::start(&world, &FOR_NETPATH);
+fn a_container_reaches_what_docker_publishes(release: Release) {
+    let world = world();
+    let engine = Engine::start(&world, release, &FOR_NETPATH);
     engine.start_container("web", &["-p", "8080:80"]);
     engine.start_container("app", &[]);
     served(&world, "web", &[8080]);
@@ -183,10 +184,10 @@ fn a_container_reaches_what_docker_publishes(plane: Plane) {
     converse(&mut client, &mut accept(&listener).0);
 }
 
-fn a_restarted_engine_costs_no_connection(plane: Plane) {
-    let world = world(plane);
+fn a_restarted_engine_costs_no_connection(release: Release) {
+    let world = world();
     let options = [&FOR_NETPATH[..], &["--live-restore"]].concat();
-    let engine = Engine::start(&world, &options);
+    let engine = Engine::start(&world, release, &options);
     engine.start_container("web", &["-p", "8080:80"]);
     served(&world, "web", &[8080]);
     let inside = engine.inside("web");
@@ -210,9 +211,9 @@ fn a_restarted_engine_costs_no_connection(plane: Plane) {
     talk_both_ways(&world, &engine.inside("late"), 8081);
 }
 
-fn an_engine_that_forwards_by_itself_is_left_alone(plane: Plane) {
-    let world = world(plane);
-    let engine = Engine::start(&world, &["--userland-proxy=false"]);
+fn an_engine_that_forwards_by_itself_is_left_alone(release: Release) {
+    let world = world();
+    let engine = Engine::start(&world, release, &["--userland-proxy=false"]);
     engine.start_container("web", &["-p", "8080:80"]);
     let says = |text: &str| world.instance().log_text().contains(text);
     eventually("the log says so", || says("start dockerd with --iptables=false"));
@@ -224,9 +225,9 @@ fn an_engine_that_forwards_by_itself_is_left_alone(plane: Plane) {
     world.lets_netfilter_work();
 }
 
-fn labels_say_who_may_come_in(plane: Plane) {
-    let world = world(plane);
-    let engine = Engine::start(&world, &FOR_NETPATH);
+fn labels_say_who_may_come_in(release: Release) {
+    let world = world();
+    let engine = Engine::start(&world, release, &FOR_NETPATH);
     let says = |text: &str| world.instance().log_text().contains(text);
     engine.start_container("web", &["-p", "8080:80", "--label", &format!("netpath.from=80/tcp={CLIENT}")]);
     engine.start_container("far", &["-p", "8081:80", "--label", "netpath.from=80/tcp=10.0.0.0/8"]);
@@ -241,52 +242,36 @@ fn labels_say_who_may_come_in(plane: Plane) {
     assert_eq!(world.instance().log_text().matches("netpath.from=80=everybody").count(), 1, "and says it once");
 }
 
-fn an_engine_that_comes_late_is_followed(plane: Plane) {
-    let world = world(plane);
+fn an_engine_that_comes_late_is_followed(release: Release) {
+    let world = world();
     let says = |text: &str| world.instance().log_text().contains(text);
     eventually("the log says so", || says("connect to Docker Engine at"));
-    let engine = Engine::start(&world, &FOR_NETPATH);
+    let engine = Engine::start(&world, release, &FOR_NETPATH);
     engine.start_container("web", &["-p", "8080:80"]);
     served(&world, "web", &[8080]);
     talk_both_ways(&world, &engine.inside("web"), 8080);
     assert_eq!(world.instance().log_text().matches("connect to Docker Engine at").count(), 1, "it is said once");
 }
 
-fn several_started_at_once_are_all_served(plane: Plane) {
-    let world = world(plane);
-    let engine = Engine::start(&world, &FOR_NETPATH);
-    let names: Vec<String> = (0..4).map(|number| format!("c{number}")).collect();
-    let ports = (0..names.len()).map(|number| format!("{}:80", 8080 + number));
-    let starting = names.iter().zip(ports).map(|(name, port)| engine.begin_container(name, &["-p", &port]));
-    for mut child in starting.collect::<Vec<_>>() {
-        assert!(child.wait().unwrap().success());
-    }
-    for (number, name) in (0..).zip(&names) {
-        served(&world, name, &[8080 + number]);
-        eventually("the process is known", || is_known(&world, &engine, name));
-        talk_both_ways(&world, &engine.inside(name), 8080 + number);
-    }
-}
-
 /// Runs `test` where there is an Engine to be had.
-pub(crate) fn run(test: fn(Plane), plane: Plane) {
-    match engine::missing() {
-        None => crate::planes::run(test, plane),
+pub(crate) fn run(test: fn(Release), release: Release) {
+    match crate::planes::missing(PLANE).or_else(|| engine::missing(release)) {
+        None => test(release),
         Some(why) => eprintln!("skipped: {why}"),
     }
 }
 
-fn options() -> Options {
+pub(crate) fn options() -> Options {
     Options::agent("--docker={dir}/docker/sock")
 }
 
 /// A world whose agent follows the Engine that [`Engine::start`] starts.
-fn world(plane: Plane) -> World {
-    World::with(plane, options())
+pub(crate) fn world() -> World {
+    World::with(PLANE, options())
 }
 
 /// Waits until `name` is served with these host ports.
-fn served(world: &World, name: &str, ports: &[u16]) {
+pub(crate) fn served(world: &World, name: &str, ports: &[u16]) {
     let has = |container: &Value, port: u16| {
         container["ports"].as_array().unwrap().iter().any(|binding| binding["host_port"] == json!(port))
     };
@@ -296,12 +281,12 @@ fn served(world: &World, name: &str, ports: &[u16]) {
 }
 
 /// Whether netpath has learned the process that the container has by now.
-fn is_known(world: &World, engine: &Engine<'_>, name: &str) -> bool {
+pub(crate) fn is_known(world: &World, engine: &Engine<'_>, name: &str) -> bool {
     let pid: u32 = engine.docker(&["inspect", "--format", "{{.State.Pid}}", name]).parse().unwrap();
     world.endpoint(name).is_some_and(|container| container["netns"]["pid"] == json!(pid))
 }
 
-fn networks(world: &World, name: &str) -> Vec<String> {
+pub(crate) fn networks(world: &World, name: &str) -> Vec<String> {
     let container = world.endpoint(name).unwrap_or_default();
     let endpoints = container["endpoints"].as_array().cloned().unwrap_or_default();
     let mut names: Vec<String> =
@@ -316,12 +301,12 @@ fn has_listener(namespace: &Namespace, port: u16) -> bool {
     sockets.contains(&format!(" 00000000:{port:04X} 00000000:0000 0A "))
 }
 
-fn reaches(from: &Namespace, address: IpAddr, port: u16) -> bool {
+pub(crate) fn reaches(from: &Namespace, address: IpAddr, port: u16) -> bool {
     netpath_tests::reach::answers(from, at(address, port))
 }
 
 /// A client outside reaches the port, and the container reaches the client; both see whom they should.
-fn talk_both_ways(world: &World, inside: &Namespace, port: u16) {
+pub(crate) fn talk_both_ways(world: &World, inside: &Namespace, port: u16) {
     let (listener, outside) = (inside.listen(80), world.client.listen(7000));
     let mut client = world.client.connect(at(HOST, port));
     let (mut server, from) = accept(&listener);

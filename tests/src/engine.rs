@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::fs::{self, File};
 use std::net::IpAddr;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::cni_runtime::tool;
-use crate::{Namespace, World, program};
+use crate::{Family, Namespace, World, program};
 
 /// How long the daemon may take to start.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -22,30 +22,87 @@ const IMAGE: &str = "box";
 /// What dockerd is told so that netpath does the forwarding.
 pub const FOR_NETPATH: [&str; 3] = ["--iptables=false", "--ip6tables=false", "--userland-proxy=false"];
 
+/// Which Engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Release {
+    /// That of the machine's Debian: 20.10 of bookworm.
+    Own,
+    /// The newest that Debian has: 28.5 of sid.
+    Newest,
+}
+
 /// A running daemon. Dropping it kills it; what its containers leave goes with the world.
 pub struct Engine<'a> {
     world: &'a World,
+    release: Release,
     dir: PathBuf,
     containerd: Child,
     daemon: RefCell<Option<Child>>,
 }
 
-/// Why there can be no Engine here.
-pub fn missing() -> Option<String> {
-    let files = ["docker/dockerd", "docker/docker", "containerd/containerd", "containerd/runc", "containerd/busybox"];
-    let missing = files.iter().find(|file| tool(file).is_none())?;
-    Some(format!("there is no {missing} here: run `cargo xtask setup`"))
+/// A runtime that waits.
+pub struct Gate {
+    program: PathBuf,
+    open: PathBuf,
+}
+
+impl Gate {
+    /// The daemon's option that has it called `gated`.
+    pub fn option(&self) -> String {
+        format!("--add-runtime=gated={}", self.program.display())
+    }
+
+    /// Lets everybody through.
+    pub fn open(&self) {
+        fs::write(&self.open, "").expect("open the gate");
+    }
+}
+
+/// Why there can be no such Engine here.
+pub fn missing(release: Release) -> Option<String> {
+    let own = ["dockerd", "docker"].map(|file| release.file(file));
+    let shared = ["containerd/containerd", "containerd/runc", "containerd/busybox"].map(str::to_owned);
+    if let Some(missing) = own.iter().chain(&shared).find(|file| tool(file).is_none()) {
+        return Some(format!("there is no {missing} here: run `cargo xtask setup`"));
+    }
+    let output = program::output_of(Command::new(tool(&own[0])?).arg("--version"));
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    (!output.status.success()).then(|| format!("{} does not run here: {said}", own[0]))
+}
+
+impl Release {
+    fn file(self, name: &str) -> String {
+        let folder = match self {
+            Self::Own => "docker",
+            Self::Newest => "docker-newest",
+        };
+        format!("{folder}/{name}")
+    }
+
+    fn tool(self, name: &str) -> PathBuf {
+        tool(&self.file(name)).expect("looked for before")
+    }
+
+    /// The programs that the daemon runs, before those of the system.
+    fn path(self) -> String {
+        let runtime = tool("containerd/containerd").expect("looked for before");
+        let own = [self.tool("dockerd"), runtime].map(|path| path.parent().expect("a folder").display().to_string());
+        own.into_iter().chain(std::env::var("PATH")).collect::<Vec<_>>().join(":")
+    }
 }
 
 impl<'a> Engine<'a> {
     /// Starts containerd and, with `options`, the daemon on the host of `world`, and makes an image.
-    pub fn start(world: &'a World, options: &[&str]) -> Self {
+    pub fn start(world: &'a World, release: Release, options: &[&str]) -> Self {
         let dir = world.dir().join("docker");
         fs::create_dir_all(dir.join("containerd")).unwrap_or_else(|e| panic!("create {}: {e}", dir.display()));
-        fs::write(dir.join("daemon.json"), format!("{{\"deprecated-key-path\": \"{}\"}}", dir.join("key").display()))
-            .expect("write the daemon's configuration");
-        let containerd = start_containerd(world, &dir);
-        let engine = Self { world, dir, containerd, daemon: RefCell::new(None) };
+        let config = match release {
+            Release::Own => format!("{{\"deprecated-key-path\": \"{}\"}}", dir.join("key").display()),
+            Release::Newest => "{}".to_owned(),
+        };
+        fs::write(dir.join("daemon.json"), config).expect("write the daemon's configuration");
+        let containerd = start_containerd(world, release, &dir);
+        let engine = Self { world, release, dir, containerd, daemon: RefCell::new(None) };
         engine.start_daemon(options);
         engine.make_image();
         engine
@@ -55,7 +112,7 @@ impl<'a> Engine<'a> {
     pub fn start_daemon(&self, options: &[&str]) {
         let at = |file: &str| self.dir.join(file).display().to_string();
         let mut command = self.world.host.command("dockerd");
-        command.env("PATH", path());
+        command.env("PATH", self.release.path());
         command.args(["--config-file", &at("daemon.json"), "--pidfile", &at("pid"), "--host", &self.address()]);
         command.args(["--data-root", &at("data"), "--exec-root", &at("run"), "--storage-driver", "vfs"]);
         command.args(["--containerd", &at("containerd/sock"), "--exec-opt", "native.cgroupdriver=cgroupfs"]);
@@ -107,16 +164,48 @@ impl<'a> Engine<'a> {
         self.docker(&command);
     }
 
-    /// As [`Engine::start_container`], without waiting for the end.
-    pub fn begin_container(&self, name: &str, options: &[&str]) -> Child {
-        let mut command = self.command(&["run", "-d", "--name", name]);
-        command.args(options).args([IMAGE, "/bin/sleep", "3600"]).stdout(Stdio::null());
-        command.spawn().unwrap_or_else(|e| panic!("run {command:?}: {e}"))
+    /// `docker run -d --name NAME OPTIONS` of a process that does what `script` says, without waiting for the end.
+    pub fn begin_container(&self, name: &str, options: &[&str], script: &str) -> Child {
+        self.begin(&[&["run", "-d", "--name", name], options, &[IMAGE, "/bin/busybox", "sh", "-c", script]].concat())
+    }
+
+    /// As [`Engine::begin_container`], but nothing is started.
+    pub fn create_container(&self, name: &str, options: &[&str], script: &str) {
+        let command = [&["create", "--name", name], options, &[IMAGE, "/bin/busybox", "sh", "-c", script]].concat();
+        self.docker(&command);
+    }
+
+    /// `docker ARGS`, without waiting for the end.
+    pub fn begin(&self, args: &[&str]) -> Child {
+        let mut command = self.command(args);
+        command.stdout(Stdio::null()).spawn().unwrap_or_else(|e| panic!("run {command:?}: {e}"))
+    }
+
+    /// A runtime that gives no container its process before [`Gate::open`]: everything else is there by then.
+    pub fn gate(world: &World) -> Gate {
+        let dir = world.dir().join("docker");
+        fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("create {}: {e}", dir.display()));
+        let gate = Gate { program: dir.join("gated"), open: dir.join("open") };
+        let runc = tool("containerd/runc").expect("looked for before");
+        let script = format!(
+            "#!/bin/sh\ncase \" $* \" in *\" start \"*) while [ ! -e {} ]; do sleep 0.05; done;; esac\nexec {} \"$@\"\n",
+            gate.open.display(),
+            runc.display()
+        );
+        fs::write(&gate.program, script).expect("write the runtime");
+        fs::set_permissions(&gate.program, fs::Permissions::from_mode(0o755)).expect("make the runtime a program");
+        gate
+    }
+
+    /// The container's IPv4 address in `network`.
+    pub fn ip(&self, container: &str, network: &str) -> IpAddr {
+        self.ip_of(container, network, Family::V4)
     }
 
     /// The container's address in `network`.
-    pub fn ip(&self, container: &str, network: &str) -> IpAddr {
-        let format = format!("{{{{(index .NetworkSettings.Networks \"{network}\").IPAddress}}}}");
+    pub fn ip_of(&self, container: &str, network: &str, family: Family) -> IpAddr {
+        let field = family.pick("IPAddress", "GlobalIPv6Address");
+        let format = format!("{{{{(index .NetworkSettings.Networks \"{network}\").{field}}}}}");
         let text = self.docker(&["inspect", "--format", &format, container]);
         text.parse().unwrap_or_else(|e| panic!("the address of `{container}` in {network}, {text}: {e}"))
     }
@@ -137,7 +226,7 @@ impl<'a> Engine<'a> {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(tool("docker/docker").expect("looked for before"));
+        let mut command = Command::new(self.release.tool("docker"));
         command.env("DOCKER_CONFIG", &self.dir).args(["--host", &self.address()]).args(args);
         command
     }
@@ -180,7 +269,7 @@ impl Drop for Engine<'_> {
     }
 }
 
-fn start_containerd(world: &World, dir: &Path) -> Child {
+fn start_containerd(world: &World, release: Release, dir: &Path) -> Child {
     let at = |file: &str| dir.join("containerd").join(file).display().to_string();
     let config = format!(
         "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = {:?}\n",
@@ -190,7 +279,7 @@ fn start_containerd(world: &World, dir: &Path) -> Child {
     );
     fs::write(at("config.toml"), config).expect("write containerd's configuration");
     let mut command = world.host.command("containerd");
-    command.env("PATH", path()).args(["--config", &at("config.toml")]);
+    command.env("PATH", release.path()).args(["--config", &at("config.toml")]);
     let child = spawn(command, &dir.join("containerd.log"));
     let deadline = Instant::now() + PATIENCE;
     while !Path::new(&at("sock")).exists() {
@@ -206,11 +295,4 @@ fn spawn(mut command: Command, log: &Path) -> Child {
     let errors = file.try_clone().expect("clone a file");
     let child = command.stdin(Stdio::null()).stdout(file).stderr(errors).spawn();
     child.unwrap_or_else(|e| panic!("run {command:?}: {e}"))
-}
-
-/// The programs that the daemon runs, before those of the system.
-fn path() -> String {
-    let of = |file: &str| tool(file).and_then(|path| path.parent().map(|dir| dir.display().to_string()));
-    let own = of("docker/dockerd").into_iter().chain(of("containerd/containerd"));
-    own.chain(std::env::var("PATH")).collect::<Vec<_>>().join(":")
 }

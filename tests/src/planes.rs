@@ -49,11 +49,44 @@ macro_rules! on_netpath_once {
 macro_rules! on_docker {
     ($($test:ident,)+) => {
         $(mod $test {
-            use netpath_tests::Plane;
+            use netpath_tests::engine::Release;
 
             #[test]
-            fn netpath() {
-                crate::docker_mode::run(super::$test, Plane::Netpath { shortcuts: true });
+            fn docker() {
+                crate::docker_mode::run(super::$test, Release::Own);
+            }
+
+            #[test]
+            fn newest_docker() {
+                crate::docker_mode::run(super::$test, Release::Newest);
+            }
+        })+
+    };
+}
+
+/// For what the Engine of the machine's Debian is enough for.
+macro_rules! on_own_docker {
+    ($($test:ident,)+) => {
+        $(mod $test {
+            use netpath_tests::engine::Release;
+
+            #[test]
+            fn docker() {
+                crate::docker_mode::run(super::$test, Release::Own);
+            }
+        })+
+    };
+}
+
+/// For what only newer Engines have.
+macro_rules! on_newest_docker {
+    ($($test:ident,)+) => {
+        $(mod $test {
+            use netpath_tests::engine::Release;
+
+            #[test]
+            fn newest_docker() {
+                crate::docker_mode::run(super::$test, Release::Newest);
             }
         })+
     };

@@ -7,6 +7,7 @@ mod cni_tools;
 mod conformance;
 mod demo;
 mod differential;
+mod docker_engine;
 mod docker_proxy;
 mod fuzz;
 mod linker;

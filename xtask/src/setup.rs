@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::apt::{Apt, missing};
 use crate::cni_tools::TOOLS;
+use crate::docker_engine;
 use crate::docker_proxy;
 use crate::linker;
 use crate::podman;
@@ -79,6 +80,7 @@ pub(crate) fn ensure(scope: Scope, report: Report) -> Result<()> {
         setup.docker_proxy()?;
         setup.cni_tools()?;
         setup.podman()?;
+        setup.newest_engine()?;
     }
     Ok(())
 }
@@ -234,6 +236,20 @@ impl Setup {
         self.installing("Podman, in a folder of its own, for the tests of the netavark plugin");
         if let Err(error) = podman::fetch(folder) {
             eprintln!("no Podman, the tests with it are skipped: {error:#}");
+        }
+        Ok(())
+    }
+
+    fn newest_engine(&mut self) -> Result<()> {
+        let proxy = docker_proxy::path()?;
+        let folder = proxy.parent().context("the folder of tools")?;
+        if docker_engine::is_in(folder) {
+            self.found("the newest Docker Engine of Debian");
+            return Ok(());
+        }
+        self.installing("the newest Docker Engine of Debian, for the tests");
+        if let Err(error) = docker_engine::fetch(folder) {
+            eprintln!("no newest Docker Engine, the tests with it are skipped: {error:#}");
         }
         Ok(())
     }
