@@ -1,7 +1,8 @@
 //! `netpath agent --docker`: Docker Engine keeps bridges, interfaces, addresses and names, netpath forwards and translates.
 //!
 //! `follower` reads the Engine API (`engine`) and hears its events, `translate` says what that means (pure), `own_rules`
-//! whether the Engine does netpath's work itself, and `apply` makes the difference to what is served.
+//! whether the Engine does netpath's work itself, `pairs` which interface is whose, and `apply` makes the difference to what
+//! is served.
 //!
 //! `netpath docker`: `plan` says what stands between a host's Docker and netpath, `migrate` does it. `daemon` is dockerd's
 //! process and configuration file, `rules` knows its rules.
@@ -12,6 +13,7 @@ mod engine;
 mod follower;
 pub mod migrate;
 mod own_rules;
+mod pairs;
 pub mod plan;
 mod rules;
 mod translate;

@@ -187,6 +187,7 @@ mod tests {
                 alias: None,
                 master,
                 peer: None,
+                peer_netns: None,
             });
         }
         let address = |(ifindex, net, universe, secondary): (u32, &str, bool, bool)| Address {

@@ -22,7 +22,7 @@ impl Agent {
     /// Acts on what has changed on the host, a burst of changes at once; `true` if the host is to be looked at:
     /// [`Self::look`].
     pub async fn notice(&mut self, notices: impl IntoIterator<Item = Notice>) -> bool {
-        let (mut look, mut bridges) = (false, BTreeSet::new());
+        let (mut look, mut bridges, mut has_links) = (false, BTreeSet::new(), false);
         for notice in notices {
             match notice {
                 Notice::LinkGone(ifindex) => {
@@ -30,6 +30,7 @@ impl Agent {
                     look |= !self.forget_link(ifindex).await;
                 }
                 Notice::Link(ifindex) => {
+                    has_links = true;
                     look |= self.endpoint_of(ifindex).is_none();
                     bridges
                         .extend(self.host.bridges.iter().find(|(_, b)| b.ifindex == ifindex).map(|(index, _)| *index));
@@ -45,6 +46,9 @@ impl Agent {
                 // Nobody is missed on a bridge that is down or gone.
                 tracing::debug!("announce the bridge: {error:#}");
             }
+        }
+        if has_links {
+            self.look_for_docker().await;
         }
         look
     }

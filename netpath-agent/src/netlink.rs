@@ -6,6 +6,7 @@ mod neighbour;
 pub mod netdev;
 pub mod nftables;
 mod operational;
+mod peer;
 mod qdisc;
 mod raw;
 mod route;
@@ -31,10 +32,9 @@ use rtnetlink::{
     Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, MulticastGroup, RouteMessageBuilder, new_connection,
     new_multicast_connection,
 };
-
-use messages::{address, notice, route};
 use tokio::time::timeout;
 
+use self::messages::{address, notice, route};
 use crate::xdp;
 
 /// How long the kernel may take to answer. It does so at once, unless it is busy with interfaces of others.
@@ -87,6 +87,8 @@ pub struct Link {
     pub master: Option<u32>,
     /// Of a veth the interface index of the other end, in whatever namespace that is.
     pub peer: Option<u32>,
+    /// What this namespace calls the one of the other end, where that is another one.
+    pub peer_netns: Option<i32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -247,6 +247,7 @@ mod tests {
             alias,
             master: None,
             peer: None,
+            peer_netns: None,
         };
         let address = |ifindex, text: &str| Address {
             ifindex,

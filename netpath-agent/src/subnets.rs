@@ -498,6 +498,7 @@ mod tests {
             alias: None,
             master: None,
             peer: None,
+            peer_netns: None,
         };
         let net = |text: &str| text.parse::<IpNet>().unwrap();
         let address =

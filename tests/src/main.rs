@@ -114,6 +114,9 @@ mod cni_speed;
 /// Docker Engine itself, whose containers netpath serves.
 mod docker_mode;
 
+/// Containers of Docker Engine that start at the same time.
+mod docker_start;
+
 /// The way of a running Docker to netpath, and back.
 mod docker_migrate;
 

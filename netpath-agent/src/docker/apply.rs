@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::{Result, ensure};
 
 use super::PREFIX;
+use super::pairs::Pairs;
 use super::translate::{Container, Endpoint, Wanted};
 use crate::adopted::Found;
 use crate::agent::Agent;
@@ -14,20 +15,21 @@ use crate::api::{self, AdoptedInterface, LinkAdd, Netns as NetnsName, NetworkCre
 use crate::container::process;
 use crate::endpoint_plan::Interface;
 use crate::exposed;
-use crate::netlink::Link;
-use crate::netns::Netns;
 use crate::refusal::Refusal;
 use crate::state::{self, Network};
 
-/// What the log has said about Docker's networks and containers that cannot be served, by name.
+/// What has been told of Docker's networks and containers, and is not served yet.
 #[derive(Debug, Default)]
 pub struct Told {
     /// The Engine has been read.
     is_read: bool,
     waits_for: Vec<&'static str>,
+    /// What the log has said about those that cannot be served, by name.
     faults: BTreeMap<String, String>,
-    /// Host ends that were taken for a container's because no other came into question, by interface index.
-    guessed: BTreeSet<u32>,
+    /// Containers with an interface that has not been found.
+    waiting: Vec<Container>,
+    /// Host ends whose other end has no name of its own yet, by interface index.
+    unnamed: BTreeSet<u32>,
 }
 
 impl Agent {
@@ -40,19 +42,51 @@ impl Agent {
                 faults.insert(network.name.clone(), format!("{error:#}"));
             }
         }
-        for container in &wanted.containers {
-            if let Err(error) = self.follow_container(container, wanted).await {
-                faults.insert(container.name.clone(), format!("{error:#}"));
-            }
+        self.follow_containers(&wanted.containers, &mut faults).await;
+        self.tell(faults);
+        (self.docker.is_read, self.docker.waits_for) = (true, wanted.waits_for.clone());
+    }
+
+    /// Looks again for interfaces that are waited for: some interface has changed. Docker tells of a container before its
+    /// interface has its MAC address, and again when the container has a process.
+    pub(crate) async fn look_for_docker(&mut self) {
+        if self.docker.waiting.is_empty() {
+            return;
         }
-        for container in &wanted.containers {
+        let (waiting, mut faults) = (std::mem::take(&mut self.docker.waiting), self.docker.faults.clone());
+        self.follow_containers(&waiting, &mut faults).await;
+        self.tell(faults);
+    }
+
+    async fn follow_containers(&mut self, containers: &[Container], faults: &mut BTreeMap<String, String>) {
+        match self.read_pairs().await {
+            Ok(pairs) => {
+                self.learn_names(&pairs);
+                for container in containers {
+                    if let Err(error) = self.follow_container(container, &pairs).await {
+                        faults.insert(container.name.clone(), format!("{error:#}"));
+                    }
+                }
+            }
+            Err(error) => tracing::error!("look for the interfaces of Docker's containers: {error:#}"),
+        }
+        for container in containers {
             self.follow_links(container);
         }
+        self.docker.waiting = containers.iter().filter(|container| self.lacks_interface(container)).cloned().collect();
+    }
+
+    fn lacks_interface(&self, asked: &Container) -> bool {
+        let served: Vec<u32> = self.state.endpoints_of(&asked.name).iter().map(|(_, known)| known.network).collect();
+        let networks = asked.endpoints.iter().filter_map(|endpoint| self.state.network(&endpoint.network));
+        networks.into_iter().any(|(index, _)| !served.contains(&index))
+    }
+
+    fn tell(&mut self, faults: BTreeMap<String, String>) {
         for (name, error) in faults.iter().filter(|(name, error)| self.docker.faults.get(*name) != Some(*error)) {
             tracing::error!("`{name}` of Docker's is not served as it should be: {error}");
         }
         self.docker.faults = faults;
-        (self.docker.is_read, self.docker.waits_for) = (true, wanted.waits_for.clone());
     }
 
     /// How it stands with Docker Engine; `None` if the agent follows none.
@@ -94,7 +128,7 @@ impl Agent {
             self.forget_endpoint_of(ifindex, "Docker has disconnected it").await;
         }
         let known: BTreeSet<u32> = self.state.endpoints.values().map(|endpoint| endpoint.ifindex).collect();
-        self.docker.guessed.retain(|ifindex| known.contains(ifindex));
+        self.docker.unnamed.retain(|ifindex| known.contains(ifindex));
     }
 
     async fn follow_network(&mut self, asked: &NetworkCreate) -> Result<()> {
@@ -108,7 +142,7 @@ impl Agent {
         }
     }
 
-    async fn follow_container(&mut self, asked: &Container, wanted: &Wanted) -> Result<()> {
+    async fn follow_container(&mut self, asked: &Container, pairs: &Pairs) -> Result<()> {
         let by_id = |(_, known): &(&String, &state::Container)| known.docker_id.as_ref() == Some(&asked.id);
         let known = self.state.containers.iter().find(by_id).map(|(name, _)| name.clone());
         if let Some(name) = known.filter(|name| *name != asked.name) {
@@ -118,9 +152,9 @@ impl Agent {
             return Err(Refusal::Taken(format!("the name `{}` belongs to another container", asked.name)).into());
         }
         if let Some(pid) = asked.pid {
-            self.learn_process(&asked.name, pid).await;
+            self.learn_process(&asked.name, pid);
         }
-        self.serve(asked, wanted).await?;
+        self.serve(asked, pairs).await?;
         if self.state.containers.contains_key(&asked.name) && asked.is_known {
             self.set_ports(&asked.name, &asked.ports)?;
             self.follow_expose(asked)?;
@@ -129,21 +163,28 @@ impl Agent {
     }
 
     /// Serves those of the container's interfaces that are not served yet, and are to be found.
-    async fn serve(&mut self, asked: &Container, wanted: &Wanted) -> Result<()> {
+    async fn serve(&mut self, asked: &Container, pairs: &Pairs) -> Result<()> {
         for endpoint in &asked.endpoints {
             let Some((network, _)) = self.state.network(&endpoint.network) else { continue };
             let mine = self.state.endpoints_of(&asked.name);
             if mine.iter().any(|(_, known)| known.network == network) {
                 continue;
             }
-            let Some(interface) = self.find_veth(asked, endpoint, network, wanted).await? else { continue };
+            let Some(pair) = pairs.find(self.bridge_of(network)?, endpoint.mac)? else {
+                let has_process = asked.pid.and_then(process::start_ticks).is_some();
+                ensure!(!has_process, "no port of the bridge leads to MAC address {}", endpoint.mac);
+                continue;
+            };
+            let name = if pair.is_named { pair.inside.ifname.clone() } else { format!("eth{}", mine.len()) };
+            let (ifindex, ifname) = (pair.port.ifindex, pair.port.ifname.clone());
+            let interface =
+                Interface { ifname: ifname.clone(), ifindex, interface: name, mac: endpoint.mac, mtu: pair.port.mtu };
             let adopted = AdoptedInterface {
                 network: endpoint.network.clone(),
                 address: endpoint.address,
                 address6: endpoint.address6,
                 ..AdoptedInterface::default()
             };
-            let (ifindex, ifname) = (interface.ifindex, interface.ifname.clone());
             let container = match self.state.containers.contains_key(&asked.name) {
                 true => None,
                 false => Some(self.new_container(asked)?),
@@ -158,8 +199,8 @@ impl Agent {
                 }
                 return Err(error);
             }
-            if asked.pid.is_none() {
-                self.docker.guessed.insert(ifindex);
+            if !pair.is_named {
+                self.docker.unnamed.insert(ifindex);
             }
             tracing::info!("container `{}` of Docker's is served in `{}` by {ifname}", asked.name, endpoint.network);
         }
@@ -188,69 +229,42 @@ impl Agent {
         })
     }
 
-    /// The host's end of a container's interface: by what is inside, once the container has a process. Before that the
-    /// one new port of the bridge, if the network has no other container that is waited for.
-    async fn find_veth(
-        &self,
-        asked: &Container,
-        endpoint: &Endpoint,
-        network: u32,
-        wanted: &Wanted,
-    ) -> Result<Option<Interface>> {
-        let bridge = self.bridge_of(network)?;
-        let links = self.netlink.links().await?;
-        let is_port = |link: &&Link| link.master == Some(bridge);
-        if let Some(pid) = asked.pid {
-            let inside = Netns::open(&NetnsName::Pid(pid))?.links().await?;
-            let own = inside.into_iter().find(|link| link.mac == endpoint.mac.0);
-            let own = own.with_context(|| format!("no interface inside has MAC address {}", endpoint.mac))?;
-            let outside = links.iter().filter(is_port).find(|link| Some(link.ifindex) == own.peer);
-            let outside = outside.with_context(|| format!("{} inside leads to no port of the bridge", own.ifname))?;
-            return Ok(Some(interface(outside, own.ifname, endpoint)));
-        }
-        let served: BTreeSet<u32> = self.state.endpoints.values().map(|endpoint| endpoint.ifindex).collect();
-        let mut new = links.iter().filter(is_port).filter(|link| !served.contains(&link.ifindex));
-        let (Some(link), None) = (new.next(), new.next()) else { return Ok(None) };
-        let of_network = |container: &&Container| container.endpoints.iter().any(|e| e.network == endpoint.network);
-        let is_waiting = |container: &&Container| {
-            !self.state.endpoints_of(&container.name).iter().any(|(_, known)| known.network == network)
-        };
-        if wanted.containers.iter().filter(of_network).filter(is_waiting).count() != 1 {
-            return Ok(None);
-        }
-        let number = self.state.endpoints_of(&asked.name).len();
-        Ok(Some(interface(link, format!("eth{number}"), endpoint)))
+    /// The pairs of Docker's bridges that are not served, or have no name inside yet.
+    async fn read_pairs(&self) -> Result<Pairs> {
+        let docker = self.state.networks.iter().filter(|(_, network)| network.owner == Owner::Docker);
+        let bridges = docker.filter_map(|(index, _)| self.bridge_of(*index).ok()).collect();
+        let served = self.state.endpoints.values().map(|endpoint| endpoint.ifindex);
+        let without = served.filter(|ifindex| !self.docker.unnamed.contains(ifindex)).collect();
+        Pairs::read(&self.netlink, &bridges, &without).await
     }
 
-    /// Notes a container's process, and looks whether the interfaces that were taken for the container's are.
-    async fn learn_process(&mut self, name: &str, pid: u32) {
+    /// Notes the names that interfaces have been given since they are served.
+    fn learn_names(&mut self, pairs: &Pairs) {
+        let before = self.docker.unnamed.len();
+        for endpoint in self.state.endpoints.values_mut() {
+            let name = pairs.name_inside(endpoint.ifindex);
+            if let Some(name) = name.filter(|_| self.docker.unnamed.remove(&endpoint.ifindex)) {
+                name.clone_into(&mut endpoint.interface);
+            }
+        }
+        if self.docker.unnamed.len() < before {
+            self.warn("save the state", self.store.save(&self.state));
+        }
+    }
+
+    fn learn_process(&mut self, name: &str, pid: u32) {
         let Some(container) = self.state.containers.get_mut(name) else { return };
         if container.netns != NetnsName::Pid(pid) {
             (container.netns, container.start_ticks) = (NetnsName::Pid(pid), process::start_ticks(pid));
             self.warn("save the state", self.store.save(&self.state));
-        }
-        let known: Vec<u32> = self.state.endpoints_of(name).iter().map(|(_, endpoint)| endpoint.ifindex).collect();
-        if !known.iter().any(|ifindex| self.docker.guessed.contains(ifindex)) {
-            return;
-        }
-        let inside = async { Netns::open(&NetnsName::Pid(pid))?.links().await };
-        let Ok(inside) = inside.await else { return };
-        for ifindex in known {
-            self.docker.guessed.remove(&ifindex);
-            match inside.iter().find(|link| link.peer == Some(ifindex)) {
-                Some(link) => {
-                    let endpoints = self.state.endpoints.values_mut();
-                    endpoints.filter(|e| e.ifindex == ifindex).for_each(|e| e.interface.clone_from(&link.ifname));
-                }
-                None => _ = self.forget_endpoint_of(ifindex, "it is another container's").await,
-            }
         }
     }
 
     /// Makes the exposed ports those that the container was created with: it may have been served before they were known.
     fn follow_expose(&mut self, asked: &Container) -> Result<()> {
         let expose = exposed::normalise(&asked.expose)?;
-        if self.find(&asked.name)?.expose == expose {
+        let known = self.find(&asked.name)?;
+        if (&known.expose, &known.hostname) == (&expose, &asked.hostname) {
             return Ok(());
         }
         self.change(&asked.name, |state| {
@@ -312,14 +326,4 @@ fn sorted(asked: &NetworkCreate) -> Vec<ipnet::IpNet> {
     let mut subnets: Vec<_> = asked.subnets.iter().map(ipnet::IpNet::trunc).collect();
     subnets.sort_by_key(|subnet| subnet.addr().is_ipv6());
     subnets
-}
-
-fn interface(link: &Link, inside: String, endpoint: &Endpoint) -> Interface {
-    Interface {
-        ifname: link.ifname.clone(),
-        ifindex: link.ifindex,
-        interface: inside,
-        mac: endpoint.mac,
-        mtu: link.mtu,
-    }
 }

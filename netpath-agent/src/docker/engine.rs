@@ -1,8 +1,10 @@
 //! Asks Docker Engine over its socket.
 
+use std::io::ErrorKind;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use anyhow::{Context, Error, Result, bail, ensure};
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use bollard::errors::Error as DockerError;
 use bollard::models::{ContainerSummary, Network};
 use bollard::query_parameters::{InspectNetworkOptions, ListContainersOptions, ListNetworksOptions};
@@ -65,8 +67,15 @@ fn is_not_found(error: &DockerError) -> bool {
 
 /// What hyper says of a socket leaves out which one and why.
 fn explain(socket: &Path, error: DockerError) -> Error {
-    match std::os::unix::net::UnixStream::connect(socket) {
-        Err(cause) => Error::from(cause).context(format!("connect to Docker Engine at {}", socket.display())),
-        Ok(_) => Error::from(error).context(format!("ask Docker Engine at {}", socket.display())),
-    }
+    let shown = socket.display();
+    let Err(cause) = UnixStream::connect(socket) else {
+        return Error::from(error).context(format!("ask Docker Engine at {shown}"));
+    };
+    let advice = match cause.kind() {
+        ErrorKind::NotFound => "start dockerd, or say where its socket is: `--docker=PATH`",
+        ErrorKind::ConnectionRefused => "nobody listens there: start dockerd",
+        ErrorKind::PermissionDenied => "run the agent as root",
+        _ => "is it dockerd's socket?",
+    };
+    anyhow!("connect to Docker Engine at {shown}: {cause} ({advice})")
 }

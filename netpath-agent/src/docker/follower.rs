@@ -1,25 +1,30 @@
 //! Follows Docker Engine: hears its events, reads all of it again after each that matters and every half minute, and hands
 //! on what is to be served. When the Engine is away it tries again, and nobody hears of it but the log.
+//!
+//! What a container was created with is told under its lock, which whoever starts it holds to the end. So it is asked for as
+//! soon as the container is there, nothing waits for the answer, and it is handed on when it comes.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Error, Result, anyhow};
 use bollard::Docker;
-use bollard::models::{EventMessage, EventMessageTypeEnum};
+use bollard::errors::Error as DockerError;
+use bollard::models::{ContainerInspectResponse, EventMessage, EventMessageTypeEnum};
 use bollard::query_parameters::{EventsOptions, InspectContainerOptions};
-use futures::{FutureExt, StreamExt};
+use futures::StreamExt;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::engine;
 use super::own_rules::missing_options;
 use super::translate::{self, Said, Wanted};
 
-/// What is said about a container waits for its lock, which whoever starts it holds.
-const LOCK_PATIENCE: Duration = Duration::from_millis(200);
+/// How many containers the Engine is asked about at once, beside those that it tells of itself.
+const MOST_ASKED: usize = 32;
 /// The events begin to be heard a moment after they were asked for; and what an event tells of may not be to be seen yet.
 const SECOND_READ: Duration = Duration::from_secs(1);
 /// How often to look whether the Engine still forwards by itself: whoever changes that waits for it.
@@ -34,8 +39,9 @@ struct Follower {
     socket: PathBuf,
     icc: bool,
     said: Said,
-    /// Containers that told nothing, being started.
-    silent: BTreeSet<String>,
+    /// Containers to ask about, and those asked about that have not answered.
+    to_ask: BTreeSet<String>,
+    asked: BTreeSet<String>,
     missing: Vec<&'static str>,
     wanted: mpsc::Sender<Wanted>,
 }
@@ -47,12 +53,22 @@ pub fn follow(socket: &Path, icc: bool) -> mpsc::Receiver<Wanted> {
         socket: socket.to_owned(),
         icc,
         said: Said::default(),
-        silent: BTreeSet::new(),
+        to_ask: BTreeSet::new(),
+        asked: BTreeSet::new(),
         missing: Vec::new(),
         wanted,
     };
     tokio::spawn(follower.run());
     receiver
+}
+
+/// What the Engine says, as it comes.
+enum Heard {
+    Event(EventMessage),
+    /// About the container with this id.
+    Container(String, Box<Result<ContainerInspectResponse, DockerError>>),
+    /// Nothing more, and why.
+    End(Error),
 }
 
 impl Follower {
@@ -83,43 +99,43 @@ impl Follower {
     async fn follow(&mut self) -> Result<()> {
         let docker = engine::connect(&self.socket).await?;
         tracing::info!("following Docker Engine at {}", self.socket.display());
-        let kinds = vec!["container".to_owned(), "network".to_owned()];
-        let only =
-            EventsOptions { filters: Some(HashMap::from([("type".to_owned(), kinds)])), ..EventsOptions::default() };
-        let mut events = pin!(docker.events(Some(only)));
-        // The events are asked for when the stream is first looked at.
-        let mut first = events.next().now_or_never();
-        (self.said, self.silent) = (Said::default(), BTreeSet::new());
+        // Ends with this: what is dropped is aborted.
+        let mut tasks = JoinSet::new();
+        let (sender, mut heard) = mpsc::unbounded_channel();
+        tasks.spawn(hear(docker.clone(), sender.clone()));
+        (self.said, self.to_ask, self.asked) = (Said::default(), BTreeSet::new(), BTreeSet::new());
         let mut next_read = Instant::now() + SECOND_READ;
         self.read(&docker).await?;
         loop {
-            let mut matters = false;
-            let event = match first.take() {
-                Some(event) => Some(event),
-                None => tokio::select! {
-                    event = events.next() => Some(event),
-                    () = sleep_until(next_read) => None,
-                    () = sleep(SIGNS_INTERVAL), if !self.missing.is_empty() => {
-                        if missing_options(&self.socket, &self.said.networks) != self.missing {
-                            self.read(&docker).await?;
-                        }
-                        continue;
+            self.ask(&docker, &mut tasks, &sender);
+            let mut burst = Vec::new();
+            tokio::select! {
+                _ = heard.recv_many(&mut burst, 1000) => {}
+                () = sleep_until(next_read) => {}
+                () = sleep(SIGNS_INTERVAL), if !self.missing.is_empty() => {
+                    if missing_options(&self.socket, &self.said.networks) != self.missing {
+                        self.read(&docker).await?;
                     }
-                    () = self.wanted.closed() => return Ok(()),
-                },
-            };
-            let mut burst = Vec::from_iter(event);
-            burst.extend(std::iter::from_fn(|| events.next().now_or_never()).take(1000));
-            for event in burst {
-                let event = event.context("the Engine has ended its events")?.context("hear the Engine's events")?;
-                matters |= self.note(&docker, &event).await;
+                    continue;
+                }
+                () = self.wanted.closed() => return Ok(()),
+            }
+            let (mut matters, mut has_answer) = (false, false);
+            for heard in burst {
+                match heard {
+                    Heard::Event(event) => matters |= self.note(&event),
+                    Heard::Container(id, answer) => has_answer |= self.learn(id, *answer),
+                    Heard::End(error) => return Err(error),
+                }
             }
             if Instant::now() >= next_read {
-                self.silent.clear();
                 next_read = Instant::now() + READ_INTERVAL;
             } else if matters {
                 next_read = Instant::now() + SECOND_READ;
             } else {
+                if has_answer {
+                    self.tell().await;
+                }
                 continue;
             }
             self.read(&docker).await?;
@@ -127,15 +143,13 @@ impl Follower {
     }
 
     /// Learns what an event says; `true` if everything is to be read again.
-    async fn note(&mut self, docker: &Docker, event: &EventMessage) -> bool {
+    fn note(&mut self, event: &EventMessage) -> bool {
         let action = event.action.as_deref().unwrap_or_default();
         let id = event.actor.as_ref().and_then(|actor| actor.id.as_deref()).unwrap_or_default();
         match event.typ {
             Some(EventMessageTypeEnum::NETWORK) => true,
             Some(EventMessageTypeEnum::CONTAINER) if CONTAINER_EVENTS.contains(&action) => {
-                self.silent.remove(id);
                 match action {
-                    "create" | "start" => self.inspect(docker, id).await,
                     "die" => {
                         let state = self.said.details.get_mut(id).and_then(|details| details.state.as_mut());
                         state.into_iter().for_each(|state| state.pid = None);
@@ -149,13 +163,29 @@ impl Follower {
         }
     }
 
-    /// Learns what a container was created with, and its process, unless it is just being started.
-    async fn inspect(&mut self, docker: &Docker, id: &str) {
-        match timeout(LOCK_PATIENCE, docker.inspect_container(id, None::<InspectContainerOptions>)).await {
-            Ok(Ok(details)) => drop(self.said.details.insert(id.to_owned(), details)),
-            Ok(Err(error)) => tracing::debug!("inspect container {id}: {error}"),
-            Err(_) => drop(self.silent.insert(id.to_owned())),
+    /// Asks about containers that the Engine has not told of by itself, as many as may be at once.
+    fn ask(&mut self, docker: &Docker, tasks: &mut JoinSet<()>, heard: &mpsc::UnboundedSender<Heard>) {
+        while tasks.try_join_next().is_some() {}
+        let free = MOST_ASKED.saturating_sub(self.asked.len());
+        let next: Vec<String> = self.to_ask.iter().take(free).cloned().collect();
+        for id in next {
+            self.to_ask.remove(&id);
+            self.asked.insert(id.clone());
+            tasks.spawn(ask(docker.clone(), id, heard.clone()));
         }
+    }
+
+    /// Learns what a container was created with, and its process; `false` if the Engine did not say.
+    fn learn(&mut self, id: String, answer: Result<ContainerInspectResponse, DockerError>) -> bool {
+        self.asked.remove(&id);
+        match answer {
+            Ok(details) => _ = self.said.details.insert(id, details),
+            Err(error) => {
+                tracing::debug!("inspect container {id}: {error}");
+                return false;
+            }
+        }
+        true
     }
 
     /// Reads everything and hands on what is to be served.
@@ -163,18 +193,16 @@ impl Follower {
         (self.said.networks, self.said.summaries) = engine::list(docker).await?;
         let ids: BTreeSet<String> = self.said.summaries.iter().filter_map(|summary| summary.id.clone()).collect();
         self.said.details.retain(|id, _| ids.contains(id));
-        for id in ids
-            .iter()
-            .filter(|id| !self.said.details.contains_key(*id) && !self.silent.contains(*id))
-            .cloned()
-            .collect::<Vec<_>>()
-        {
-            self.inspect(docker, &id).await;
-        }
+        let unknown = ids.into_iter().filter(|id| !self.said.details.contains_key(id) && !self.asked.contains(id));
+        self.to_ask.extend(unknown.collect::<Vec<_>>());
+        self.tell().await;
+        Ok(())
+    }
+
+    async fn tell(&mut self) {
         let wanted = self.wanted();
         // Nobody listens when the agent ends.
         let _ = self.wanted.send(wanted).await;
-        Ok(())
     }
 
     fn wanted(&mut self) -> Wanted {
@@ -197,4 +225,36 @@ impl Follower {
             Wanted { waits_for: self.missing.clone(), ..Wanted::default() }
         }
     }
+}
+
+/// Hands on the Engine's events, and asks about each container that is made or started.
+async fn hear(docker: Docker, heard: mpsc::UnboundedSender<Heard>) {
+    let kinds = vec!["container".to_owned(), "network".to_owned()];
+    let only = EventsOptions { filters: Some(HashMap::from([("type".to_owned(), kinds)])), ..EventsOptions::default() };
+    let mut events = pin!(docker.events(Some(only)));
+    let mut questions = JoinSet::new();
+    loop {
+        let event = match events.next().await {
+            Some(Ok(event)) => event,
+            Some(Err(error)) => {
+                return drop(heard.send(Heard::End(Error::from(error).context("hear the Engine's events"))));
+            }
+            None => return drop(heard.send(Heard::End(anyhow!("the Engine has ended its events")))),
+        };
+        let is_asked = matches!(event.action.as_deref(), Some("create" | "start"));
+        if is_asked && event.typ == Some(EventMessageTypeEnum::CONTAINER) {
+            let id = event.actor.as_ref().and_then(|actor| actor.id.clone()).unwrap_or_default();
+            questions.spawn(ask(docker.clone(), id, heard.clone()));
+        }
+        while questions.try_join_next().is_some() {}
+        if heard.send(Heard::Event(event)).is_err() {
+            return;
+        }
+    }
+}
+
+async fn ask(docker: Docker, id: String, heard: mpsc::UnboundedSender<Heard>) {
+    let answer = docker.inspect_container(&id, None::<InspectContainerOptions>).await;
+    // Nobody listens when the Engine has gone.
+    let _ = heard.send(Heard::Container(id, Box::new(answer)));
 }

@@ -49,6 +49,7 @@ impl From<&LinkMessage> for Link {
             alias: None,
             master: None,
             peer: None,
+            peer_netns: None,
         };
         for attribute in &message.attributes {
             match attribute {
@@ -57,6 +58,7 @@ impl From<&LinkMessage> for Link {
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
                 LinkAttribute::Link(peer) => link.peer = Some(*peer),
+                LinkAttribute::LinkNetNsId(id) => link.peer_netns = Some(*id).filter(|id| *id >= 0),
                 LinkAttribute::Controller(master) => link.master = Some(*master).filter(|m| *m != 0),
                 LinkAttribute::LinkInfo(infos) => {
                     let kind =
