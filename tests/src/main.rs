@@ -117,6 +117,18 @@ mod docker_mode;
 /// Containers of Docker Engine that start at the same time.
 mod docker_start;
 
+/// Docker Engine's networks with IPv6.
+mod docker_ipv6;
+
+/// Gateway modes of Docker Engine's networks.
+mod docker_gateways;
+
+/// Options of Docker Engine's networks and ports.
+mod docker_options;
+
+/// What Docker Engine can do wrong, and what netpath says then.
+mod docker_faults;
+
 /// The way of a running Docker to netpath, and back.
 mod docker_migrate;
 
