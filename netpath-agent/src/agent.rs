@@ -22,7 +22,8 @@ use crate::netlink::Netlink;
 use crate::options::Options;
 use crate::reconcile::{Change, Image, diff};
 use crate::refusal::Refusal;
-use crate::state::{Network, State, Store};
+use crate::state::{Network, State};
+use crate::store::Store;
 use crate::xdp_externals::Outcome;
 
 /// Index of the default network.

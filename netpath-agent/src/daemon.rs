@@ -20,7 +20,7 @@ use crate::netlink::Notices;
 use crate::options::Options;
 use crate::server::{self, Command, Reply, Socket};
 use crate::startup;
-use crate::state::Store;
+use crate::store::Store;
 use crate::teardown;
 
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);

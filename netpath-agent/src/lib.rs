@@ -61,6 +61,7 @@ pub mod refusal;
 pub mod server;
 pub mod startup;
 pub mod state;
+pub mod store;
 pub mod subnets;
 pub mod teardown;
 pub mod xdp;

@@ -29,7 +29,8 @@ use crate::networks;
 use crate::options::Options;
 use crate::reconcile::Image;
 use crate::recovery;
-use crate::state::{self, Endpoint, MAX_NETWORKS, Network, State, Store};
+use crate::state::{Endpoint, MAX_NETWORKS, Network, State};
+use crate::store::{self, Store};
 use crate::subnets::{self, Subnets};
 use crate::teardown;
 
@@ -248,12 +249,12 @@ async fn finish(mut agent: Agent) -> Result<Agent> {
 
 /// The state on disk.
 fn load_state(store: &Store) -> Result<Option<State>> {
-    match store.load()? {
-        state::Loaded::State(state) => Ok(Some(state)),
-        state::Loaded::Nothing => Ok(None),
-        state::Loaded::Corrupt { moved_to, error } => {
+    match store.load(&host::boot_id()?)? {
+        store::Loaded::State(state) => Ok(Some(state)),
+        store::Loaded::Nothing => Ok(None),
+        store::Loaded::Corrupt { moved_to, error, networks } => {
             tracing::warn!("the state is corrupt ({error:#}); it is set aside as {}", moved_to.display());
-            Ok(None)
+            Ok(networks)
         }
     }
 }

@@ -1,29 +1,18 @@
-//! What the agent knows that the kernel does not, kept on disk so that it survives the agent: one JSON
-//! file, replaced atomically. Touches nothing but the state directory.
-//!
-//! Long because everything that is kept stands in one place.
+//! What the agent knows that the kernel does not: the types of it. `store.rs` keeps it on disk.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use crate::api::{GatewayMode, Names, Netns, Owner, Subnet};
 pub use crate::binding::PortBinding;
-use crate::names::NameFiles;
 pub use crate::netns::NetnsId;
 
 /// The map `NETWORKS` has so many elements and one that is nobody's.
 pub const MAX_NETWORKS: u32 = 255;
 const VERSION: u32 = 2;
-const FILE: &str = "state.json";
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -176,26 +165,17 @@ pub struct PtpEnd {
 #[serde(try_from = "String", into = "String")]
 pub struct Mac(pub [u8; 6]);
 
-/// What the state directory held.
-#[derive(Debug)]
-pub enum Loaded {
-    Nothing,
-    State(State),
-    /// Unreadable; it lies at `moved_to` from now on.
-    Corrupt {
-        moved_to: PathBuf,
-        error: anyhow::Error,
-    },
-}
-
-/// The state directory, locked for one agent as long as this value lives.
-#[derive(Debug)]
-pub struct Store {
-    dir: PathBuf,
-    _lock: Flock<File>,
-}
-
 impl State {
+    /// # Errors
+    /// If it is no state, or one of another version.
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
+        let state: Self = serde_json::from_slice(bytes)?;
+        if state.version != VERSION {
+            bail!("state is of version {}, want {VERSION}", state.version);
+        }
+        Ok(state)
+    }
+
     pub fn new(boot_id: String) -> Self {
         Self {
             version: VERSION,
@@ -206,6 +186,11 @@ impl State {
             endpoints: BTreeMap::new(),
             ptps: Vec::new(),
         }
+    }
+
+    /// What outlives the kernel.
+    pub fn networks_alone(&self) -> Self {
+        Self { networks: self.networks.clone(), ..Self::new(self.boot_id.clone()) }
     }
 
     /// The network called `name`, with its index.
@@ -262,141 +247,6 @@ fn lowest_free<V>(map: &BTreeMap<u32, V>) -> u32 {
     (1..).zip(map.keys()).find(|(i, used)| i != *used).map_or(map.len() as u32 + 1, |(i, _)| i)
 }
 
-impl Store {
-    /// Creates `dir` if need be and locks it.
-    ///
-    /// # Errors
-    /// If another agent holds the lock; it is named.
-    pub fn open(dir: &Path) -> Result<Self> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .with_context(|| format!("create state directory {}", dir.display()))?;
-        Ok(Self { dir: dir.to_owned(), _lock: lock(dir)? })
-    }
-
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
-    /// Where the runner keeps the logs of detached containers.
-    pub fn log_dir(&self) -> PathBuf {
-        self.dir.join("logs")
-    }
-
-    /// Reads the state. A file that is not understood is renamed, never deleted or overwritten.
-    ///
-    /// # Errors
-    /// If the file exists but cannot be read or renamed.
-    pub fn load(&self) -> Result<Loaded> {
-        let path = self.dir.join(FILE);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Loaded::Nothing),
-            Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
-        };
-        match parse(&bytes) {
-            Ok(state) => Ok(Loaded::State(state)),
-            Err(error) => {
-                let moved_to = self.free_corrupt_name();
-                fs::rename(&path, &moved_to)
-                    .with_context(|| format!("set corrupt {} aside as {}", path.display(), moved_to.display()))?;
-                Ok(Loaded::Corrupt { moved_to, error })
-            }
-        }
-    }
-
-    /// Replaces the state on disk; after a crash there is the old one or the new one.
-    ///
-    /// # Errors
-    /// If it cannot be written; the old one is then still there.
-    pub fn save(&self, state: &State) -> Result<()> {
-        let path = self.dir.join(FILE);
-        self.replace(&path, state).with_context(|| format!("write {}", path.display()))
-    }
-
-    /// Removes state and lock, and the directory if nothing else lies in it.
-    ///
-    /// # Errors
-    /// If the state cannot be removed.
-    pub fn remove(self) -> Result<()> {
-        let path = self.dir.join(FILE);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("remove {}", path.display()));
-            }
-            _ => {}
-        }
-        fs::remove_file(self.dir.join("lock")).context("remove the lock file")?;
-        for files in NameFiles::all(&self.dir) {
-            files.remove()?;
-        }
-        // Logs of containers may lie here; they are the user's.
-        let _ = fs::remove_dir(&self.dir);
-        Ok(())
-    }
-
-    fn replace(&self, path: &Path, state: &State) -> Result<()> {
-        let temporary = self.dir.join("state.json.tmp");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        file.write_all(&serde_json::to_vec(state)?)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        File::open(&self.dir)?.sync_all()?;
-        Ok(())
-    }
-
-    fn free_corrupt_name(&self) -> PathBuf {
-        let mut n = 1;
-        loop {
-            let path = self.dir.join(format!("{FILE}.corrupt-{n}"));
-            if !path.exists() {
-                return path;
-            }
-            n += 1;
-        }
-    }
-}
-
-fn parse(bytes: &[u8]) -> Result<State> {
-    let state: State = serde_json::from_slice(bytes)?;
-    if state.version != VERSION {
-        bail!("state is of version {}, want {VERSION}", state.version);
-    }
-    Ok(state)
-}
-
-fn lock(dir: &Path) -> Result<Flock<File>> {
-    let path = dir.join("lock");
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .with_context(|| format!("open {}", path.display()))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(mut lock) => {
-            lock.set_len(0)?;
-            lock.rewind()?;
-            write!(lock, "{}", std::process::id())?;
-            Ok(lock)
-        }
-        Err((mut file, Errno::EWOULDBLOCK)) => {
-            let mut pid = String::new();
-            let _ = file.read_to_string(&mut pid);
-            bail!(
-                "state {} is in use by the netpath agent with pid {}; stop it, or choose another --state-dir and --socket",
-                dir.display(),
-                if pid.is_empty() { "unknown" } else { &pid }
-            )
-        }
-        Err((_, error)) => Err(error).with_context(|| format!("lock {}", path.display())),
-    }
-}
-
 impl std::fmt::Display for Mac {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let [a, b, c, d, e, g] = self.0;
@@ -439,65 +289,12 @@ impl From<Mac> for String {
 
 #[cfg(test)]
 mod tests {
-    use super::samples::{container, endpoint, network};
+    use super::samples::network;
     use super::*;
-    use crate::port_spec::Proto;
-
-    #[test]
-    fn state_survives_the_agent() {
-        let dir = tempfile::tempdir().unwrap();
-        let state = sample();
-        {
-            let store = Store::open(dir.path()).unwrap();
-            assert!(matches!(store.load().unwrap(), Loaded::Nothing));
-            store.save(&state).unwrap();
-        }
-        let Loaded::State(loaded) = Store::open(dir.path()).unwrap().load().unwrap() else { panic!("want state") };
-        assert_eq!(loaded, state);
-    }
-
-    #[test]
-    fn a_save_that_broke_off_leaves_the_old_state() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
-        store.save(&sample()).unwrap();
-        fs::write(dir.path().join("state.json.tmp"), "{\"vers").unwrap();
-        assert!(matches!(store.load().unwrap(), Loaded::State(state) if state == sample()));
-    }
-
-    #[test]
-    fn a_corrupt_file_is_set_aside_and_never_overwrites_an_earlier_one() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
-        for n in 1..=2 {
-            fs::write(dir.path().join(FILE), format!("garbage {n}")).unwrap();
-            let Loaded::Corrupt { moved_to, .. } = store.load().unwrap() else { panic!("want corrupt") };
-            assert_eq!(moved_to, dir.path().join(format!("state.json.corrupt-{n}")));
-            assert_eq!(fs::read_to_string(moved_to).unwrap(), format!("garbage {n}"));
-        }
-        assert!(matches!(store.load().unwrap(), Loaded::Nothing));
-    }
-
-    #[test]
-    fn state_of_another_version_is_corrupt() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
-        store.save(&State { version: 99, ..sample() }).unwrap();
-        let Loaded::Corrupt { error, .. } = store.load().unwrap() else { panic!("want corrupt") };
-        assert!(error.to_string().contains("99"), "{error}");
-    }
-
-    #[test]
-    fn a_second_agent_is_refused_and_told_who_is_first() {
-        let dir = tempfile::tempdir().unwrap();
-        let _first = Store::open(dir.path()).unwrap();
-        let error = Store::open(dir.path()).unwrap_err().to_string();
-        assert!(error.contains(&std::process::id().to_string()), "{error}");
-    }
 
     #[test]
     fn the_lowest_free_index_is_used_next() {
-        let mut state = sample();
+        let mut state = samples::state();
         assert_eq!(state.free_index(), 2);
         let endpoint = state.endpoints[&1].clone();
         state.endpoints.insert(2, endpoint.clone());
@@ -521,7 +318,7 @@ mod tests {
 
     #[test]
     fn a_containers_endpoints_come_in_the_order_of_their_connection() {
-        let mut state = sample();
+        let mut state = samples::state();
         let later = Endpoint { generation: 9, ..state.endpoints[&1].clone() };
         let latest = Endpoint { generation: 10, ..later.clone() };
         state.endpoints = BTreeMap::from([(1, latest), (2, state.endpoints[&1].clone()), (3, later)]);
@@ -541,8 +338,15 @@ mod tests {
             assert!(text.parse::<Mac>().is_err(), "{text}");
         }
     }
+}
 
-    fn sample() -> State {
+/// Samples for the tests of other modules.
+#[cfg(test)]
+pub(crate) mod samples {
+    use super::*;
+
+    /// The container `web` in the network `bridge`, in the boot called `boot`.
+    pub(crate) fn state() -> State {
         let mut state = State::new("boot".to_owned());
         state.networks.insert(1, network("bridge"));
         let port = PortBinding {
@@ -550,7 +354,7 @@ mod tests {
             host_port: 8080,
             container_port: 80,
             count: 1,
-            proto: Proto::Tcp,
+            proto: crate::port_spec::Proto::Tcp,
             counter: 3,
             from: vec![],
         };
@@ -558,12 +362,6 @@ mod tests {
         state.endpoints.insert(1, endpoint("web"));
         state
     }
-}
-
-/// Samples for the tests of other modules.
-#[cfg(test)]
-pub(crate) mod samples {
-    use super::*;
 
     /// 172.17.0.0/16 behind `netpath0`.
     pub(crate) fn network(name: &str) -> Network {

@@ -10,7 +10,8 @@ use crate::datapath::{self, Remains};
 use crate::endpoints;
 use crate::host;
 use crate::netlink::Netlink;
-use crate::state::{Loaded, Network, State, Store};
+use crate::state::{Network, State};
+use crate::store::{Loaded, Store};
 
 /// Takes down what lies behind `state_dir` and `pin_dir`, where no agent runs.
 pub async fn down(state_dir: &Path, pin_dir: &Path) -> Vec<Error> {
@@ -26,10 +27,12 @@ pub async fn down(state_dir: &Path, pin_dir: &Path) -> Vec<Error> {
         Err(error) => return vec![error],
     };
     let mut errors = Vec::new();
-    let state = match store.load() {
+    let state = match store.load(&host::boot_id().unwrap_or_default()) {
         Ok(Loaded::State(state)) => Some(state),
         Ok(Loaded::Nothing) => None,
-        Ok(Loaded::Corrupt { moved_to, error }) => {
+        // Of what is not known the machine's end has left nothing.
+        Ok(Loaded::Corrupt { networks: Some(networks), .. }) => Some(networks),
+        Ok(Loaded::Corrupt { moved_to, error, networks: None }) => {
             errors.push(anyhow!(
                 "the state was corrupt ({error:#}) and is set aside as {}: remove bridge and veths yourself, \
                  their alias (`ip link show`) begins with `netpath`",
