@@ -52,6 +52,8 @@ pub struct Agent {
     pub(crate) unfit: usize,
     /// Interfaces that may have lost programs, where those are filters.
     pub(crate) stripped: BTreeSet<u32>,
+    /// Veths that the agent has deleted, until the kernel has told of it.
+    pub(crate) deleted: BTreeSet<u32>,
     /// External interfaces and what XDP does there.
     pub(crate) xdp: BTreeMap<u32, Outcome>,
     pub(crate) docker: docker::Told,
@@ -141,7 +143,7 @@ impl Agent {
     }
 
     /// What the maps should hold that a change of `container` can change, the links of others to it among it.
-    fn part(&self, container: &str) -> Image {
+    pub(crate) fn part(&self, container: &str) -> Image {
         let mut image = container_image(container, &self.state, &Addrs::new(&self.state, &self.host));
         image.links = desired::links(&self.state);
         image

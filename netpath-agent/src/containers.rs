@@ -157,11 +157,14 @@ impl Agent {
             // The interface may be there without the state knowing.
             errors.extend(self.undo_endpoint(index, endpoint).await);
         }
+        let had_endpoints = !known.is_empty();
         for index in known {
-            errors.extend(self.discard_endpoint(index).await);
+            if let Some(endpoint) = self.state.endpoints.get(&index).cloned() {
+                errors.extend(self.take_endpoint(index, endpoint).await);
+            }
         }
         errors.extend(self.discard_ptps(|ptp| ptp.has(name)).await);
-        if self.state.containers.remove(name).is_some() {
+        if self.state.containers.remove(name).is_some() || had_endpoints {
             self.release_ports();
             errors.extend(self.store.save(&self.state).err());
         }

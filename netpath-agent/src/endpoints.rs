@@ -9,7 +9,6 @@ use nix::errno::Errno;
 use crate::agent::Agent;
 use crate::announce::announce;
 use crate::bridge;
-use crate::desired::{Addrs, container_image};
 use crate::endpoint_plan::taken_interface;
 use crate::host;
 use crate::netlink::Veth;
@@ -45,9 +44,12 @@ impl Agent {
         let link = self.netlink.link(&endpoint.ifname).await?.context("the namespace is gone")?;
         endpoint.ifindex = link.ifindex;
         self.netlink.set_alias(link.ifindex, &alias(&self.options.bridge, &endpoint.container)).await?;
-        netns.configure(&endpoint.interface, self.nets(endpoint)?).await?;
-        endpoint.takes_xdp = self.has_xdp() && prepare_for_xdp(netns, endpoint).await;
         let old = self.gateways(&endpoint.container);
+        // Routes that are there are not touched before all that may be refused is done.
+        let first =
+            if old.is_empty() { gateways(&self.state, &endpoint.container, Some(endpoint)) } else { Vec::new() };
+        netns.configure(&endpoint.interface, self.nets(endpoint)?, first).await?;
+        endpoint.takes_xdp = self.has_xdp() && prepare_for_xdp(netns, endpoint).await;
         let name = endpoint.container.clone();
         let made = endpoint.clone();
         self.change(&name, |state| {
@@ -55,7 +57,7 @@ impl Agent {
             state.endpoints.insert(index, made);
         })?;
         let new = self.gateways(&name);
-        if old != new {
+        if old != new && !old.is_empty() {
             netns.set_default_routes(old, new).await?;
         }
         self.datapath.attach_container(endpoint.ifindex, &endpoint.ifname)?;
@@ -68,8 +70,19 @@ impl Agent {
         Ok(())
     }
 
-    /// Takes an endpoint away that may be half made, and goes on past errors.
+    /// Takes an endpoint away that may be half made, also from the state on disk, and goes on past errors.
     pub(crate) async fn undo_endpoint(&mut self, index: u32, endpoint: Endpoint) -> Vec<Error> {
+        let is_known = self.state.endpoints.contains_key(&index);
+        let mut errors = self.take_endpoint(index, endpoint).await;
+        if is_known {
+            errors.extend(self.store.save(&self.state).err());
+        }
+        errors
+    }
+
+    /// As [`Self::undo_endpoint`], but the state is still to be saved: an agent that finds an endpoint there whose
+    /// interface is gone forgets it.
+    pub(crate) async fn take_endpoint(&mut self, index: u32, endpoint: Endpoint) -> Vec<Error> {
         let mut errors = Vec::new();
         let mut note = |result: Result<()>| errors.extend(result.err());
         note(self.forget_endpoint(index, &endpoint.container));
@@ -79,12 +92,12 @@ impl Agent {
         };
         match ifindex {
             Ok(Some(ifindex)) => {
+                if !self.state.is_adopted(endpoint.network) {
+                    note(self.delete_veth(ifindex).await);
+                }
+                // A link that is taken off an interface that is there costs the kernel a grace period of RCU more.
                 note(self.datapath.detach(ifindex));
                 note(self.datapath.forget_drops(ifindex));
-                if !self.state.is_adopted(endpoint.network) {
-                    note(self.netlink.delete_link(ifindex).await);
-                    note(self.datapath.forget_drops(ifindex));
-                }
             }
             Ok(None) => {}
             Err(error) => note(Err(error)),
@@ -92,6 +105,12 @@ impl Agent {
         self.release_addresses(endpoint.network, endpoint.addr, endpoint.addr6);
         self.counters.give_back_pair(endpoint.counter);
         errors
+    }
+
+    async fn delete_veth(&mut self, ifindex: u32) -> Result<()> {
+        self.netlink.delete_link(ifindex).await?;
+        self.deleted.insert(ifindex);
+        Ok(())
     }
 
     /// As [`Self::undo_endpoint`], for one that the state knows.
@@ -104,23 +123,19 @@ impl Agent {
 
     /// Takes the endpoint out of maps and state. Unlike [`Agent::change`] it never takes anything back.
     fn forget_endpoint(&mut self, index: u32, container: &str) -> Result<()> {
-        let addrs = |agent: &Self| Addrs::new(&agent.state, &agent.host);
-        let mut before = container_image(container, &self.state, &addrs(self));
-        before.links = crate::desired::links(&self.state);
-        let known = self.state.endpoints.remove(&index).is_some();
-        let mut after = container_image(container, &self.state, &addrs(self));
-        after.links = crate::desired::links(&self.state);
-        if !known {
+        if !self.state.endpoints.contains_key(&index) {
             return Ok(());
         }
+        let mut before = self.part(container);
+        self.state.endpoints.remove(&index);
+        let after = self.part(container);
         before.retain_keys_of(&self.image);
-        let applied = self.apply(&diff(&after, &before));
-        applied.and(self.store.save(&self.state))
+        self.apply(&diff(&after, &before))
     }
 
     /// Where the container's default routes lead: to the first network of each family that has a gateway.
     pub(crate) fn gateways(&self, container: &str) -> Vec<IpAddr> {
-        gateways(&self.state, container)
+        gateways(&self.state, container, None)
     }
 
     pub(crate) fn bridge_of(&self, network: u32) -> Result<u32> {
@@ -152,11 +167,12 @@ impl Agent {
     }
 }
 
-/// Where a container's default routes lead.
-fn gateways(state: &State, container: &str) -> Vec<IpAddr> {
-    let endpoints = state.endpoints_of(container);
+/// Where a container's default routes lead, with one more endpoint or as it is.
+fn gateways(state: &State, container: &str, more: Option<&Endpoint>) -> Vec<IpAddr> {
+    let known = state.endpoints_of(container);
     let first = |family: fn(&crate::state::Network) -> Option<IpAddr>| {
-        endpoints.iter().find_map(|(_, endpoint)| family(state.networks.get(&endpoint.network)?))
+        let mut endpoints = known.iter().map(|(_, endpoint)| *endpoint).chain(more);
+        endpoints.find_map(|endpoint| family(state.networks.get(&endpoint.network)?))
     };
     let v4 = first(|network| network.v4.as_ref().and_then(|subnet| subnet.gateway));
     let v6 = first(|network| network.v6.as_ref().and_then(|subnet| subnet.gateway));
@@ -214,8 +230,11 @@ mod tests {
         state.networks.insert(1, Network { v4: subnet, internal: true, ..samples::network("inside") });
         state.networks.insert(2, samples::network("bridge"));
         state.endpoints.insert(1, Endpoint { network: 1, ..samples::endpoint("web") });
-        assert!(gateways(&state, "web").is_empty());
-        state.endpoints.insert(2, Endpoint { network: 2, generation: 2, ..samples::endpoint("web") });
-        assert_eq!(gateways(&state, "web"), ["172.17.0.1".parse::<IpAddr>().unwrap()]);
+        assert!(gateways(&state, "web", None).is_empty());
+        let second = Endpoint { network: 2, generation: 2, ..samples::endpoint("web") };
+        let gateway = ["172.17.0.1".parse::<IpAddr>().unwrap()];
+        assert_eq!(gateways(&state, "web", Some(&second)), gateway);
+        state.endpoints.insert(2, second);
+        assert_eq!(gateways(&state, "web", None), gateway);
     }
 }

@@ -27,18 +27,23 @@ impl Agent {
             match notice {
                 Notice::LinkGone(ifindex) => {
                     self.notice_bridge_gone(ifindex);
-                    look |= !self.forget_link(ifindex).await;
+                    let is_news = !self.forget_link(ifindex).await;
+                    look |= !self.deleted.remove(&ifindex) && is_news;
                 }
                 Notice::Link(ifindex) => {
                     has_links = true;
-                    look |= self.endpoint_of(ifindex).is_none();
+                    look |= !self.is_veth(ifindex);
                     bridges
                         .extend(self.host.bridges.iter().find(|(_, b)| b.ifindex == ifindex).map(|(index, _)| *index));
                 }
                 // Those of a veth say nothing, and every new one has some.
-                Notice::Address(ifindex) => look |= self.endpoint_of(ifindex).is_none(),
+                Notice::Address(ifindex) => look |= !self.is_veth(ifindex),
                 Notice::FilterGone(ifindex) => look |= self.notice_filter_gone(ifindex),
-                Notice::Route | Notice::Lost => look = true,
+                Notice::Route => look = true,
+                Notice::Lost => {
+                    self.deleted.clear();
+                    look = true;
+                }
             }
         }
         for index in bridges {
@@ -170,6 +175,11 @@ impl Agent {
             }
         }
         Ok(())
+    }
+
+    /// Whether the interface is a container's, or was until the agent deleted it.
+    fn is_veth(&self, ifindex: u32) -> bool {
+        self.deleted.contains(&ifindex) || self.endpoint_of(ifindex).is_some()
     }
 
     fn endpoint_of(&self, ifindex: u32) -> Option<u32> {

@@ -1,6 +1,7 @@
 //! Interfaces, addresses, routes and neighbours over rtnetlink. The only module that names rtnetlink;
 //! what it hands out are this file's own types.
 
+mod deletion;
 mod messages;
 mod neighbour;
 pub mod netdev;
@@ -325,19 +326,6 @@ impl Netlink {
         match answer(self.handle.route().del(message).execute()).await {
             Err(error) if !is(&error, Errno::ESRCH) => {
                 Err(error).with_context(|| format!("remove default route via {gateway}"))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Deletes an interface; no error if it is gone.
-    ///
-    /// # Errors
-    /// If the kernel refuses for another reason.
-    pub async fn delete_link(&self, ifindex: u32) -> Result<()> {
-        match answer(self.handle.link().del(ifindex).execute()).await {
-            Err(error) if !is(&error, Errno::ENODEV) => {
-                Err(error).with_context(|| format!("delete interface {ifindex}"))
             }
             _ => Ok(()),
         }

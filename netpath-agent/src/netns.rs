@@ -122,11 +122,12 @@ impl Netns {
             .with_context(|| format!("configure lo in {shown}"))
     }
 
-    /// Gives the container's end of a veth pair its addresses and sets it up, and `lo` too.
+    /// Gives the container's end of a veth pair its addresses and sets it up, and `lo` too; then default routes lead to
+    /// `gateways`.
     ///
     /// # Errors
     /// If the kernel refuses any of it.
-    pub async fn configure(&self, interface: &str, addrs: Vec<IpNet>) -> Result<()> {
+    pub async fn configure(&self, interface: &str, addrs: Vec<IpNet>, gateways: Vec<IpAddr>) -> Result<()> {
         let name = interface.to_owned();
         self.run(move || async move {
             let netlink = Netlink::connect()?;
@@ -140,7 +141,11 @@ impl Netns {
             for net in addrs {
                 netlink.add_address(link.ifindex, net).await?;
             }
-            netlink.set_up(link.ifindex).await
+            netlink.set_up(link.ifindex).await?;
+            for gateway in gateways {
+                netlink.add_default_route(gateway).await?;
+            }
+            Ok(())
         })
         .await
         .with_context(|| format!("configure {interface} in {}", self.path.display()))
@@ -256,7 +261,7 @@ impl Netns {
     /// If the kernel refuses any of it.
     pub async fn configure_ptp(&self, interface: &str, addrs: Vec<IpAddr>, peers: Vec<IpAddr>) -> Result<()> {
         let nets: Vec<IpNet> = addrs.into_iter().map(IpNet::from).collect();
-        self.configure(interface, nets).await?;
+        self.configure(interface, nets, Vec::new()).await?;
         let name = interface.to_owned();
         self.run(move || async move {
             let netlink = Netlink::connect()?;

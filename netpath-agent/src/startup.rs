@@ -117,6 +117,7 @@ impl Start {
                     unsettled: false,
                     unfit: 0,
                     stripped: BTreeSet::new(),
+                    deleted: BTreeSet::new(),
                     xdp: BTreeMap::new(),
                     docker: docker::Told::default(),
                 };

@@ -49,13 +49,21 @@ pub(crate) fn add_routes(agent: &Agent, path: &Path, routes: &[Route], endpoint:
 
 /// Interfaces of the host, as a result shows them.
 pub(crate) fn host_interfaces(agent: &Agent, names: &[&str]) -> Result<Vec<Interface>, CniError> {
-    let links = names.iter().map(|name| {
-        let link = host_link(agent, name)?;
+    let find = async {
+        let netlink = Netlink::connect()?;
+        let mut links = Vec::new();
+        for name in names {
+            links.push(netlink.link(name).await?);
+        }
+        Ok(links)
+    };
+    let links = agent.block_on(find).map_err(|error| failed(&error))?;
+    let shown = names.iter().zip(links).map(|(name, link)| {
         let gone = || CniError::new(Code::Changed, format!("the host has no interface {name}"));
         let link = link.ok_or_else(gone)?;
         Ok(Interface { name: link.ifname, mac: mac(link.mac), mtu: Some(link.mtu), sandbox: String::new() })
     });
-    links.collect()
+    shown.collect()
 }
 
 /// The host's interface of that name.

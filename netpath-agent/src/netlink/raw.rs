@@ -101,6 +101,18 @@ impl Raw {
         }
     }
 
+    /// Has the kernel do something.
+    ///
+    /// # Errors
+    /// As in [`Self::ask`].
+    pub(super) fn order(&self, kind: u16, head: [u8; 4], rest: &[u8]) -> Result<()> {
+        self.send(&request(kind, NLM_F_REQUEST | NLM_F_ACK, head, rest))?;
+        match messages(&self.receive()?)?.first() {
+            Some(Message::Done) => Ok(()),
+            _ => bail!("the kernel's answer is none"),
+        }
+    }
+
     fn send(&self, message: &[u8]) -> Result<()> {
         send(self.socket.as_raw_fd(), message, MsgFlags::empty()).context("send a netlink message").map(drop)
     }
