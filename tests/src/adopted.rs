@@ -291,7 +291,9 @@ impl<'a> Foreign<'a> {
         let is_mine = |link: &&Value| [&link["ifname"], &link["master"]].contains(&&json!(self.bridge()));
         const FIELDS: [&str; 7] = ["ifname", "mtu", "master", "address", "ifalias", "group", "txqlen"];
         let set = |link: &Value| {
-            let addresses = link["addr_info"].as_array().unwrap().iter().map(|address| address["local"].clone());
+            // The kernel gives those of the link itself, some time after the interface is up.
+            let addresses = link["addr_info"].as_array().unwrap().iter().filter(|address| address["scope"] != "link");
+            let addresses = addresses.map(|address| address["local"].clone());
             let flags = link["flags"].as_array().unwrap().contains(&json!("UP"));
             json!([FIELDS.map(|field| link[field].clone()), addresses.collect::<Vec<_>>(), flags])
         };
