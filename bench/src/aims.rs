@@ -1,6 +1,7 @@
 //! What netpath aims at, what a run has measured of it, and what bounds what it does not reach. Every figure is of the same
 //! run, so that the machine and the hour are in none of them.
 
+use crate::container_aims;
 use crate::kind::Kind;
 use crate::record::{Item, Run, grouped};
 use crate::spread::Spread;
@@ -39,7 +40,8 @@ const RULES: &str = Kind::REFERENCE.name();
 /// All aims, in the order of the work they are about.
 pub fn rows(run: &Run) -> Vec<Row> {
     let seen = Seen { run };
-    [seen.connections(), seen.bulk(), seen.datagrams(), seen.ways(), seen.publishing(), seen.memory()].concat()
+    let traffic = [seen.connections(), seen.bulk(), seen.datagrams(), seen.ways(), seen.publishing(), seen.memory()];
+    traffic.into_iter().flatten().chain(container_aims::rows(run)).collect()
 }
 
 struct Seen<'a> {
@@ -268,7 +270,7 @@ impl<'a> Seen<'a> {
 }
 
 /// A row; `figures` are what was measured and whether that is enough.
-fn row(aim: impl Into<String>, figures: Option<(String, bool)>, bound: impl FnOnce() -> String) -> Row {
+pub(crate) fn row(aim: impl Into<String>, figures: Option<(String, bool)>, bound: impl FnOnce() -> String) -> Row {
     let aim = aim.into();
     match figures {
         Some((measured, true)) => Row { aim, measured, met: Some(true), bound: String::new() },
@@ -277,7 +279,7 @@ fn row(aim: impl Into<String>, figures: Option<(String, bool)>, bound: impl FnOn
     }
 }
 
-fn times_at_least(item: Option<&Item>, own: &str, to: &str, times: f64) -> Option<(String, bool)> {
+pub(crate) fn times_at_least(item: Option<&Item>, own: &str, to: &str, times: f64) -> Option<(String, bool)> {
     let Spread { median, min, max } = item?.ratio(own, to)?;
     Some((format!("{median:.2}x ({min:.2} to {max:.2})"), median >= times))
 }
@@ -332,7 +334,7 @@ fn joined(parts: impl IntoIterator<Item = Option<String>>) -> String {
     parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
-fn ports_text(ports: u64) -> String {
+pub(crate) fn ports_text(ports: u64) -> String {
     format!("{} port{}", grouped(ports), if ports == 1 { "" } else { "s" })
 }
 

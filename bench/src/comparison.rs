@@ -77,13 +77,21 @@ pub fn check(runs: &Path) -> Result<bool> {
     Ok(is_well)
 }
 
-/// The newest run under `runs`, by the name of its directory, which begins with the date.
+/// Records that may lie beside `run.json`: of work that this run had not, measured by itself (`--only docker --json`).
+const PARTS: [&str; 2] = ["docker.json", "cni.json"];
+
+/// The newest run under `runs`, by the name of its directory, which begins with the date; with the parts that lie beside
+/// it.
 ///
 /// # Errors
 ///
 /// If there is one that cannot be read.
 pub fn newest_run(runs: &Path) -> Result<Option<(PathBuf, Run)>> {
-    Ok(all_runs(runs)?.pop())
+    let Some((path, mut run)) = all_runs(runs)?.pop() else { return Ok(None) };
+    for part in PARTS.map(|name| path.with_file_name(name)).iter().filter(|part| part.is_file()) {
+        run.complete(read(part)?);
+    }
+    Ok(Some((path, run)))
 }
 
 /// The newest run of this CPU and kernel, else the newest; with the programs of a later one, if its record lies beside
@@ -306,6 +314,11 @@ mod tests {
         assert_eq!(["epyc", "xeon", "another"].map(date), ["2026-01-02-a", "2026-01-03-b", "2026-01-03-b"]);
         assert_eq!(newest_run(dir.path()).unwrap().expect("a run").1.date, "2026-01-03-b");
         assert!(newest_run(Path::new("/nonexistent")).unwrap().is_none());
+
+        let part = Run { items: vec![record::tests::item("cni-add", true, &[("netpath", &[1.0])])], ..run(&[]) };
+        fs::write(dir.path().join("2026-01-03-b/cni.json"), serde_json::to_string(&part).unwrap()).unwrap();
+        let (_, whole) = newest_run(dir.path()).unwrap().expect("a run");
+        assert_eq!((whole.date.as_str(), whole.items.len()), ("2026-01-03-b", 1));
 
         let later = Run { date: "later".to_owned(), ..run(&[]) };
         fs::write(dir.path().join("2026-01-02-a/programs.json"), serde_json::to_string(&later).unwrap()).unwrap();

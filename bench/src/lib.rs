@@ -6,12 +6,17 @@
 pub mod aims;
 pub mod attempt;
 pub mod checks;
+pub mod cni;
 pub mod comparison;
+mod container_aims;
 pub mod contest;
 pub mod cost;
 mod datagrams;
 pub mod demo;
+pub mod docker_memory;
+pub mod docker_run;
 mod engine;
+mod engine_answers;
 pub mod iperf;
 pub mod kind;
 pub mod machine;

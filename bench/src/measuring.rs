@@ -9,7 +9,7 @@ use crate::programs::Wanted;
 use crate::progress::Progress;
 use crate::record::{Run, Settings};
 use crate::traffic::Traffic;
-use crate::{programs, publishing, runner};
+use crate::{cni, docker_memory, docker_run, programs, publishing, runner};
 
 /// Measures all that `effort` asks for. What cannot be measured is left out with a line that says why.
 ///
@@ -20,7 +20,9 @@ pub fn measure(effort: &Effort) -> Result<Run> {
     let wants = |name: &str| effort.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
     let series = plan::series(effort);
     let (publish, rest, per_program) = (wants("publish"), wants("rest"), wants("programs"));
-    if series.is_empty() && !publish && !rest && !per_program {
+    let (docker, memory) = (wants("docker-run") || wants("docker-rm"), wants("docker-memory"));
+    let cni = wants("cni-add") || wants("cni-del");
+    if series.is_empty() && ![publish, rest, per_program, docker, memory, cni].contains(&true) {
         bail!("no work has `{}` in its name", effort.only.as_deref().unwrap_or_default());
     }
     for program in ["ip", "nsenter", "nginx", "curl", "wrk", "iperf3", "ethtool"] {
@@ -47,6 +49,15 @@ pub fn measure(effort: &Effort) -> Result<Run> {
     }
     if rest {
         run.items.extend(publishing::rest(effort, &progress));
+    }
+    if cni {
+        run.items.extend(cni::measure(effort, &progress));
+    }
+    if docker {
+        run.items.extend(docker_run::measure(effort, &progress));
+    }
+    if memory {
+        run.items.extend(docker_memory::measure(&progress));
     }
     if per_program {
         progress.says("programs");

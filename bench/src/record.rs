@@ -51,7 +51,7 @@ pub struct Item {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Condition {
-    /// `ports` or `flows`.
+    /// `ports`, `flows` or `containers`.
     pub of: String,
     pub count: u64,
 }
@@ -142,6 +142,13 @@ impl Item {
 }
 
 impl Run {
+    /// Takes over the items of `part` that this run has not.
+    pub fn complete(&mut self, part: Self) {
+        let is_known = |item: &Item| self.items.iter().any(|known| known.name == item.name);
+        let new: Vec<Item> = part.items.into_iter().filter(|item| !is_known(item)).collect();
+        self.items.extend(new);
+    }
+
     /// The item called `name` without a condition.
     pub fn item(&self, name: &str) -> Option<&Item> {
         self.items.iter().find(|item| item.name == name && item.condition.is_none())

@@ -64,10 +64,12 @@ fn table(name: &str, run: &Run) -> Result<String> {
         "flows" => Ok(ratios(&run.series("new-connections", "flows"), &["iptables-nft", "netpath"])),
         "publish" => Ok(publish(run)),
         "programs" => Ok(programs(run)),
+        "containers" => Ok(containers(run)),
+        "cni" => Ok(cni(run)),
         "aims" => Ok(aims(run)),
         "machine" => Ok(machine(run)),
         other => {
-            const NAMES: &str = "summary, ratios, ports, flows, publish, programs, aims, machine";
+            const NAMES: &str = "summary, ratios, ports, flows, publish, programs, containers, cni, aims, machine";
             bail!("no table is called `{other}`: there are {NAMES}")
         }
     }
@@ -134,6 +136,40 @@ fn publish(run: &Run) -> String {
     text
 }
 
+/// What starting and ending containers takes.
+fn containers(run: &Run) -> String {
+    const NAMES: [&str; 5] = ["docker-run", "docker-rm", "docker-memory", "cni-add", "cni-del"];
+    let mut text = row(["", "", "median", "lowest to highest round"].map(str::to_owned).into_iter());
+    text += &row(["---", "---", "---:", "---:"].map(str::to_owned).into_iter());
+    for item in run.items.iter().filter(|item| NAMES.contains(&item.name.as_str())) {
+        let condition = item.condition.as_ref().map(|of| format!(", {} {}", grouped(of.count), of.of));
+        let mut title = format!("{}{}", item.about, condition.unwrap_or_default());
+        for (outcome, spread) in item.results.iter().filter_map(|outcome| Some((outcome, outcome.spread()?))) {
+            let [median, min, max] = [spread.median, spread.min, spread.max].map(|value| with_unit(value, &item.unit));
+            text +=
+                &row([std::mem::take(&mut title), outcome.contestant.clone(), median, format!("{min} to {max}")]
+                    .into_iter());
+        }
+    }
+    text
+}
+
+/// ADD and DEL of each list of plugins.
+fn cni(run: &Run) -> String {
+    let mut text = row(["list", "ADD", "DEL"].map(str::to_owned).into_iter());
+    text += &row(["---", "---:", "---:"].map(str::to_owned).into_iter());
+    let ms = |item: &str, list: &str| {
+        let spread = run.item(item).and_then(|item| item.outcome(list)?.spread());
+        spread.map_or_else(|| "-".to_owned(), |spread| with_unit(spread.median, "ms"))
+    };
+    for outcome in run.item("cni-add").into_iter().flat_map(|item| &item.results) {
+        let list = &outcome.contestant;
+        let plugins: Vec<String> = list.split('+').map(|plugin| format!("`{plugin}`")).collect();
+        text += &row([plugins.join(", "), ms("cni-add", list), ms("cni-del", list)].into_iter());
+    }
+    text
+}
+
 fn programs(run: &Run) -> String {
     let mut text = row(["program", "packet", "ns", "instructions", "stack"].map(str::to_owned).into_iter());
     text += &row(["---", "---", "---:", "---:", "---:"].map(str::to_owned).into_iter());
@@ -183,6 +219,15 @@ mod tests {
     fn a_mark_without_an_end_is_refused() {
         assert!(replace("<!-- bench:one -->\n", |_| Ok(String::new())).is_err());
         assert!(replace("<!-- bench:one", |_| Ok(String::new())).is_err());
+    }
+
+    #[test]
+    fn a_list_of_plugins_has_what_was_measured_of_it() {
+        let add = item("cni-add", true, &[("netpath-cni", &[14.0, 12.0, 13.0]), ("bridge+portmap", &[50.0])]);
+        let del = item("cni-del", true, &[("netpath-cni", &[9.0])]);
+        let table = cni(&crate::record::tests::run(vec![add, del]));
+        let rows: Vec<&str> = table.lines().skip(2).collect();
+        assert_eq!(rows, ["| `netpath-cni` | 13.0 ms | 9.00 ms |", "| `bridge`, `portmap` | 50.0 ms | - |"]);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Docker Engine itself on the host of a world: a daemon and a containerd of its own, with everything they keep under the
-//! world's directory. Files of Debian's packages, which are not installed; `cargo xtask setup` fetches them.
+//! world's directory; for benchmarks on a bare host too. Files of Debian's packages, which are not installed; `cargo xtask setup` fetches them.
 
 use std::cell::RefCell;
 use std::fs::{self, File};
@@ -14,11 +14,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::cni_runtime::tool;
-use crate::{Family, Namespace, World, program};
+use crate::{Bare, Family, Namespace, World, program};
 
 /// How long the daemon may take to start.
 const PATIENCE: Duration = Duration::from_secs(60);
-const IMAGE: &str = "box";
+/// An image with busybox alone.
+pub const IMAGE: &str = "box";
 /// What dockerd is told so that netpath does the forwarding.
 pub const FOR_NETPATH: [&str; 3] = ["--iptables=false", "--ip6tables=false", "--userland-proxy=false"];
 
@@ -33,7 +34,9 @@ pub enum Release {
 
 /// A running daemon. Dropping it kills it; what its containers leave goes with the world.
 pub struct Engine<'a> {
-    world: &'a World,
+    host: &'a Namespace,
+    /// Of the world, and of the control group above those of containers.
+    name: String,
     release: Release,
     dir: PathBuf,
     containerd: Child,
@@ -94,15 +97,25 @@ impl Release {
 impl<'a> Engine<'a> {
     /// Starts containerd and, with `options`, the daemon on the host of `world`, and makes an image.
     pub fn start(world: &'a World, release: Release, options: &[&str]) -> Self {
-        let dir = world.dir().join("docker");
+        Self::on(&world.host, &world.dir(), release, options)
+    }
+
+    /// The same where nothing else forwards.
+    pub fn alone(bare: &'a Bare, release: Release, options: &[&str]) -> Self {
+        Self::on(&bare.host, &bare.dir(), release, options)
+    }
+
+    fn on(host: &'a Namespace, world_dir: &Path, release: Release, options: &[&str]) -> Self {
+        let dir = world_dir.join("docker");
+        let name = world_dir.file_name().expect("a directory of that name").to_string_lossy().into_owned();
         fs::create_dir_all(dir.join("containerd")).unwrap_or_else(|e| panic!("create {}: {e}", dir.display()));
         let config = match release {
             Release::Own => format!("{{\"deprecated-key-path\": \"{}\"}}", dir.join("key").display()),
             Release::Newest => "{}".to_owned(),
         };
         fs::write(dir.join("daemon.json"), config).expect("write the daemon's configuration");
-        let containerd = start_containerd(world, release, &dir);
-        let engine = Self { world, release, dir, containerd, daemon: RefCell::new(None) };
+        let containerd = start_containerd(host, release, &dir);
+        let engine = Self { host, name, release, dir, containerd, daemon: RefCell::new(None) };
         engine.start_daemon(options);
         engine.make_image();
         engine
@@ -111,13 +124,12 @@ impl<'a> Engine<'a> {
     /// Starts the daemon, also after [`Engine::kill_daemon`].
     pub fn start_daemon(&self, options: &[&str]) {
         let at = |file: &str| self.dir.join(file).display().to_string();
-        let mut command = self.world.host.command("dockerd");
+        let mut command = self.host.command("dockerd");
         command.env("PATH", self.release.path());
         command.args(["--config-file", &at("daemon.json"), "--pidfile", &at("pid"), "--host", &self.address()]);
         command.args(["--data-root", &at("data"), "--exec-root", &at("run"), "--storage-driver", "vfs"]);
         command.args(["--containerd", &at("containerd/sock"), "--exec-opt", "native.cgroupdriver=cgroupfs"]);
-        let name = self.world.dir().file_name().expect("a directory of that name").to_string_lossy().into_owned();
-        command.args(["--cgroup-parent", &format!("/{name}")]).args(options);
+        command.args(["--cgroup-parent", &format!("/{}", self.name)]).args(options);
         // Killed, it leaves its number to nobody.
         let _ = fs::remove_file(self.dir.join("pid"));
         *self.daemon.borrow_mut() = Some(spawn(command, &self.dir.join("dockerd.log")));
@@ -269,7 +281,7 @@ impl Drop for Engine<'_> {
     }
 }
 
-fn start_containerd(world: &World, release: Release, dir: &Path) -> Child {
+fn start_containerd(host: &Namespace, release: Release, dir: &Path) -> Child {
     let at = |file: &str| dir.join("containerd").join(file).display().to_string();
     let config = format!(
         "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = {:?}\n",
@@ -278,7 +290,7 @@ fn start_containerd(world: &World, release: Release, dir: &Path) -> Child {
         at("sock")
     );
     fs::write(at("config.toml"), config).expect("write containerd's configuration");
-    let mut command = world.host.command("containerd");
+    let mut command = host.command("containerd");
     command.env("PATH", release.path()).args(["--config", &at("config.toml")]);
     let child = spawn(command, &dir.join("containerd.log"));
     let deadline = Instant::now() + PATIENCE;

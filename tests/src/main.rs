@@ -108,9 +108,6 @@ mod cni;
 /// The CNI plugin under the reference library for runtimes.
 mod cnitool;
 
-/// How long the CNI plugin takes, beside Debian's.
-mod cni_speed;
-
 /// Docker Engine itself, whose containers netpath serves.
 mod docker_mode;
 

@@ -42,7 +42,7 @@ pub(crate) fn built(profile: &str, name: &str) -> Result<PathBuf> {
 
 /// Builds agent and bench in release, always both, so that their shared dependencies are built once.
 pub(crate) fn build_release() -> Result<()> {
-    run(cargo().args(["build", "--release", "-p", "netpath-agent", "-p", "netpath-bench"]))
+    run(cargo().args(["build", "--release", "-p", "netpath-agent", "-p", "netpath-cni", "-p", "netpath-bench"]))
 }
 
 /// Builds everything that tests run. Tests too, though nextest builds them: with their features chosen as nextest does,
