@@ -222,6 +222,7 @@ impl Daemon {
             Err(error) => tracing::warn!("remove expired flows: {error:#}"),
         }
         self.agent.look().await;
+        host::release_memory();
     }
 
     fn monitor(&mut self, on: bool) {

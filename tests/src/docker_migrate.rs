@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::docker_mode::PLANE;
 
-on_own_docker! {
+on_docker! {
     a_running_docker_is_taken_over_and_given_back,
     what_is_in_the_way_is_said_and_nothing_changes,
     a_restart_that_fails_leaves_everything_as_it_was,
@@ -66,15 +66,11 @@ fn a_running_docker_is_taken_over_and_given_back(release: Release) {
     assert_eq!(pid(&engine, "web"), before.1, "it was not restarted");
     converse(&mut published.0, &mut published.1);
     talk(&world, &inside, &listener);
-    assert_eq!(
-        docker_lines(&world, "iptables-save"),
-        [
-            "-A DOCKER-USER -j RETURN",
-            "-A DOCKER-USER -s 198.51.100.0/24 -j DROP",
-            "-A FORWARD -j DOCKER-USER",
-            ":DOCKER-USER - [0:0]"
-        ]
-    );
+    let mut kept = docker_lines(&world, "iptables-save");
+    // Newer Engines put none there.
+    kept.retain(|line| !line.ends_with("-j RETURN"));
+    let owners = ["-A DOCKER-USER -s 198.51.100.0/24 -j DROP", "-A FORWARD -j DOCKER-USER", ":DOCKER-USER - [0:0]"];
+    assert_eq!(kept, owners);
     let rules = program::stdout_of(&mut world.host.command("iptables-save"));
     for rule in OWNERS {
         let sources: Vec<_> = rule.iter().filter(|word| word.contains('/')).collect();

@@ -64,20 +64,6 @@ macro_rules! on_docker {
     };
 }
 
-/// For what the Engine of the machine's Debian is enough for.
-macro_rules! on_own_docker {
-    ($($test:ident,)+) => {
-        $(mod $test {
-            use netpath_tests::engine::Release;
-
-            #[test]
-            fn docker() {
-                crate::docker_mode::run(super::$test, Release::Own);
-            }
-        })+
-    };
-}
-
 /// For what only newer Engines have.
 macro_rules! on_newest_docker {
     ($($test:ident,)+) => {

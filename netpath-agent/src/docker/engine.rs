@@ -58,7 +58,7 @@ pub(super) async fn list(docker: &Docker) -> Result<(Vec<Network>, Vec<Container
     }
     let all = ListContainersOptions { all: true, ..ListContainersOptions::default() };
     let containers = docker.list_containers(Some(all)).await.context("list Docker's containers")?;
-    Ok((networks, containers))
+    Ok((networks, containers.into_iter().map(translate::needed_of_summary).collect()))
 }
 
 fn is_not_found(error: &DockerError) -> bool {

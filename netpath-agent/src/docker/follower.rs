@@ -179,7 +179,7 @@ impl Follower {
     fn learn(&mut self, id: String, answer: Result<ContainerInspectResponse, DockerError>) -> bool {
         self.asked.remove(&id);
         match answer {
-            Ok(details) => _ = self.said.details.insert(id, details),
+            Ok(details) => _ = self.said.details.insert(id, translate::needed(details)),
             Err(error) => {
                 tracing::debug!("inspect container {id}: {error}");
                 return false;

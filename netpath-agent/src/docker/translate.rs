@@ -107,6 +107,29 @@ pub(super) fn wanted(said: &Said, icc: bool) -> Wanted {
     wanted
 }
 
+/// What of a container's details is read here: the Engine says ten times as much, of each of them.
+pub(super) fn needed(details: ContainerInspectResponse) -> ContainerInspectResponse {
+    let config = details.config.map(|config| models::ContainerConfig {
+        hostname: config.hostname,
+        exposed_ports: config.exposed_ports,
+        ..models::ContainerConfig::default()
+    });
+    let host_config = details.host_config.map(|host| models::HostConfig {
+        links: host.links,
+        port_bindings: host.port_bindings,
+        ..models::HostConfig::default()
+    });
+    let state = details.state.map(|state| models::ContainerState { pid: state.pid, ..Default::default() });
+    ContainerInspectResponse { id: details.id, config, host_config, state, ..ContainerInspectResponse::default() }
+}
+
+/// The same of what a list says.
+pub(super) fn needed_of_summary(summary: ContainerSummary) -> ContainerSummary {
+    let ContainerSummary { id, names, ports, labels, state, .. } = summary;
+    let labels = labels.map(|labels| labels.into_iter().filter(|(key, _)| key.starts_with(LABEL)).collect());
+    ContainerSummary { id, names, ports, labels, state, ..ContainerSummary::default() }
+}
+
 /// Whether netpath can serve the network.
 pub(super) fn is_bridge(network: &models::Network) -> bool {
     network.driver.as_deref() == Some("bridge") && network.config_only != Some(true)
