@@ -31,7 +31,8 @@ pub mod endpoint_flag {
     /// The container's end takes frames that XDP redirects: it has a NAPI context, as a veth has while its
     /// generic receive offload is on (Linux 5.13, commit d3256efd8e8b). Without one they would vanish.
     pub const XDP: u16 = 1;
-    /// No other container of its network may talk to it, nor it to them, but by links.
+    /// No other container of its network may talk to it, nor it to them, but by links. Packets to groups and ICMP errors
+    /// pass: with a look at this flag there the verifiers of 5.10 and 6.1 refuse the programs, for their stack.
     pub const NO_ICC: u16 = 2;
 }
 

@@ -123,7 +123,7 @@ pub fn error_from_container<F: Family, E: Env<F>>(
             let is_linked = |inner: &Inner<F>| {
                 is_there && link::lets_error_pass::<F, E>(env, &inner.tuple, sender.endpoint, neighbour)
             };
-            let passes = sender.may_talk_to(neighbour) || inner.is_some_and(is_linked);
+            let passes = sender.network.has(network_flag::ICC) || inner.is_some_and(is_linked);
             if passes { Ok(None) } else { Err(Reason::Icc) }
         }
         Road::Host if sender.network.has(network_flag::INTERNAL) => Ok(None),

@@ -33,16 +33,11 @@ pub struct Sender<'a> {
 }
 
 impl Sender<'_> {
-    /// Whether it may talk to containers of its network that may be talked to.
-    #[inline(always)]
-    pub fn has_icc(&self) -> bool {
-        self.network.has(network_flag::ICC) && !self.endpoint.has(endpoint_flag::NO_ICC)
-    }
-
     /// Whether it may talk to this one, also without a link.
     #[inline(always)]
     pub fn may_talk_to(&self, neighbour: &Endpoint) -> bool {
-        self.has_icc() && !neighbour.has(endpoint_flag::NO_ICC)
+        let is_closed = (self.endpoint.flags | neighbour.flags) & endpoint_flag::NO_ICC != 0;
+        self.network.has(network_flag::ICC) & !is_closed
     }
 }
 
@@ -96,7 +91,7 @@ pub fn road<'a, F: Family, E: Env<F>>(
     sender: &Sender<'_>,
 ) -> Result<Road<'a, F>, Reason> {
     let dst_addr = &packet.tuple.dst_addr;
-    let icc = sender.has_icc();
+    let icc = sender.network.has(network_flag::ICC);
     let through_bridge = arrival.dst_mac == sender.network.mac;
     if F::is_group(dst_addr) {
         return if icc { Ok(Road::Bridge) } else { Err(Reason::Icc) };
