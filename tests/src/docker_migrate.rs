@@ -85,6 +85,14 @@ fn a_running_docker_is_taken_over_and_given_back(release: Release) {
     assert_eq!(plan["steps"], json!([]), "{plan:#}");
     assert!(program::text(&docker(&world, &engine.socket(), &["plan"]).stdout).contains("Nothing to change"));
 
+    // Somebody writes the file; dockerd goes on as it was started, and so does the agent.
+    fs::write(engine.config_path(), fs::read(engine.config_path()).unwrap()).unwrap();
+    engine.docker(&["network", "create", "more"]);
+    let networks = || world.json(&["network", "ls"]);
+    eventually("the agent has read it all again", || networks().to_string().contains("docker/more"));
+    assert!(world.endpoint("web").is_some());
+    engine.docker(&["network", "rm", "more"]);
+
     migrate_by_command(&world, &engine, &["--back"]);
     eventually("the agent leaves them to Docker", || world.endpoint("web").is_none());
     assert_eq!(fs::read(engine.config_path()).unwrap(), before.0);

@@ -113,7 +113,7 @@ impl Follower {
                 _ = heard.recv_many(&mut burst, 1000) => {}
                 () = sleep_until(next_read) => {}
                 () = sleep(SIGNS_INTERVAL), if !self.missing.is_empty() => {
-                    if missing_options(&self.socket, &self.said.networks) != self.missing {
+                    if missing_options(&self.said.networks) != self.missing {
                         self.read(&docker).await?;
                     }
                     continue;
@@ -206,7 +206,7 @@ impl Follower {
     }
 
     fn wanted(&mut self) -> Wanted {
-        let missing = missing_options(&self.socket, &self.said.networks);
+        let missing = missing_options(&self.said.networks);
         if missing != self.missing {
             if missing.is_empty() {
                 tracing::info!("Docker Engine leaves the forwarding to netpath from now on");
