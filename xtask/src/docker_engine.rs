@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 use crate::vm::cache;
-use crate::vm::suite::{self, Suite};
+use crate::vm::suite::Suite;
 
 const SUITE: &str = "sid";
 const PACKAGES: [&str; 2] = ["docker.io", "docker-cli"];
@@ -26,10 +26,7 @@ pub(crate) fn is_in(tools: &Path) -> bool {
 /// # Errors
 /// If the packages cannot be had, or have other files.
 pub(crate) fn fetch(tools: &Path) -> Result<()> {
-    let cache = cache::dir()?;
-    cache::require_space(&cache, SPACE_MIB)?;
-    let suite = Suite::new(&cache.join("suites"), SUITE, &suite::mirror()?)?;
-    suite.update()?;
+    let suite = Suite::open(SUITE, SPACE_MIB)?;
     let mut packages = suite.closure(&PACKAGES)?;
     packages.retain(|package| PACKAGES.contains(&package.name.as_str()));
     cache::replace(&tools.join(FOLDER), |fresh| {

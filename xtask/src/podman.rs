@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 use crate::vm::cache;
-use crate::vm::suite::{self, Suite};
+use crate::vm::suite::Suite;
 
 /// The oldest one with netavark 1.6 or newer.
 const SUITE: &str = "trixie";
@@ -30,10 +30,7 @@ pub(crate) fn is_in(tools: &Path) -> bool {
 /// # Errors
 /// If the packages cannot be had.
 pub(crate) fn fetch(tools: &Path) -> Result<()> {
-    let cache = cache::dir()?;
-    cache::require_space(&cache, SPACE_MIB)?;
-    let suite = Suite::new(&cache.join("suites"), SUITE, &suite::mirror()?)?;
-    suite.update()?;
+    let suite = Suite::open(SUITE, SPACE_MIB)?;
     let packages = suite.closure(&PACKAGES)?;
     cache::replace(&tools.join(FOLDER), |fresh| {
         suite.unpack(&packages, fresh)?;

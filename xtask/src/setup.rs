@@ -79,8 +79,8 @@ pub(crate) fn ensure(scope: Scope, report: Report) -> Result<()> {
         setup.nextest()?;
         setup.docker_proxy()?;
         setup.cni_tools()?;
-        setup.podman()?;
-        setup.newest_engine()?;
+        setup.unpacked("Podman", podman::is_in, podman::fetch)?;
+        setup.unpacked("newest Docker Engine of Debian", docker_engine::is_in, docker_engine::fetch)?;
     }
     Ok(())
 }
@@ -226,30 +226,17 @@ impl Setup {
         Ok(())
     }
 
-    fn podman(&mut self) -> Result<()> {
+    /// Fetches what only some tests run; without it they are skipped, and say so.
+    fn unpacked(&mut self, what: &str, is_in: fn(&Path) -> bool, fetch: fn(&Path) -> Result<()>) -> Result<()> {
         let proxy = docker_proxy::path()?;
         let folder = proxy.parent().context("the folder of tools")?;
-        if podman::is_in(folder) {
-            self.found("Podman");
+        if is_in(folder) {
+            self.found(what);
             return Ok(());
         }
-        self.installing("Podman, in a folder of its own, for the tests of the netavark plugin");
-        if let Err(error) = podman::fetch(folder) {
-            eprintln!("no Podman, the tests with it are skipped: {error:#}");
-        }
-        Ok(())
-    }
-
-    fn newest_engine(&mut self) -> Result<()> {
-        let proxy = docker_proxy::path()?;
-        let folder = proxy.parent().context("the folder of tools")?;
-        if docker_engine::is_in(folder) {
-            self.found("the newest Docker Engine of Debian");
-            return Ok(());
-        }
-        self.installing("the newest Docker Engine of Debian, for the tests");
-        if let Err(error) = docker_engine::fetch(folder) {
-            eprintln!("no newest Docker Engine, the tests with it are skipped: {error:#}");
+        self.installing(&format!("{what}, in a folder of its own, for the tests"));
+        if let Err(error) = fetch(folder) {
+            eprintln!("no {what}, the tests with it are skipped: {error:#}");
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
+use super::cache;
 use crate::process::{capture, find};
 
 /// The keys of all suites, of package debian-archive-keyring.
@@ -26,6 +27,18 @@ pub(crate) struct Suite {
 }
 
 impl Suite {
+    /// The suite `name` of the machine's own mirror, kept in the cache and read anew, where `mib` MiB are free.
+    ///
+    /// # Errors
+    /// If there is no room, no mirror, or it does not answer.
+    pub(crate) fn open(name: &str, mib: u64) -> Result<Self> {
+        let cache = cache::dir()?;
+        cache::require_space(&cache, mib)?;
+        let suite = Self::new(&cache.join("suites"), name, &mirror()?)?;
+        suite.update()?;
+        Ok(suite)
+    }
+
     /// The suite `name` of `mirror`, with its lists in a folder of its name below `suites`.
     pub(crate) fn new(suites: &Path, name: &str, mirror: &str) -> Result<Self> {
         let dir = suites.join(name);

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 use super::cache;
-use super::suite::{self, Suite};
+use super::suite::Suite;
 use crate::process::{capture, find};
 
 const QEMU: &str = "qemu-system-x86_64";
@@ -30,15 +30,13 @@ pub(super) fn ensure() -> Result<Tools> {
     let cache = cache::dir()?;
     let tools = Tools { root: cache.join("tools"), qemu: find(QEMU), busybox: find(BUSYBOX) };
     if tools.are_missing() {
-        fetch(&cache, &tools.root).with_context(|| format!("get {QEMU} (or install it and {BUSYBOX})"))?;
+        fetch(&tools.root).with_context(|| format!("get {QEMU} (or install it and {BUSYBOX})"))?;
     }
     Ok(tools)
 }
 
-fn fetch(cache: &Path, root: &Path) -> Result<()> {
-    cache::require_space(cache, SPACE_MIB)?;
-    let suite = Suite::new(&cache.join("suites"), SUITE, &suite::mirror()?)?;
-    suite.update()?;
+fn fetch(root: &Path) -> Result<()> {
+    let suite = Suite::open(SUITE, SPACE_MIB)?;
     let packages = suite.closure(&PACKAGES)?;
     eprintln!(
         "vm: unpacking qemu ({} packages of Debian's {SUITE}) in {}; nothing is installed",
