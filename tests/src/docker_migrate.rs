@@ -20,6 +20,10 @@ on_docker! {
     a_docker_that_runs_as_it_should_has_nothing_to_change,
 }
 
+on_newest_docker! {
+    tables_of_a_docker_without_iptables_are_removed,
+}
+
 const SOCKET: &str = "--docker={dir}/docker/sock";
 /// Rules of the host's owner, beside Docker's.
 const OWNERS: [&[&str]; 3] = [
@@ -162,6 +166,120 @@ fn a_restart_that_fails_leaves_everything_as_it_was(release: Release) {
         assert!(!copy(&engine).exists());
     }
     talk(&world, &inside, &listener);
+}
+
+/// What Docker 29 writes with `--firewall-backend=nftables`; no such Engine is here, so it stands beside another one's rules.
+fn tables_of_a_docker_without_iptables_are_removed(release: Release) {
+    let world = World::with(PLANE, Options::agent(SOCKET));
+    world.lets_netfilter_work();
+    let engine = Engine::start(&world, release, &[]);
+    engine.start_container("web", &["-p", "8080:80"]);
+    let (inside, before) = (engine.inside("web"), fs::read(engine.config_path()).unwrap());
+    let file = world.dir().join("docker-29.nft");
+    fs::write(&file, nftables_of_docker_29(&engine.ip("web", "bridge").to_string())).unwrap();
+    program::stdout_of(world.host.command("nft").arg("-f").arg(&file));
+    let tables = || {
+        let text = program::stdout_of(world.host.command("nft").args(["list", "tables"]));
+        let mut tables: Vec<String> =
+            text.lines().filter(|line| line.contains("docker-bridges")).map(str::to_owned).collect();
+        tables.sort();
+        tables
+    };
+    let owners = ["table inet docker-bridges", "table ip docker-bridges-too"];
+    assert_eq!(tables(), [owners[0], "table ip docker-bridges", owners[1], "table ip6 docker-bridges"]);
+
+    let plan = json_plan(&world, &engine);
+    assert_eq!(plan["obstacles"], json!([]), "{plan:#}");
+    let rules = plan["rules"].as_array().expect("a list").iter();
+    let found: Vec<Value> = rules.filter(|found| found["table"] == "docker-bridges").cloned().collect();
+    let whole = |family: &str, rules: usize| json!({"family": family, "table": "docker-bridges", "chain": "*", "rules": rules, "is_kept": false});
+    assert_eq!(found, [whole("ip", 15), whole("ip6", 3)]);
+    let listener = inside.listen(80);
+    migrate(&world, &engine, &[]);
+    assert_eq!(tables(), owners);
+    let kept = program::stdout_of(world.host.command("nft").args(["list", "table", "ip", "docker-bridges-too"]));
+    assert!(kept.contains("198.51.100.0/24"), "{kept}");
+    eventually("the container is served", || world.endpoint("web").is_some());
+    assert_eq!(world.json(&["inspect"])["docker"]["waits_for"], json!([]));
+    talk(&world, &inside, &listener);
+    assert_eq!(json_plan(&world, &engine)["steps"], json!([]));
+
+    migrate(&world, &engine, &["--back"]);
+    assert_eq!(fs::read(engine.config_path()).unwrap(), before);
+    assert_eq!(tables(), owners);
+    talk(&world, &inside, &listener);
+}
+
+/// The tables of a Docker with a container at `addr` whose port 80 is published as 8080, and two tables of the owner's.
+fn nftables_of_docker_29(addr: &str) -> String {
+    let jumps = |map: &str| {
+        format!("map {map}-jumps {{ type ifname : verdict; elements = {{ \"docker0\" : jump {map}__docker0 }}; }}\n")
+    };
+    let maps = ["filter-forward-in", "filter-forward-out", "nat-postrouting-in", "nat-postrouting-out"];
+    format!(
+        "table ip docker-bridges {{
+        chain filter-forward-in__docker0 {{
+            ct state established,related counter accept
+            iifname docker0 counter accept comment \"ICC\"
+            ip daddr {addr} tcp dport 80 counter accept
+            counter drop comment \"UNPUBLISHED PORT DROP\"
+        }}
+        chain filter-forward-out__docker0 {{
+            ct state established,related counter accept
+            counter accept comment \"OUTGOING\"
+        }}
+        chain nat-postrouting-in__docker0 {{ }}
+        chain nat-postrouting-out__docker0 {{ oifname != docker0 ip saddr {addr}/16 counter masquerade; }}
+        chain nat-prerouting-and-output {{ iifname != docker0 tcp dport 8080 counter dnat to {addr}:80; }}
+        {maps}
+        chain filter-FORWARD {{
+            type filter hook forward priority filter; policy accept;
+            oifname vmap @filter-forward-in-jumps
+            iifname vmap @filter-forward-out-jumps
+        }}
+        chain nat-POSTROUTING {{
+            type nat hook postrouting priority srcnat; policy accept;
+            iifname vmap @nat-postrouting-out-jumps
+            oifname vmap @nat-postrouting-in-jumps
+        }}
+        chain nat-PREROUTING {{
+            type nat hook prerouting priority dstnat; policy accept;
+            fib daddr type local counter jump nat-prerouting-and-output
+        }}
+        chain nat-OUTPUT {{
+            type nat hook output priority -100; policy accept;
+            ip daddr != 127.0.0.0/8 fib daddr type local counter jump nat-prerouting-and-output
+        }}
+        chain raw-PREROUTING {{
+            type filter hook prerouting priority raw; policy accept;
+            ip daddr {addr} iifname != docker0 counter drop
+        }}
+    }}
+    table ip6 docker-bridges {{
+        chain nat-prerouting-and-output {{ }}
+        map filter-forward-in-jumps {{ type ifname : verdict; }}
+        chain filter-FORWARD {{
+            type filter hook forward priority filter; policy accept;
+            oifname vmap @filter-forward-in-jumps
+        }}
+        chain nat-PREROUTING {{
+            type nat hook prerouting priority dstnat; policy accept;
+            fib daddr type local counter jump nat-prerouting-and-output
+        }}
+        chain nat-OUTPUT {{
+            type nat hook output priority -100; policy accept;
+            ip6 daddr != ::1 fib daddr type local counter jump nat-prerouting-and-output
+        }}
+    }}
+    table inet docker-bridges {{
+        chain mine {{ tcp dport 22 accept; }}
+    }}
+    table ip docker-bridges-too {{
+        chain mine {{ type filter hook input priority filter; ip saddr 198.51.100.0/24 drop; }}
+    }}
+    ",
+        maps = maps.map(jumps).concat()
+    )
 }
 
 fn a_docker_that_runs_as_it_should_has_nothing_to_change(release: Release) {

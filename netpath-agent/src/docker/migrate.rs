@@ -70,7 +70,8 @@ impl Migration {
                 "dockerd leaves the forwarding to netpath, but its rules are there; try again".to_owned()
             })?;
             say(&format!(
-                "removed {} chains and {} other rules of Docker's",
+                "removed {} tables, {} chains and {} other rules of Docker's",
+                removal.tables.len(),
                 removal.chains.len(),
                 removal.rules.len()
             ));

@@ -4,14 +4,12 @@ use std::fs;
 
 use bollard::models::Network;
 
-use super::translate;
+use super::{rules, translate};
 use crate::ip_tables;
 use crate::netlink::nftables;
 
 /// Of Docker's published ports, in a table `nat`.
 pub(super) const CHAIN: &str = "DOCKER";
-/// Where Docker writes its rules when it does so without iptables, since 29.
-pub(super) const NFTABLES_TABLE: &str = "docker-bridges";
 
 /// The three options, and whether each is missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,7 +27,7 @@ struct Signs {
 pub(super) fn missing_options(networks: &[Network]) -> Vec<&'static str> {
     let chains = nftables::chains().unwrap_or_default();
     let is_dockers =
-        |chain: &nftables::Chain| chain.table == NFTABLES_TABLE || (&*chain.table, &*chain.name) == ("nat", CHAIN);
+        |chain: &nftables::Chain| rules::is_in_own_table(chain) || (&*chain.table, &*chain.name) == ("nat", CHAIN);
     let legacy = ip_tables::tables_with_chain(CHAIN).unwrap_or_default();
     let has_chain = |family| {
         chains.iter().any(|chain| chain.family == family && is_dockers(chain))

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::PREFIX;
 use super::daemon::{Config, Daemon, Source};
 use super::engine;
-use super::own_rules::{self, CHAIN, NFTABLES_TABLE};
+use super::own_rules::{self, CHAIN};
 pub use super::rules::Found;
 use super::rules::{self, Known};
 use super::translate::{self, Said, Wanted};
@@ -237,12 +237,6 @@ fn obstacles(
         obstacles.push(format!(
             "table {table} of the legacy iptables has rules of Docker's, which netpath does not remove: set the options by \
              hand, and reboot"
-        ));
-    }
-    if nftables::chains()?.iter().any(|chain| chain.table == NFTABLES_TABLE) {
-        obstacles.push(format!(
-            "the table {NFTABLES_TABLE} of nf_tables has rules of Docker's, which netpath does not remove: set the options by hand, \
-             and reboot"
         ));
     }
     for (name, why) in &wanted.faults {

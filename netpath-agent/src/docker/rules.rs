@@ -1,15 +1,18 @@
-//! Which rules of nf_tables are Docker's, written through iptables. Pure.
+//! Which rules of nf_tables are Docker's: those written through iptables, and the tables that Docker keeps without it. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::netlink::nftables::{Chain, Removal, Rule, Term, Verdict};
+use crate::netlink::nftables::{Chain, Removal, Rule, Table, Term, Verdict};
 
 /// Where the host's owner puts rules that Docker lets come first.
 const USERS: &str = "DOCKER-USER";
 const MASQUERADE: &str = "MASQUERADE";
+/// Where Docker writes its rules when it does so without iptables, since 29: in `ip` and in `ip6`, one table for all its
+/// bridges. It makes the tables anew when it starts, and with `--iptables=false` it leaves them as they are.
+const OWN_TABLE: &str = "docker-bridges";
 
 /// A network of Docker's, as its rules know it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,6 +27,7 @@ pub struct Found {
     /// `ip`, `ip6` or `inet`
     pub family: String,
     pub table: String,
+    /// `*`: all of the table's.
     pub chain: String,
     pub rules: usize,
     /// Docker did not write them: they stay.
@@ -33,8 +37,9 @@ pub struct Found {
 /// What Docker has written, as something that can be removed.
 pub(super) fn removal(chains: &[Chain], rules: &[Rule], known: &[Known]) -> Removal {
     let is_kept = |chain: &Chain| chain.name == USERS && rules.iter().any(|rule| is_in(rule, chain) && !is_bare(rule));
-    let chains: Vec<Chain> =
-        chains.iter().filter(|chain| is_dockers(&chain.name) && !is_kept(chain)).cloned().collect();
+    let tables: BTreeSet<Table> = chains.iter().filter(|chain| is_in_own_table(chain)).map(table_of).collect();
+    let chains = chains.iter().filter(|chain| !is_in_own_table(chain));
+    let chains: Vec<Chain> = chains.filter(|chain| is_dockers(&chain.name) && !is_kept(chain)).cloned().collect();
     let goes = |rule: &Rule, name: &str| {
         chains.iter().any(|chain| (chain.family, &*chain.table, &*chain.name) == (rule.family, &*rule.table, name))
     };
@@ -43,7 +48,7 @@ pub(super) fn removal(chains: &[Chain], rules: &[Rule], known: &[Known]) -> Remo
         Verdict::Jump(chain) => goes(rule, chain),
         _ => is_of_a_network(rule, known),
     });
-    Removal { rules: rules.cloned().collect(), chains }
+    Removal { rules: rules.cloned().collect(), chains, tables: tables.into_iter().collect() }
 }
 
 /// The removal, and what of the owner's stays, as a list.
@@ -57,6 +62,10 @@ pub(super) fn found(removal: &Removal, rules: &[Rule]) -> Vec<Found> {
     for rule in &removal.rules {
         *counts.entry(key(rule)).or_default() += 1;
     }
+    for table in &removal.tables {
+        let rules = rules.iter().filter(|rule| (rule.family, &rule.table) == (table.family, &table.name));
+        counts.insert((table.family, table.name.clone(), "*".to_owned()), rules.count());
+    }
     let removed: BTreeSet<_> = counts.keys().cloned().collect();
     for rule in rules.iter().filter(|rule| rule.chain == USERS && !removed.contains(&key(rule))) {
         *counts.entry(key(rule)).or_default() += 1;
@@ -69,6 +78,15 @@ pub(super) fn found(removal: &Removal, rules: &[Rule]) -> Vec<Found> {
         rules,
     };
     counts.into_iter().map(found).collect()
+}
+
+/// Whether the chain is in a table that Docker keeps for itself.
+pub(super) fn is_in_own_table(chain: &Chain) -> bool {
+    chain.table == OWN_TABLE && matches!(chain.family, "ip" | "ip6")
+}
+
+fn table_of(chain: &Chain) -> Table {
+    Table { family: chain.family, name: chain.table.clone() }
 }
 
 fn is_dockers(chain: &str) -> bool {
@@ -255,6 +273,28 @@ mod tests {
         let chains = [chain("filter", USERS)];
         let removal = removal(&chains, &rules, &[]);
         assert_eq!((removal.chains, removal.rules), (chains.to_vec(), rules[1..].to_vec()));
+    }
+
+    #[test]
+    fn dockers_own_tables_go_whole() {
+        let of = |family, table: &str, name: &str| Chain { family, ..chain(table, name) };
+        let chains = [
+            of("ip", OWN_TABLE, "filter-FORWARD"),
+            of("ip", OWN_TABLE, "DOCKER"),
+            of("ip6", OWN_TABLE, "nat-OUTPUT"),
+            of("inet", OWN_TABLE, "nat-OUTPUT"),
+            of("ip", "docker-bridges-too", "filter-FORWARD"),
+        ];
+        let rules = [
+            rule(OWN_TABLE, "filter-FORWARD", vec![Term::Unknown], Verdict::None),
+            rule(OWN_TABLE, "DOCKER", vec![], Verdict::Drop),
+            rule("docker-bridges-too", "filter-FORWARD", vec![], Verdict::Drop),
+        ];
+        let removal = removal(&chains, &rules, &[]);
+        let table = |family| Table { family, name: OWN_TABLE.to_owned() };
+        assert_eq!(removal, Removal { tables: vec![table("ip"), table("ip6")], ..Removal::default() });
+        let found: Vec<_> = found(&removal, &rules).iter().map(|f| (f.family.clone(), f.rules, f.is_kept)).collect();
+        assert_eq!(found, [("ip".to_owned(), 2, false), ("ip6".to_owned(), 0, false)]);
     }
 
     fn chain(table: &str, name: &str) -> Chain {

@@ -44,6 +44,14 @@ pub fn dropping_forward_chains() -> Result<Vec<String>> {
     Ok(dropping.collect())
 }
 
+/// A table of nf_tables.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Table {
+    /// `ip`, `ip6` or `inet`
+    pub family: &'static str,
+    pub name: String,
+}
+
 /// A chain of nf_tables.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Chain {

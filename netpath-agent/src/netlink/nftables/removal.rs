@@ -1,16 +1,18 @@
-//! Takes chains and rules away, all of them or none.
+//! Takes tables, chains and rules away, all of them or none.
 
 use anyhow::{Context, Result};
 use nix::sys::socket::SockProtocol;
 
-use super::{Chain, FAMILIES, NFNL_SUBSYS_NFTABLES, NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE, Rule};
+use super::{Chain, FAMILIES, NFNL_SUBSYS_NFTABLES, NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE, Rule, Table};
 use crate::netlink::raw::{Part, Raw, made};
 
 // linux/netfilter/nfnetlink.h, nf_tables.h.
 const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
 const NFNL_MSG_BATCH_END: u16 = 0x11;
+const NFT_MSG_DELTABLE: u16 = 2;
 const NFT_MSG_DELCHAIN: u16 = 5;
 const NFT_MSG_DELRULE: u16 = 8;
+const NFTA_TABLE_NAME: u16 = 1;
 const NFTA_RULE_TABLE: u16 = 1;
 const NFTA_RULE_CHAIN: u16 = 2;
 const NFTA_RULE_HANDLE: u16 = 3;
@@ -22,6 +24,8 @@ pub struct Removal {
     pub rules: Vec<Rule>,
     /// Chains with all that is in them.
     pub chains: Vec<Chain>,
+    /// Tables with chains, maps and rules.
+    pub tables: Vec<Table>,
 }
 
 /// Removes all of it in one transaction: the kernel does everything or nothing.
@@ -50,7 +54,11 @@ fn parts(removal: &Removal) -> Vec<Part> {
         let place = place(NFTA_CHAIN_TABLE, &chain.table, NFTA_CHAIN_NAME, &chain.name);
         part(NFT_MSG_DELCHAIN, chain.family, place)
     });
-    rules.chain(emptied).chain(chains).collect()
+    let tables = removal
+        .tables
+        .iter()
+        .map(|table| part(NFT_MSG_DELTABLE, table.family, made((NFTA_TABLE_NAME, &ended(&table.name)))));
+    rules.chain(emptied).chain(chains).chain(tables).collect()
 }
 
 fn part(kind: u16, family: &str, attributes: Vec<u8>) -> Part {
@@ -60,6 +68,9 @@ fn part(kind: u16, family: &str, attributes: Vec<u8>) -> Part {
 
 /// Attributes that name a table and a chain.
 fn place(table_kind: u16, table: &str, chain_kind: u16, chain: &str) -> Vec<u8> {
-    let text = |text: &str| [text.as_bytes(), b"\0"].concat();
-    [made((table_kind, &text(table))), made((chain_kind, &text(chain)))].concat()
+    [made((table_kind, &ended(table))), made((chain_kind, &ended(chain)))].concat()
+}
+
+fn ended(name: &str) -> Vec<u8> {
+    [name.as_bytes(), b"\0"].concat()
 }
