@@ -15,6 +15,7 @@ pub mod migrate;
 mod own_rules;
 mod pairs;
 pub mod plan;
+mod removal;
 mod rules;
 mod translate;
 

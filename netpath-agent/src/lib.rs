@@ -38,6 +38,7 @@ pub mod host_ports;
 pub mod ip_tables;
 pub mod ipam;
 mod ipv6;
+pub mod legacy_table;
 pub mod links;
 pub mod listing;
 mod loading;

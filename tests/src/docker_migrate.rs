@@ -18,6 +18,7 @@ on_docker! {
     what_is_in_the_way_is_said_and_nothing_changes,
     a_restart_that_fails_leaves_everything_as_it_was,
     a_docker_that_runs_as_it_should_has_nothing_to_change,
+    rules_of_the_legacy_iptables_are_removed,
 }
 
 on_newest_docker! {
@@ -118,12 +119,11 @@ fn what_is_in_the_way_is_said_and_nothing_changes(release: Release) {
     world.lets_netfilter_work();
     let engine = Engine::start(&world, release, &["--iptables=true"]);
     engine.start_container("odd", &["-p", "7000:80", "--label", "netpath.from=nobody"]);
-    program::stdout_of(world.host.command("iptables-legacy").args(["-t", "nat", "-N", "DOCKER"]));
     let before = fs::read(engine.config_path()).unwrap();
     let shown = docker(&world, &engine.socket(), &["plan"]);
     assert_eq!(shown.status.code(), Some(1));
     let shown = program::text(&shown.stdout);
-    for part in ["command line has --iptables", "table ip nat of the legacy iptables", "`odd` would be without"] {
+    for part in ["command line has --iptables", "`odd` would be without"] {
         assert!(shown.contains(part), "no {part}:\n{shown}");
     }
     let refused = docker(&world, &engine.socket(), &["migrate", "--", "false"]);
@@ -168,6 +168,65 @@ fn a_restart_that_fails_leaves_everything_as_it_was(release: Release) {
     talk(&world, &inside, &listener);
 }
 
+fn rules_of_the_legacy_iptables_are_removed(release: Release) {
+    let world = World::with(PLANE, Options::agent(SOCKET));
+    let legacy = |args: &[&str]| program::output_of(world.host.command("iptables-legacy").args(args));
+    let tried = legacy(&["-t", "nat", "-S"]);
+    if !tried.status.success() {
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        eprintln!("skipped: Linux {} has no legacy iptables: {}", kernel.trim(), errors(&tried));
+        return;
+    }
+    world.lets_netfilter_work();
+    Engine::prefer_legacy_iptables(&world);
+    let engine = Engine::start(&world, release, &[]);
+    engine.docker(&["network", "create", "back"]);
+    engine.start_container("web", &["-p", "8080:80", "-p", "127.0.0.1:9000-9003:9000-9003"]);
+    engine.start_container("app", &["--network", "back", "-p", "8081:80"]);
+    let counted = ["-A", "INPUT", "-c", "7", "700", "-s", "198.51.100.9", "-j", "DROP"];
+    for rule in OWNERS.iter().copied().chain([&counted[..]]) {
+        let output = legacy(rule);
+        assert!(output.status.success(), "{rule:?}: {}", errors(&output));
+    }
+    let before = (docker_lines(&world, "iptables-legacy-save"), fs::read(engine.config_path()).unwrap());
+    assert!(before.0.iter().any(|line| line.contains("--dport 8080 -j DNAT")), "{:#?}", before.0);
+    let inside = engine.inside("web");
+    let listener = inside.listen(80);
+    let mut published = (world.client.connect(at(HOST, 8080)), accept(&listener).0);
+    converse(&mut published.0, &mut published.1);
+
+    let plan = json_plan(&world, &engine);
+    assert_eq!(plan["obstacles"], json!([]), "{plan:#}");
+    let shown = program::text(&docker(&world, &engine.socket(), &["plan"]).stdout);
+    assert!(shown.contains("nat (legacy)"), "{shown}");
+    migrate(&world, &engine, &[]);
+    eventually("the containers are served", || world.endpoint("web").is_some() && world.endpoint("app").is_some());
+    converse(&mut published.0, &mut published.1);
+    talk(&world, &inside, &listener);
+    let mut kept = docker_lines(&world, "iptables-legacy-save");
+    kept.retain(|line| !line.ends_with("-j RETURN"));
+    let owners = [
+        "-A DOCKER-USER -s 198.51.100.0/24 -j DROP",
+        "-A FORWARD -d 203.0.113.0/24 -i docker0 -j DROP",
+        "-A FORWARD -j DOCKER-USER",
+        "-A POSTROUTING -s 10.99.0.0/16 ! -o docker0 -j MASQUERADE",
+        ":DOCKER-USER - [0:0]",
+    ];
+    assert_eq!(kept, [owners[0], owners[2], owners[4]]);
+    let saved = program::stdout_of(world.host.command("iptables-legacy-save").arg("-c"));
+    for line in [owners[1], owners[3], "[7:700] -A INPUT -s 198.51.100.9/32 -j DROP"] {
+        assert!(saved.contains(line), "{line} has gone:\n{saved}");
+    }
+    assert!(!saved.contains("172."), "{saved}");
+    assert_eq!(docker_lines(&world, "ip6tables-legacy-save"), Vec::<String>::new());
+    assert_eq!(world.json(&["inspect"])["docker"]["waits_for"], json!([]));
+    assert_eq!(json_plan(&world, &engine)["steps"], json!([]));
+
+    migrate(&world, &engine, &["--back"]);
+    assert_eq!((docker_lines(&world, "iptables-legacy-save"), fs::read(engine.config_path()).unwrap()), before);
+    talk(&world, &inside, &listener);
+}
+
 /// What Docker 29 writes with `--firewall-backend=nftables`; no such Engine is here, so it stands beside another one's rules.
 fn tables_of_a_docker_without_iptables_are_removed(release: Release) {
     let world = World::with(PLANE, Options::agent(SOCKET));
@@ -192,7 +251,7 @@ fn tables_of_a_docker_without_iptables_are_removed(release: Release) {
     assert_eq!(plan["obstacles"], json!([]), "{plan:#}");
     let rules = plan["rules"].as_array().expect("a list").iter();
     let found: Vec<Value> = rules.filter(|found| found["table"] == "docker-bridges").cloned().collect();
-    let whole = |family: &str, rules: usize| json!({"family": family, "table": "docker-bridges", "chain": "*", "rules": rules, "is_kept": false});
+    let whole = |family: &str, rules: usize| json!({"family": family, "table": "docker-bridges", "chain": "*", "rules": rules, "is_legacy": false, "is_kept": false});
     assert_eq!(found, [whole("ip", 15), whole("ip6", 3)]);
     let listener = inside.listen(80);
     migrate(&world, &engine, &[]);

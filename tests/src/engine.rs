@@ -20,6 +20,8 @@ use crate::{Bare, Family, Namespace, World, program};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// An image with busybox alone.
 pub const IMAGE: &str = "box";
+/// Where the daemon looks for programs first.
+const PREFERRED: &str = "bin";
 /// What dockerd is told so that netpath does the forwarding.
 pub const FOR_NETPATH: [&str; 3] = ["--iptables=false", "--ip6tables=false", "--userland-proxy=false"];
 
@@ -125,7 +127,7 @@ impl<'a> Engine<'a> {
     pub fn start_daemon(&self, options: &[&str]) {
         let at = |file: &str| self.dir.join(file).display().to_string();
         let mut command = self.host.command("dockerd");
-        command.env("PATH", self.release.path());
+        command.env("PATH", format!("{}:{}", self.dir.join(PREFERRED).display(), self.release.path()));
         command.args(["--config-file", &at("daemon.json"), "--pidfile", &at("pid"), "--host", &self.address()]);
         command.args(["--data-root", &at("data"), "--exec-root", &at("run"), "--storage-driver", "vfs"]);
         command.args(["--containerd", &at("containerd/sock"), "--exec-opt", "native.cgroupdriver=cgroupfs"]);
@@ -191,6 +193,15 @@ impl<'a> Engine<'a> {
     pub fn begin(&self, args: &[&str]) -> Child {
         let mut command = self.command(args);
         command.stdout(Stdio::null()).spawn().unwrap_or_else(|e| panic!("run {command:?}: {e}"))
+    }
+
+    /// Has the daemon of `world` that is to start write its rules with the legacy iptables.
+    pub fn prefer_legacy_iptables(world: &World) {
+        let dir = world.dir().join("docker").join(PREFERRED);
+        fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("create {}: {e}", dir.display()));
+        for name in ["iptables", "ip6tables"] {
+            symlink(format!("/usr/sbin/{name}-legacy"), dir.join(name)).expect("name a program");
+        }
     }
 
     /// A runtime that gives no container its process before [`Gate::open`]: everything else is there by then.

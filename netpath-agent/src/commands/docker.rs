@@ -67,8 +67,9 @@ fn render(plan: &Plan) -> String {
     parts.push(table(["OPTION OF DOCKERD", "NOW", "WANTED", "SET BY"], settings));
     if !plan.rules.is_empty() {
         let rules = plan.rules.iter().map(|rules| {
+            let table = format!("{}{}", rules.table, if rules.is_legacy { " (legacy)" } else { "" });
             let what = if rules.is_kept { "yours: stay, and see nothing of what netpath forwards" } else { "removed" };
-            [rules.family.clone(), rules.table.clone(), rules.chain.clone(), rules.rules.to_string(), what.to_owned()]
+            [rules.family.clone(), table, rules.chain.clone(), rules.rules.to_string(), what.to_owned()]
         });
         parts.push(table(["FAMILY", "TABLE", "CHAIN", "RULES", "WHAT BECOMES OF THEM"], rules));
     }

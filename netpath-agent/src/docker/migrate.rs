@@ -14,7 +14,6 @@ use super::engine;
 use super::plan::{Ground, Step};
 use crate::api::{self, Container, Info};
 use crate::client::Client;
-use crate::netlink::nftables;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// How long dockerd may take to read its configuration again, and the agent to serve what it may.
@@ -66,15 +65,10 @@ impl Migration {
         if ground.plan.steps.contains(&Step::RemoveRules) {
             // Looked at again: containers came and went.
             let Ground { removal, .. } = Ground::read(&self.socket, self.config.as_deref()).await?;
-            nftables::remove(&removal).with_context(|| {
+            removal.carry_out().with_context(|| {
                 "dockerd leaves the forwarding to netpath, but its rules are there; try again".to_owned()
             })?;
-            say(&format!(
-                "removed {} tables, {} chains and {} other rules of Docker's",
-                removal.tables.len(),
-                removal.chains.len(),
-                removal.rules.len()
-            ));
+            say(&format!("removed {} of Docker's", removal.count()));
         }
         self.until_served(client, say).await?;
         Ok(Outcome::Done)

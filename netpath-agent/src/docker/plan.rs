@@ -12,13 +12,12 @@ use serde::{Deserialize, Serialize};
 use super::PREFIX;
 use super::daemon::{Config, Daemon, Source};
 use super::engine;
-use super::own_rules::{self, CHAIN};
+use super::own_rules;
+use super::removal::Removals;
 pub use super::rules::Found;
-use super::rules::{self, Known};
+use super::rules::Known;
 use super::translate::{self, Said, Wanted};
 use crate::binding::{PortBinding, host_name, span};
-use crate::ip_tables;
-use crate::netlink::nftables::{self, Removal};
 
 /// The Engine knows `ip6tables` since 20.10; another one would not start with it.
 const IP6TABLES_API: (usize, usize) = (1, 41);
@@ -93,7 +92,7 @@ pub(super) struct Ground {
     pub(super) plan: Plan,
     pub(super) daemon: Daemon,
     pub(super) config: Config,
-    pub(super) removal: Removal,
+    pub(super) removal: Removals,
     pub(super) wanted: Wanted,
     /// dockerd itself forwards and translates.
     pub(super) is_dockerd_at_work: bool,
@@ -137,8 +136,8 @@ impl Ground {
         let is_dockerd_at_work = !is_told || !daemon.has_read(&config) || own_rules::is_proxied(&said.networks);
         let plan = Plan {
             left_alone: left_alone(&docker, &wanted).await?,
-            obstacles: obstacles(&settings, &daemon, &config, &info, &wanted)?,
-            steps: steps(&engine, is_dockerd_at_work, &settings, &removal),
+            obstacles: obstacles(&settings, &daemon, &config, &info, &wanted),
+            steps: steps(&engine, is_dockerd_at_work, &settings, !removal.is_empty()),
             ports: wanted.containers.iter().flat_map(|c| c.ports.iter().map(|port| show(&c.name, port))).collect(),
             engine,
             settings,
@@ -160,16 +159,13 @@ async fn read(docker: &Docker) -> Result<Said> {
     Ok(said)
 }
 
-fn look_at_rules(said: &Said) -> Result<(Removal, Vec<Found>)> {
+fn look_at_rules(said: &Said) -> Result<(Removals, Vec<Found>)> {
     let known = |network| {
         let configs = network_configs(network).filter_map(|subnet| subnet.parse().ok());
         Known { bridge: translate::bridge(network), subnets: configs.collect() }
     };
     let known: Vec<Known> = said.networks.iter().map(known).collect();
-    let (chains, all) = (nftables::chains()?, nftables::rules()?);
-    let removal = rules::removal(&chains, &all, &known);
-    let found = rules::found(&removal, &all);
-    Ok((removal, found))
+    Removals::read(&known)
 }
 
 fn network_configs(network: &bollard::models::Network) -> impl Iterator<Item = &str> {
@@ -218,7 +214,7 @@ fn obstacles(
     config: &Config,
     info: &SystemInfo,
     wanted: &Wanted,
-) -> Result<Vec<String>> {
+) -> Vec<String> {
     let mut obstacles = Vec::new();
     for setting in settings.iter().filter(|setting| setting.now != setting.wanted) {
         if daemon.setting(config, &setting.name, true).1 == Source::Flag {
@@ -233,19 +229,13 @@ fn obstacles(
             "the Engine is in a swarm, whose services need Docker's rules: leave it, or stay with Docker".to_owned(),
         );
     }
-    for table in ip_tables::tables_with_chain(CHAIN)? {
-        obstacles.push(format!(
-            "table {table} of the legacy iptables has rules of Docker's, which netpath does not remove: set the options by \
-             hand, and reboot"
-        ));
-    }
     for (name, why) in &wanted.faults {
         obstacles.push(format!("`{name}` would be without its network: {why}"));
     }
-    Ok(obstacles)
+    obstacles
 }
 
-fn steps(engine: &Engine, needs_restart: bool, settings: &[Setting], removal: &Removal) -> Vec<Step> {
+fn steps(engine: &Engine, needs_restart: bool, settings: &[Setting], has_rules: bool) -> Vec<Step> {
     let mut steps = Vec::new();
     if needs_restart {
         if !engine.live_restore && engine.running > 0 {
@@ -256,7 +246,7 @@ fn steps(engine: &Engine, needs_restart: bool, settings: &[Setting], removal: &R
         }
         steps.push(Step::Restart);
     }
-    if *removal != Removal::default() {
+    if has_rules {
         steps.push(Step::RemoveRules);
     }
     steps
@@ -294,18 +284,15 @@ mod tests {
             running,
         };
         let setting = |now| [Setting { name: "iptables".to_owned(), now, wanted: false, set_by: "default".to_owned() }];
-        let chain = nftables::Chain { family: "ip", table: "nat".to_owned(), name: CHAIN.to_owned() };
-        let removal = Removal { chains: vec![chain], ..Removal::default() };
-        let none = Removal::default();
         let (all, done) = (setting(true), setting(false));
         assert_eq!(
-            steps(&engine(false, 1), true, &all, &removal),
+            steps(&engine(false, 1), true, &all, true),
             [Step::KeepRunning, Step::Configure, Step::Restart, Step::RemoveRules]
         );
-        assert_eq!(steps(&engine(true, 1), true, &all, &none), [Step::Configure, Step::Restart]);
-        assert_eq!(steps(&engine(false, 0), true, &done, &none), [Step::Restart]);
-        assert_eq!(steps(&engine(false, 1), false, &done, &removal), [Step::RemoveRules]);
-        assert_eq!(steps(&engine(false, 1), false, &done, &none), []);
+        assert_eq!(steps(&engine(true, 1), true, &all, false), [Step::Configure, Step::Restart]);
+        assert_eq!(steps(&engine(false, 0), true, &done, false), [Step::Restart]);
+        assert_eq!(steps(&engine(false, 1), false, &done, true), [Step::RemoveRules]);
+        assert_eq!(steps(&engine(false, 1), false, &done, false), []);
     }
 
     #[test]

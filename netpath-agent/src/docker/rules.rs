@@ -1,4 +1,5 @@
-//! Which rules of nf_tables are Docker's: those written through iptables, and the tables that Docker keeps without it. Pure.
+//! Which rules are Docker's: those written through iptables, its legacy variant too, and the tables that Docker keeps without
+//! it. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,6 +31,9 @@ pub struct Found {
     /// `*`: all of the table's.
     pub chain: String,
     pub rules: usize,
+    /// In a table of the legacy iptables, not of nf_tables.
+    #[serde(default)]
+    pub is_legacy: bool,
     /// Docker did not write them: they stay.
     pub is_kept: bool,
 }
@@ -52,7 +56,7 @@ pub(super) fn removal(chains: &[Chain], rules: &[Rule], known: &[Known]) -> Remo
 }
 
 /// The removal, and what of the owner's stays, as a list.
-pub(super) fn found(removal: &Removal, rules: &[Rule]) -> Vec<Found> {
+pub(super) fn found(removal: &Removal, rules: &[Rule], is_legacy: bool) -> Vec<Found> {
     let key = |rule: &Rule| (rule.family, rule.table.clone(), rule.chain.clone());
     let mut counts: BTreeMap<_, usize> =
         removal.chains.iter().map(|chain| ((chain.family, chain.table.clone(), chain.name.clone()), 0)).collect();
@@ -76,6 +80,7 @@ pub(super) fn found(removal: &Removal, rules: &[Rule]) -> Vec<Found> {
         table,
         chain,
         rules,
+        is_legacy,
     };
     counts.into_iter().map(found).collect()
 }
@@ -248,7 +253,8 @@ mod tests {
         let removal = removal(&chains, &rules, &known);
         assert_eq!(removal.chains, chains[..2]);
         assert_eq!(removal.rules, [&own[1..8], &own[9..]].concat());
-        let found: Vec<_> = found(&removal, &rules).iter().map(|f| (f.chain.clone(), f.rules, f.is_kept)).collect();
+        let found: Vec<_> =
+            found(&removal, &rules, false).iter().map(|f| (f.chain.clone(), f.rules, f.is_kept)).collect();
         let named = |chain: &str, rules, is_kept| (chain.to_owned(), rules, is_kept);
         assert_eq!(
             found,
@@ -293,7 +299,8 @@ mod tests {
         let removal = removal(&chains, &rules, &[]);
         let table = |family| Table { family, name: OWN_TABLE.to_owned() };
         assert_eq!(removal, Removal { tables: vec![table("ip"), table("ip6")], ..Removal::default() });
-        let found: Vec<_> = found(&removal, &rules).iter().map(|f| (f.family.clone(), f.rules, f.is_kept)).collect();
+        let found: Vec<_> =
+            found(&removal, &rules, false).iter().map(|f| (f.family.clone(), f.rules, f.is_kept)).collect();
         assert_eq!(found, [("ip".to_owned(), 2, false), ("ip6".to_owned(), 0, false)]);
     }
 
