@@ -16,6 +16,7 @@ mod own_rules;
 mod pairs;
 pub mod plan;
 mod removal;
+mod routed;
 mod rules;
 mod translate;
 

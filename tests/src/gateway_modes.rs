@@ -4,6 +4,7 @@
 use netpath_tests::reach::{Doors, Server};
 use netpath_tests::sockets::{accept, at};
 use netpath_tests::{Container, Family, GatewayMode, NetworkOptions, Options, Plane, World};
+use serde_json::json;
 
 cells_of_both_families! {
     nat_opens_host_ports_only,
@@ -12,6 +13,10 @@ cells_of_both_families! {
     isolated_networks_have_no_gateway,
     nat_reaches_routed_and_not_the_other_way_round,
     a_trusted_interface_reaches_containers_directly,
+}
+
+on_netpath! {
+    routed_takes_no_host_port,
 }
 
 cells! { mixed V4:
@@ -133,6 +138,25 @@ fn a_trusted_interface_reaches_containers_directly(plane: Plane, family: Family)
     assert_eq!(doors, Doors { published: true, ..Doors::NONE });
     cell.published.drain();
     assert_eq!(cell.published.sees(cell.world.stranger(), at(cell.web.ip(family), 80)), family.stranger());
+}
+
+fn routed_takes_no_host_port(plane: Plane) {
+    let cell = Cell::new(plane, Family::V4, GatewayMode::Routed);
+    cell.route_to_network(Family::V6);
+    let others =
+        [("same", "8080:80"), ("none", "80")].map(|(name, port)| cell.world.container_on("cell", name, &[port]));
+    for other in &others {
+        for family in Family::BOTH {
+            let _servers = [80, 81].map(|port| Server::new(&other.inside, family, port));
+            let doors = Doors { unpublished: false, ..Doors::ALL };
+            assert_eq!(Doors::of(other, family, &cell.world.client), doors, "{} {family:?}", other.name);
+        }
+        let said = cell.world.endpoint(&other.name).expect("it is there");
+        let ports = said["ports"].as_array().unwrap().iter();
+        let places: Vec<_> = ports.map(|port| (port["host_addr"].clone(), port["host_port"].clone())).collect();
+        let own = Family::BOTH.map(|family| (json!(other.ip(family).to_string()), json!(80)));
+        assert_eq!(places, own, "no host port");
+    }
 }
 
 fn families_of_one_network_have_modes_of_their_own(plane: Plane, family: Family) {

@@ -9,7 +9,7 @@ use crate::ip_tables;
 use crate::netlink::nftables;
 
 /// Of Docker's published ports, in a table `nat`.
-pub(super) const CHAIN: &str = "DOCKER";
+const CHAIN: &str = "DOCKER";
 
 /// The three options, and whether each is missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

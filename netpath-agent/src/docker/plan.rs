@@ -256,7 +256,10 @@ fn show(container: &str, port: &PortBinding) -> Port {
     let sources: Vec<String> = port.from.iter().map(ToString::to_string).collect();
     Port {
         container: container.to_owned(),
-        host: host_name(port.host_addr, &port.host_ports()),
+        host: match port.is_direct() {
+            true => "its own address".to_owned(),
+            false => host_name(port.host_addr, &port.host_ports()),
+        },
         leads_to: format!("{}/{}", span(&port.container_ports()), port.proto),
         open_to: match port.host_addr {
             _ if !sources.is_empty() => sources.join(", "),

@@ -8,6 +8,7 @@ use bollard::models::{self, ContainerInspectResponse, ContainerSummary, NetworkC
 use ipnet::IpNet;
 
 use super::PREFIX;
+use super::routed::Routed;
 use crate::api::NetworkCreate;
 use crate::binding::PortBinding;
 use crate::network_labels;
@@ -210,7 +211,7 @@ fn container(
             .context("a container without a name")?,
         hostname: config.and_then(|config| config.hostname.clone()).filter(|name| !name.is_empty()),
         pid: pid.and_then(|pid| u32::try_from(pid).ok()),
-        ports: ports(summary, host, of_network, has_ipv6)?,
+        ports: ports(summary, host, of_network, has_ipv6, Routed::of(members.iter().map(|(network, _)| *network)))?,
         icc: icc(summary)?,
         endpoints,
         expose,
@@ -255,20 +256,24 @@ struct Single {
     from: Vec<IpNet>,
     proto: Proto,
     addr: IpAddr,
+    /// 0 at the container's own address.
     host_port: u16,
     container_port: u16,
 }
 
-/// The published ports: those that Docker has given out, else those that were asked for by number.
+/// The published ports: those that Docker has given out, else those that were asked for by number; and those that need no
+/// number.
 fn ports(
     summary: Option<&ContainerSummary>,
     host: Option<&models::HostConfig>,
     of_network: Option<IpAddr>,
     has_ipv6: bool,
+    routed: Routed,
 ) -> Result<Vec<PortBinding>> {
-    let given_out = summary.map(given_out).transpose()?.unwrap_or_default();
-    let is_known = !given_out.is_empty();
-    let mut singles = if is_known { given_out } else { asked_for(host, of_network, has_ipv6)? };
+    let mut singles = summary.map(given_out).transpose()?.unwrap_or_default();
+    let is_known = !singles.is_empty();
+    let asked_for = asked_for(host, of_network, has_ipv6, routed)?;
+    singles.extend(asked_for.into_iter().filter(|single| !is_known || single.host_port == 0));
     let labels = summary.and_then(|summary| summary.labels.as_ref());
     for (key, value) in labels.into_iter().flatten().filter(|(key, _)| key.starts_with(LABEL) && *key != ICC) {
         ensure!(key == FROM, "unknown label `{key}` of a container, want {FROM} or {ICC}");
@@ -277,7 +282,7 @@ fn ports(
             ensure!(matched || !is_known, "label {FROM}={value}: the container publishes no such port");
         }
     }
-    for single in singles.iter().filter(|single| single.proto == Proto::Sctp) {
+    for single in singles.iter().filter(|single| single.proto == Proto::Sctp && single.host_port > 0) {
         ensure!(
             single.host_port == single.container_port,
             "cannot publish {}/sctp at host port {}: an SCTP port is published under its own number only",
@@ -303,24 +308,33 @@ fn given_out(summary: &ContainerSummary) -> Result<Vec<Single>> {
     Ok(singles)
 }
 
-fn asked_for(host: Option<&models::HostConfig>, of_network: Option<IpAddr>, has_ipv6: bool) -> Result<Vec<Single>> {
+fn asked_for(
+    host: Option<&models::HostConfig>,
+    of_network: Option<IpAddr>,
+    has_ipv6: bool,
+    routed: Routed,
+) -> Result<Vec<Single>> {
     let mut singles = Vec::new();
-    let every = of_network.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+    let mut every = vec![of_network.unwrap_or(Ipv4Addr::UNSPECIFIED.into())];
+    if has_ipv6 && every == [IpAddr::V4(Ipv4Addr::UNSPECIFIED)] {
+        every.push(Ipv6Addr::UNSPECIFIED.into());
+    }
     for (port, bindings) in host.and_then(|host| host.port_bindings.as_ref()).into_iter().flatten() {
         let (number, proto) = port.split_once('/').unwrap_or((port, "tcp"));
         let (container_port, proto): (u16, Proto) = (parse(number)?, parse(proto)?);
         for binding in bindings.iter().flatten() {
             // A range, or none: which one it is, Docker will choose.
-            let Ok(host_port @ 1..) = binding.host_port.as_deref().unwrap_or_default().parse::<u16>() else { continue };
-            let mut put = |addr| singles.push(Single { from: vec![], proto, addr, host_port, container_port });
-            match binding.host_ip.as_deref().filter(|addr| !addr.is_empty()) {
-                Some(addr) => put(parse(addr)?),
-                None => {
-                    put(every);
-                    if has_ipv6 && every == IpAddr::V4(Ipv4Addr::UNSPECIFIED) {
-                        put(Ipv6Addr::UNSPECIFIED.into());
-                    }
-                }
+            let number = binding.host_port.as_deref().unwrap_or_default().parse().ok().filter(|port| *port > 0);
+            let named = binding.host_ip.as_deref().filter(|addr| !addr.is_empty()).map(parse).transpose()?;
+            for addr in named.map_or_else(|| every.clone(), |addr| vec![addr]) {
+                let place = routed.every(addr).map(|every| (every, 0)).or(number.map(|port| (addr, port)));
+                singles.extend(place.map(|(addr, host_port)| Single {
+                    from: vec![],
+                    proto,
+                    addr,
+                    host_port,
+                    container_port,
+                }));
             }
         }
     }
@@ -347,11 +361,11 @@ fn restrict(singles: &mut [Single], text: &str) -> Result<bool> {
 
 /// Ports in a row as one binding.
 fn merge(mut singles: Vec<Single>) -> Vec<PortBinding> {
-    singles.sort_by_key(|single| (single.proto, single.addr, single.host_port));
+    singles.sort_by_key(|single| (single.proto, single.addr, single.host_port, single.container_port));
     singles.dedup();
     let follows = |one: &Single, other: &Single| {
         (one.proto, one.addr, &one.from) == (other.proto, other.addr, &other.from)
-            && one.host_port.checked_add(1) == Some(other.host_port)
+            && (one.host_port.checked_add(1) == Some(other.host_port) || (one.host_port, other.host_port) == (0, 0))
             && one.container_port.checked_add(1) == Some(other.container_port)
     };
     let binding = |run: &[Single]| {
@@ -403,6 +417,30 @@ mod tests {
         let ports: Vec<_> =
             find(&wanted, "web").ports.iter().map(|p| (p.host_port, p.container_port, p.count)).collect();
         assert_eq!(ports, [(8080, 80, 1), (9000, 9000, 4)]);
+    }
+
+    #[test]
+    fn on_a_routed_network_ports_need_no_number_and_take_none() {
+        for is_started in [true, false] {
+            let mut said = said();
+            for network in &mut said.networks {
+                let key = "com.docker.network.bridge.gateway_mode_ipv4".to_owned();
+                network.options.get_or_insert_default().insert(key, "routed".to_owned());
+            }
+            for summary in &mut said.summaries {
+                for port in summary.ports.iter_mut().flatten() {
+                    port.public_port = None;
+                }
+                summary.ports = summary.ports.take().filter(|_| is_started);
+            }
+            let wanted = wanted(&said, true);
+            let ports: Vec<_> = find(&wanted, "web")
+                .ports
+                .iter()
+                .map(|p| (p.host_addr.to_string(), p.host_port, p.container_port, p.count))
+                .collect();
+            assert_eq!(ports, [("0.0.0.0".to_owned(), 0, 80, 2), ("0.0.0.0".to_owned(), 0, 9000, 4)], "{is_started}");
+        }
     }
 
     #[test]
