@@ -1,7 +1,9 @@
-//! The client side of the API: HTTP over the agent's Unix socket, one connection for each request.
+//! The client side of the API: HTTP over the agent's Unix socket, one connection for each request. For async code, and for
+//! programs that ask one thing after the other.
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bytes::{Bytes, BytesMut};
@@ -13,13 +15,25 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::timeout;
 
 use crate::api;
+
+/// How long an answer may take: an agent that has just been started listens some seconds before it is ready.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Talks to the agent behind one socket.
 #[derive(Clone, Debug)]
 pub struct Client {
     socket: PathBuf,
+}
+
+/// A client that waits for each answer, on this thread and not for ever.
+#[derive(Debug)]
+pub struct BlockingClient {
+    client: Client,
+    runtime: Runtime,
 }
 
 /// Why the agent did not do what it was asked for. Everything else is a plain [`anyhow::Error`].
@@ -29,6 +43,8 @@ pub enum ClientError {
     Unreachable { socket: PathBuf, cause: io::Error },
     #[error("{message}")]
     Refused { status: u16, message: String },
+    #[error("the agent has not answered within {0:?}")]
+    Late(Duration),
 }
 
 /// The lines of `GET /v1/events`.
@@ -100,6 +116,41 @@ impl Client {
     }
 }
 
+impl BlockingClient {
+    /// # Errors
+    /// If there is no runtime to be had.
+    pub fn new(socket: &Path) -> Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build().context("start a runtime")?;
+        Ok(Self { client: Client::new(socket), runtime })
+    }
+
+    pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        self.wait(self.client.get(path))
+    }
+
+    pub fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+        self.wait(self.client.post(path, body))
+    }
+
+    pub fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        self.wait(self.client.delete(path))
+    }
+
+    pub fn delete_from<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+        self.wait(self.client.delete_from(path, body))
+    }
+
+    /// Runs `work` to its end on this thread.
+    pub fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
+    }
+
+    fn wait<T>(&self, answer: impl Future<Output = Result<T>>) -> Result<T> {
+        self.block_on(async { timeout(PATIENCE, answer).await })
+            .unwrap_or_else(|_| Err(ClientError::Late(PATIENCE).into()))
+    }
+}
+
 impl ClientError {
     /// Whether nobody listens on the socket.
     pub fn is_no_agent(&self) -> bool {
@@ -131,6 +182,16 @@ impl Events {
 pub fn encode(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+/// Where a container is.
+pub fn container_path(name: &str) -> String {
+    format!("/v1/containers/{}", encode(name))
+}
+
+/// Where a network is.
+pub fn network_path(name: &str) -> String {
+    format!("/v1/networks/{}", encode(name))
 }
 
 async fn refused(response: Response<Incoming>) -> Result<ClientError> {

@@ -17,7 +17,7 @@ use nix::unistd::gethostname;
 
 use crate::api::{Attach, Container, Names, Netns};
 use crate::cli::{RunArgs, Variable};
-use crate::client::{Client, ClientError, encode};
+use crate::client::{Client, ClientError, container_path};
 use crate::commands::block_on;
 use crate::names::link::{self, Link};
 use crate::names::resolv_conf::Dns;
@@ -117,7 +117,7 @@ fn check_mode(args: &RunArgs) -> Result<NetworkMode> {
 /// The container whose network `name` is to join.
 fn find_joined(client: &Client, name: &str, target: &str) -> Result<Container> {
     ensure!(name != target, "cannot join own network");
-    match block_on(client.get(&format!("/v1/containers/{}", encode(target))))? {
+    match block_on(client.get(&container_path(target)))? {
         Err(e) if is_not_found(&e) => bail!("cannot join network of a non running container: {target}"),
         container => container,
     }
@@ -169,7 +169,7 @@ fn request(args: RunArgs, mode: NetworkMode, name: &str, hostname: String, pid: 
 fn link_variables(client: &Client, container: &Container) -> Result<Vec<(String, String)>> {
     let mut variables = Vec::new();
     for wanted in &container.links {
-        let target: Container = block_on(client.get(&format!("/v1/containers/{}", encode(&wanted.name))))??;
+        let target: Container = block_on(client.get(&container_path(&wanted.name)))??;
         let Some(addr) = target.address.map(IpAddr::V4).or(target.address6.map(IpAddr::V6)) else { continue };
         let mut ports = Vec::new();
         for text in &target.expose {
@@ -188,7 +188,7 @@ fn link_variables(client: &Client, container: &Container) -> Result<Vec<(String,
 /// Forgets the container of a process that has ended. The agent notices by itself, but this way name and ports
 /// are free when `netpath run` ends.
 fn remove(client: &Client, name: &str, pid: u32) {
-    let path = format!("/v1/containers/{}", encode(name));
+    let path = container_path(name);
     let result = block_on(async {
         let container: Container = client.get(&path).await?;
         // A later container may have the name already.

@@ -5,10 +5,11 @@ use std::path::Path;
 
 use ipnet::IpNet;
 use netpath_agent::api::{Attach, Connect, Container, Endpoint, Netns, Network, Ports};
+use netpath_agent::client::{container_path, network_path};
 use netpath_agent::cni::Attachment;
 use serde_json::Value;
 
-use crate::agent::{Agent, Failure, container_path, network_path};
+use crate::agent::{Agent, Failure};
 use crate::error::{CniError, Code};
 use crate::result::{Interface, Ip, Route, Success};
 use crate::{Request, chained, inside, ipam, network, ports};

@@ -1,24 +1,16 @@
 //! The agent, asked one thing after the other.
 
 use std::path::Path;
-use std::time::Duration;
 
 use netpath_agent::api;
-use netpath_agent::client::{Client, ClientError, encode};
+use netpath_agent::client::{BlockingClient, ClientError, container_path, encode};
 use netpath_agent::cni::Attachment;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::runtime::{Builder, Runtime};
 
 use crate::error::{CniError, Code};
 
-/// How long an answer may take: an agent that has just been started listens some seconds before it is ready.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-pub(crate) struct Agent {
-    client: Client,
-    runtime: Runtime,
-}
+pub(crate) struct Agent(BlockingClient);
 
 /// Why the agent did not answer with what was asked for.
 pub(crate) enum Failure {
@@ -33,25 +25,23 @@ pub(crate) enum Failure {
 
 impl Agent {
     pub(crate) fn behind(socket: &Path) -> Result<Self, CniError> {
-        let runtime = Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| CniError::new(Code::Io, format!("start a runtime: {error}")))?;
-        Ok(Self { client: Client::new(socket), runtime })
+        BlockingClient::new(socket).map(Self).map_err(|error| CniError::new(Code::Io, format!("{error:#}")))
     }
 
     pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        self.wait(self.client.get(path))
+        self.0.get(path).map_err(|error| Failure::of(&error))
     }
 
     pub(crate) fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
-        self.wait(self.client.post(path, body))
+        self.0.post(path, body).map_err(|error| Failure::of(&error))
     }
 
     pub(crate) fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        self.wait(self.client.delete(path))
+        self.0.delete(path).map_err(|error| Failure::of(&error))
     }
 
     pub(crate) fn delete_from<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
-        self.wait(self.client.delete_from(path, body))
+        self.0.delete_from(path, body).map_err(|error| Failure::of(&error))
     }
 
     /// The container, if there is one of that name.
@@ -70,28 +60,21 @@ impl Agent {
 
     /// Runs `work` to its end on this thread.
     pub(crate) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
-        self.runtime.block_on(work)
-    }
-
-    fn wait<T>(&self, answer: impl Future<Output = anyhow::Result<T>>) -> Result<T, Failure> {
-        let answer = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, answer).await });
-        let late = || CniError::new(Code::TryAgain, format!("the agent has not answered within {PATIENCE:?}"));
-        let error = match answer {
-            Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(error)) => error,
-            Err(_) => return Err(Failure::Other(late())),
-        };
-        let told = CniError::of_agent(&error);
-        Err(match error.downcast_ref::<ClientError>() {
-            Some(error) if error.is_no_agent() => Failure::NoAgent(told),
-            Some(ClientError::Refused { status: 404, .. }) => Failure::NotFound(told),
-            Some(ClientError::Refused { status: 409, .. }) => Failure::Taken(told),
-            _ => Failure::Other(told),
-        })
+        self.0.block_on(work)
     }
 }
 
 impl Failure {
+    fn of(error: &anyhow::Error) -> Self {
+        let told = CniError::of_agent(error);
+        match error.downcast_ref::<ClientError>() {
+            Some(error) if error.is_no_agent() => Self::NoAgent(told),
+            Some(ClientError::Refused { status: 404, .. }) => Self::NotFound(told),
+            Some(ClientError::Refused { status: 409, .. }) => Self::Taken(told),
+            _ => Self::Other(told),
+        }
+    }
+
     pub(crate) fn error(self) -> CniError {
         match self {
             Self::NoAgent(error) | Self::NotFound(error) | Self::Taken(error) | Self::Other(error) => error,
@@ -103,12 +86,4 @@ impl From<Failure> for CniError {
     fn from(failure: Failure) -> Self {
         failure.error()
     }
-}
-
-pub(crate) fn container_path(name: &str) -> String {
-    format!("/v1/containers/{}", encode(name))
-}
-
-pub(crate) fn network_path(name: &str) -> String {
-    format!("/v1/networks/{}", encode(name))
 }

@@ -1,9 +1,10 @@
 //! DEL and GC: taking attachments away, as far as that is possible, also without an agent.
 
 use netpath_agent::api::{Container, Endpoint, Ports};
+use netpath_agent::client::container_path;
 use netpath_agent::cni::{self, Attachment};
 
-use crate::agent::{Agent, Failure, container_path};
+use crate::agent::{Agent, Failure};
 use crate::error::{CniError, Code, all};
 use crate::result::Success;
 use crate::{Request, inside, ipam, ports};

@@ -55,7 +55,7 @@ impl CniError {
     /// An error of the agent, or on the way to it.
     pub(crate) fn of_agent(error: &anyhow::Error) -> Self {
         let code = match error.downcast_ref::<ClientError>() {
-            Some(ClientError::Unreachable { .. }) => Code::TryAgain,
+            Some(ClientError::Unreachable { .. } | ClientError::Late(_)) => Code::TryAgain,
             Some(ClientError::Refused { status: 400 | 404, .. }) => Code::InvalidConfig,
             Some(ClientError::Refused { status: 409, .. }) => Code::Taken,
             _ => Code::Agent,

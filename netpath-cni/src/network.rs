@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netpath_agent::api::{Network, NetworkCreate, NetworkCreated};
+use netpath_agent::client::network_path;
 
-use crate::agent::{Agent, Failure, network_path};
+use crate::agent::{Agent, Failure};
 use crate::config::Config;
 use crate::error::{CniError, Code};
 use crate::result::Success;

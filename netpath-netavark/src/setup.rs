@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use ipnet::IpNet;
 use netpath_agent::api::{Container, Endpoint, NetworkCreated};
-use netpath_agent::client::encode;
+use netpath_agent::client::{container_path, encode, network_path};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -84,10 +84,10 @@ fn connect(agent: &Agent, request: &Request, network: &str, netns: &Path) -> Res
         "address6": ips().find(|ip| ip.is_ipv6()),
         "mac": static_mac,
     });
-    let known: Option<Value> = agent.find(&format!("/v1/containers/{}", encode(&request.container_id)))?;
+    let known: Option<Value> = agent.find(&container_path(&request.container_id))?;
     if known.is_some() {
         body["container"] = json!(request.container_id);
-        return agent.post(&format!("/v1/networks/{}/endpoints", encode(network)), &body);
+        return agent.post(&format!("{}/endpoints", network_path(network)), &body);
     }
     body["name"] = json!(request.container_id);
     body["netns"] = json!({ "path": netns });

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::api::Container;
-use crate::client::{Client, encode};
+use crate::client::{Client, container_path};
 
 pub(super) async fn run(client: &Client, name: &str) -> Result<ExitCode> {
-    let _was: Container = client.delete(&format!("/v1/containers/{}", encode(name))).await?;
+    let _was: Container = client.delete(&container_path(name)).await?;
     Ok(ExitCode::SUCCESS)
 }

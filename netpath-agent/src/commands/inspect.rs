@@ -5,11 +5,11 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::api::{Container, Info};
-use crate::client::{Client, encode};
+use crate::client::{Client, container_path};
 
 pub(super) async fn run(client: &Client, name: Option<&str>) -> Result<ExitCode> {
     match name {
-        Some(name) => super::print_json(&client.get::<Container>(&format!("/v1/containers/{}", encode(name))).await?)?,
+        Some(name) => super::print_json(&client.get::<Container>(&container_path(name)).await?)?,
         None => super::print_json(&client.get::<Info>("/v1/info").await?)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -9,16 +9,16 @@ use super::format::{or_dash, table};
 use crate::api::{Container, LinkAdd};
 use crate::binding::span;
 use crate::cli_link::LinkCommand;
-use crate::client::{Client, encode};
+use crate::client::{Client, container_path, encode};
 
 pub(super) async fn run(client: &Client, command: LinkCommand) -> Result<ExitCode> {
     match command {
         LinkCommand::Add(args) => {
-            let path = format!("/v1/containers/{}/links", encode(&args.container));
+            let path = format!("{}/links", container_path(&args.container));
             let _: Container = client.post(&path, &LinkAdd { link: args.link }).await?;
         }
         LinkCommand::Rm(args) => {
-            let path = format!("/v1/containers/{}/links/{}", encode(&args.container), encode(&args.alias));
+            let path = format!("{}/links/{}", container_path(&args.container), encode(&args.alias));
             let _: Container = client.delete(&path).await?;
         }
         LinkCommand::Ls(args) => {

@@ -87,7 +87,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     match error.downcast_ref() {
         Some(ClientError::Refused { .. }) => ExitCode::from(PROBLEM),
-        Some(ClientError::Unreachable { .. }) | None => ExitCode::from(COULD_NOT_RUN),
+        Some(ClientError::Unreachable { .. } | ClientError::Late(_)) | None => ExitCode::from(COULD_NOT_RUN),
     }
 }
 

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use super::format::{or_dash, table};
 use crate::api::{Connect, Container, GatewayMode, Network, NetworkCreate, NetworkCreated, NetworkPatch, Subnet};
 use crate::cli_network::{NetworkCommand, NetworkCreateArgs};
-use crate::client::{Client, encode};
+use crate::client::{Client, encode, network_path};
 use crate::network_labels;
 
 pub(super) async fn run(client: &Client, command: NetworkCommand) -> Result<ExitCode> {
@@ -31,34 +31,30 @@ pub(super) async fn run(client: &Client, command: NetworkCommand) -> Result<Exit
         NetworkCommand::Inspect(args) => {
             let mut networks = Vec::new();
             for name in &args.names {
-                networks.push(client.get::<Network>(&path(name)).await?);
+                networks.push(client.get::<Network>(&network_path(name)).await?);
             }
             super::print_json(&networks)?;
         }
         NetworkCommand::Connect(args) => {
             let (container, mac) = (args.container, args.mac_address);
             let request = Connect { container, address: args.ip, address6: args.ip6, mac, ..Connect::default() };
-            let _: Container = client.post(&format!("{}/endpoints", path(&args.network)), &request).await?;
+            let _: Container = client.post(&format!("{}/endpoints", network_path(&args.network)), &request).await?;
         }
         NetworkCommand::Disconnect(args) => {
-            let path = format!("{}/endpoints/{}", path(&args.network), encode(&args.container));
+            let path = format!("{}/endpoints/{}", network_path(&args.network), encode(&args.container));
             let _: Container = client.delete(&path).await?;
         }
         NetworkCommand::Set(args) => {
-            let _: Network = client.patch(&path(&args.name), &NetworkPatch { icc: Some(args.icc) }).await?;
+            let _: Network = client.patch(&network_path(&args.name), &NetworkPatch { icc: Some(args.icc) }).await?;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn path(name: &str) -> String {
-    format!("/v1/networks/{}", encode(name))
-}
-
 async fn remove(client: &Client, names: &[String]) -> Result<ExitCode> {
     let mut status = ExitCode::SUCCESS;
     for name in names {
-        match client.delete::<Network>(&path(name)).await {
+        match client.delete::<Network>(&network_path(name)).await {
             Ok(_) => super::print(&format!("{name}\n"))?,
             Err(e) => {
                 eprintln!("error: {e:#}");

@@ -8,12 +8,12 @@ use super::format::port_lines;
 use crate::api::{Container, PortBinding};
 use crate::binding::host_name;
 use crate::cli::PortArgs;
-use crate::client::{Client, encode};
+use crate::client::{Client, container_path};
 use crate::port_spec;
 
 pub(super) async fn run(client: &Client, args: &PortArgs) -> Result<ExitCode> {
     let wanted = args.port.as_deref().map(port_spec::parse_port).transpose()?;
-    let container: Container = client.get(&format!("/v1/containers/{}", encode(&args.name))).await?;
+    let container: Container = client.get(&container_path(&args.name)).await?;
     let narrow = |binding: PortBinding| match wanted {
         Some((port, proto)) => binding.at(port).filter(|binding| binding.proto == proto),
         None => Some(binding),

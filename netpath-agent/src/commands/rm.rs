@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use crate::api::{Container, Netns};
 use crate::cli::RmArgs;
-use crate::client::{Client, ClientError, encode};
+use crate::client::{Client, ClientError, container_path};
 use crate::container::process;
 
 /// How long a process has to end after SIGTERM.
@@ -29,7 +29,7 @@ pub(super) async fn run(client: &Client, args: &RmArgs) -> Result<ExitCode> {
 }
 
 async fn remove(client: &Client, name: &str, grace: Duration) -> Result<()> {
-    let path = format!("/v1/containers/{}", encode(name));
+    let path = container_path(name);
     let endpoint: Container = client.get(&path).await?;
     // Only `netpath run` says what it started; what somebody else started is theirs to stop.
     if let Netns::Pid(pid) = endpoint.netns
