@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::gethostname;
 
 use crate::api::{Attach, Container, Names, Netns};
-use crate::cli::{RunArgs, Variable};
+use crate::cli::{EndpointArgs, RunArgs, Variable};
 use crate::client::{Client, ClientError, container_path};
 use crate::commands::block_on;
 use crate::names::link::{self, Link};
@@ -56,7 +56,7 @@ pub fn run(client: &Client, args: RunArgs) -> Result<Outcome> {
     let (detach, link_env) = (args.detach, args.link_env);
     let mut child = Child::spawn(&setup, &args.command)?;
     let pid = child.pid().as_raw().cast_unsigned();
-    let request = request(args, mode, &name, setup.hostname, pid);
+    let request = request_to_run(args, &mode, &name, setup.hostname, pid);
     let env = request.env.iter().filter_map(|variable| variable.split_once('=')).map(owned).collect();
     let container: Container = block_on(client.post("/v1/containers", &request))??;
     let order = || -> Result<Order> {
@@ -91,6 +91,32 @@ pub fn run(client: &Client, args: RunArgs) -> Result<Outcome> {
             remove(client, &name, pid);
             Err(e)
         }
+    }
+}
+
+/// What options of a container's network ask the agent for.
+pub(crate) fn request(args: EndpointArgs, name: String, netns: Netns) -> Attach {
+    Attach {
+        name,
+        netns,
+        network: args.net,
+        interface: None,
+        cni: None,
+        publish: args.publish,
+        from: args.from,
+        publish_all: args.publish_all,
+        keeps_ports: false,
+        icc: args.icc,
+        expose: args.expose,
+        links: args.link,
+        address: args.ip,
+        address6: args.ip6,
+        mac: args.mac_address,
+        hostname: None,
+        command: Vec::new(),
+        env: Vec::new(),
+        names: None,
+        adopt: Vec::new(),
     }
 }
 
@@ -137,31 +163,17 @@ fn hostname(args: &RunArgs, mode: &NetworkMode, name: &str, joined: Option<&Cont
     Ok(hostname)
 }
 
-fn request(args: RunArgs, mode: NetworkMode, name: &str, hostname: String, pid: u32) -> Attach {
+fn request_to_run(args: RunArgs, mode: &NetworkMode, name: &str, hostname: String, pid: u32) -> Attach {
     let variable = |(name, value): (String, String)| format!("{name}={value}");
     let dns = Dns { servers: args.names.dns, search: args.names.dns_search, options: args.names.dns_option };
     let has_own_files = !matches!(mode, NetworkMode::Container(_));
     Attach {
-        name: name.to_owned(),
-        netns: Netns::Pid(pid),
         network: Some(mode.to_string()),
-        interface: None,
-        cni: None,
-        publish: args.endpoint.publish,
-        from: args.endpoint.from,
-        publish_all: args.endpoint.publish_all,
-        keeps_ports: false,
-        icc: args.endpoint.icc,
-        expose: args.endpoint.expose,
-        links: args.endpoint.link,
-        address: args.endpoint.ip,
-        address6: args.endpoint.ip6,
-        mac: args.endpoint.mac_address,
         hostname: Some(hostname),
         command: args.command,
         env: args.env.into_iter().filter_map(Variable::value).map(variable).collect(),
         names: has_own_files.then_some(Names { add_host: args.names.add_host, dns }),
-        adopt: Vec::new(),
+        ..request(args.endpoint, name.to_owned(), Netns::Pid(pid))
     }
 }
 

@@ -4,33 +4,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 
-use crate::api::{Attach, Container, Netns};
+use crate::api::{Container, Netns};
 use crate::cli::{AttachArgs, AttachTarget};
 use crate::client::Client;
+use crate::container;
 
 pub(super) async fn run(client: &Client, args: AttachArgs) -> Result<ExitCode> {
-    let request = Attach {
-        name: args.name,
-        netns: netns(args.target)?,
-        network: args.endpoint.net,
-        interface: None,
-        cni: None,
-        publish: args.endpoint.publish,
-        from: args.endpoint.from,
-        publish_all: args.endpoint.publish_all,
-        keeps_ports: false,
-        icc: args.endpoint.icc,
-        expose: args.endpoint.expose,
-        links: args.endpoint.link,
-        address: args.endpoint.ip,
-        address6: args.endpoint.ip6,
-        mac: args.endpoint.mac_address,
-        hostname: None,
-        command: Vec::new(),
-        env: Vec::new(),
-        names: None,
-        adopt: Vec::new(),
-    };
+    let request = container::request(args.endpoint, args.name, netns(args.target)?);
     let container: Container = client.post("/v1/containers", &request).await?;
     let v4 = container.address.map(|addr| format!("{addr}\n"));
     let v6 = container.address6.map(|addr| format!("{addr}\n"));
