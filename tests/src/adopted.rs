@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use netpath_tests::sockets::{accept, at, converse, eventually};
-use netpath_tests::{CLIENT, HOST, Namespace, Plane, World, netfilter};
+use netpath_tests::{CLIENT, HOST, Namespace, Plane, World, netfilter, reach};
 use serde_json::{Value, json};
 
 on_netpath! {
@@ -315,15 +315,7 @@ impl Pod {
 /// A client outside reaches port 8080, which is published for port 80, and the container reaches the client; both see
 /// whom they should.
 fn talk_both_ways(world: &World, web: &Pod) {
-    let (inside, outside) = (web.inside.listen(80), world.client.listen(7000));
-    let mut client = world.client.connect(at(HOST, 8080));
-    let (mut server, from) = accept(&inside);
-    assert_eq!(from.ip(), CLIENT);
-    converse(&mut client, &mut server);
-    let mut client = web.inside.connect(at(CLIENT, 7000));
-    let (mut server, from) = accept(&outside);
-    assert_eq!(from.ip(), HOST);
-    converse(&mut client, &mut server);
+    reach::talk_both_ways(world, &web.inside, 8080);
     assert_eq!(netfilter::traces(&world.host), Vec::<String>::new());
 }
 

@@ -5,8 +5,9 @@ use std::fs;
 use std::net::IpAddr;
 
 use netpath_tests::cni_runtime::{Attachment, Runtime, answer, debian_plugins};
+use netpath_tests::reach::talk_both_ways;
 use netpath_tests::sockets::{accept, at, converse, eventually};
-use netpath_tests::{CLIENT, Family, HOST, Namespace, Options, Plane, World};
+use netpath_tests::{Family, HOST, Namespace, Options, Plane, World};
 use serde_json::{Value, json};
 
 on_netpath_once! {
@@ -45,7 +46,7 @@ fn a_pod_is_reached_and_reaches_out(plane: Plane) {
         (names[0], names[2], &result["interfaces"][2]["sandbox"]),
         (&json!("cni0"), &json!("eth0"), &json!(inside.path()))
     );
-    talk_both_ways(&world, &inside);
+    talk_both_ways(&world, &inside, 8080);
     assert_eq!(runtime.check(&pod), Ok(Value::Null));
     let error = runtime.add(&pod).unwrap_err();
     assert_eq!(error["code"], 100, "a second ADD: {error}");
@@ -203,7 +204,7 @@ fn a_pod_may_be_in_two_networks(plane: Plane) {
     let result = second.add(&more).unwrap();
     assert_eq!((&result["ips"][0]["address"], &result["routes"]), (&json!("10.89.0.2/16"), &json!([])));
     assert_eq!(inside.interfaces(), ["eth0", "net1"]);
-    talk_both_ways(&world, &inside);
+    talk_both_ways(&world, &inside, 8080);
     assert_eq!((first.check(&pod), second.check(&more)), (Ok(Value::Null), Ok(Value::Null)));
     let (_elsewhere, elsewhere) = self::pod(&world, "elsewhere");
     let stolen = Attachment { netns: elsewhere.netns, ..pod.at("net2") };
@@ -401,7 +402,7 @@ fn addresses_come_from_debians_host_local(plane: Plane) {
     assert!(address.starts_with("10.91.0.2") && address.ends_with("/24"), "{result}");
     assert_eq!(result["routes"], json!([{"dst": "0.0.0.0/0", "gw": "10.91.0.1"}]));
     assert_eq!(leased(), 1);
-    talk_both_ways(&world, &inside);
+    talk_both_ways(&world, &inside, 8080);
     assert_eq!(runtime.check(&pod), Ok(Value::Null));
     fs::remove_file(leases.join("pods").join(address.trim_end_matches("/24"))).unwrap();
     let error = runtime.check(&pod).unwrap_err();
@@ -463,7 +464,7 @@ fn behind_debians_bridge_plugin_netpath_publishes_and_masquerades(plane: Plane) 
     let result = runtime.add(&pod).unwrap();
     let veth = result["interfaces"][1]["name"].as_str().unwrap().to_owned();
     assert_eq!(world.endpoint("web").unwrap()["endpoints"][0]["ifname"], veth);
-    talk_both_ways(&world, &inside);
+    talk_both_ways(&world, &inside, 8080);
     assert_eq!(runtime.check(&pod), Ok(Value::Null));
     let (_other, second) = self::pod(&world, "second");
     let error = runtime.add(&second.publishing(&[(8080, 80)])).unwrap_err();
@@ -483,7 +484,7 @@ fn behind_debians_bridge_plugin_netpath_publishes_and_masquerades(plane: Plane) 
     world.start_agent();
     assert_eq!(world.json(&["ps"]), json!([]));
     runtime.add(&pod).unwrap();
-    talk_both_ways(&world, &inside);
+    talk_both_ways(&world, &inside, 8080);
 }
 
 fn behind_another_plugin_without_a_bridge_it_says_so(plane: Plane) {
@@ -515,17 +516,4 @@ fn pod(world: &World, name: &str) -> (std::rc::Rc<Namespace>, Attachment) {
     let inside = world.namespace(name);
     let attachment = Attachment::new(name, inside.path());
     (inside, attachment)
-}
-
-/// A client outside reaches port 8080, which is published for port 80, and the pod reaches the client.
-fn talk_both_ways(world: &World, inside: &Namespace) {
-    let (listener, outside) = (inside.listen(80), world.client.listen(7000));
-    let mut client = world.client.connect(at(HOST, 8080));
-    let (mut server, from) = accept(&listener);
-    assert_eq!(from.ip(), CLIENT);
-    converse(&mut client, &mut server);
-    let mut client = inside.connect(at(CLIENT, 7000));
-    let (mut server, from) = accept(&outside);
-    assert_eq!(from.ip(), HOST);
-    converse(&mut client, &mut server);
 }

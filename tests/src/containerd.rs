@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use netpath_tests::cni_runtime::{plugin_binary, tool};
-use netpath_tests::sockets::{accept, at, converse, eventually};
-use netpath_tests::{CLIENT, HOST, Namespace, Plane, World, cleanup, program};
+use netpath_tests::reach::talk_both_ways;
+use netpath_tests::sockets::{at, eventually};
+use netpath_tests::{HOST, Namespace, Plane, World, cleanup, program};
 use serde_json::json;
 
 on_netpath_once! {
@@ -32,7 +33,7 @@ fn containers_of_containerd_are_connected(plane: Plane) {
     assert_eq!((&shown["endpoints"][0]["interface"], &shown["endpoints"][0]["cni"]), (&json!("eth0"), &json!("ctr")));
     let inside = containerd.inside("web");
     world.netpath_ok(&["publish", &name, "8080:80"]);
-    talk_both_ways(&world, &inside);
+    talk_both_ways(&world, &inside, 8080);
     let mut second = containerd.run("np.test/sleep:1", "app");
     let other = format!("{}-app", containerd.name);
     eventually("the second container is connected", || world.endpoint(&other).is_some());
@@ -148,15 +149,4 @@ impl Drop for Containerd {
 
 fn path(tools: &Path) -> String {
     format!("{}:{}", tools.display(), std::env::var("PATH").unwrap_or_default())
-}
-
-/// A client outside reaches port 8080, which is published for port 80, and the container reaches the client.
-fn talk_both_ways(world: &World, inside: &Namespace) {
-    let (listener, outside) = (inside.listen(80), world.client.listen(7000));
-    let mut client = world.client.connect(at(HOST, 8080));
-    converse(&mut client, &mut accept(&listener).0);
-    let mut client = inside.connect(at(CLIENT, 7000));
-    let (mut server, from) = accept(&outside);
-    assert_eq!(from.ip(), HOST);
-    converse(&mut client, &mut server);
 }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use netpath_tests::engine::{self, Engine, FOR_NETPATH, Release};
+use netpath_tests::reach::talk_both_ways;
 use netpath_tests::sockets::{accept, at, converse, eventually};
 use netpath_tests::transfer::Transfer;
 use netpath_tests::{CLIENT, HOST, Namespace, Options, Plane, World, netfilter};
@@ -303,17 +304,4 @@ fn has_listener(namespace: &Namespace, port: u16) -> bool {
 
 pub(crate) fn reaches(from: &Namespace, address: IpAddr, port: u16) -> bool {
     netpath_tests::reach::answers(from, at(address, port))
-}
-
-/// A client outside reaches the port, and the container reaches the client; both see whom they should.
-pub(crate) fn talk_both_ways(world: &World, inside: &Namespace, port: u16) {
-    let (listener, outside) = (inside.listen(80), world.client.listen(7000));
-    let mut client = world.client.connect(at(HOST, port));
-    let (mut server, from) = accept(&listener);
-    assert_eq!(from.ip(), CLIENT);
-    converse(&mut client, &mut server);
-    let mut client = inside.connect(at(CLIENT, 7000));
-    let (mut server, from) = accept(&outside);
-    assert_eq!(from.ip(), HOST);
-    converse(&mut client, &mut server);
 }

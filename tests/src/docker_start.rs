@@ -3,11 +3,12 @@
 use std::process::Child;
 
 use netpath_tests::engine::{Engine, FOR_NETPATH, Release};
+use netpath_tests::reach::talk_both_ways;
 use netpath_tests::sockets::{accept, eventually};
 use netpath_tests::{HOST, World};
 use serde_json::Value;
 
-use crate::docker_mode::{is_known, served, talk_both_ways, world};
+use crate::docker_mode::{is_known, served, world};
 
 on_docker! {
     six_at_once_are_served_before_they_have_a_process,

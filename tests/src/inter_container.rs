@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 
 use netpath_tests::icmp;
+use netpath_tests::reach::talk_both_ways;
 use netpath_tests::sockets::{accept, ask, assert_silent, at, converse, local, send};
-use netpath_tests::{CLIENT, HOST, Options, Plane, World};
+use netpath_tests::{HOST, Options, Plane, World};
 
 on_every_plane! {
     containers_reach_each_other_under_their_own_addresses,
@@ -42,15 +43,7 @@ fn icc_off_refuses_containers_each_other(plane: Plane) {
 fn icc_off_leaves_published_ports_and_the_outside_alone(plane: Plane) {
     let world = World::with(plane, Options { icc: false, ..Options::default() });
     let web = world.container("web", &["8080:80"]);
-    let (inside, outside) = (web.inside.listen(80), world.client.listen(7000));
-    let mut client = world.client.connect(at(HOST, 8080));
-    let (mut server, from) = accept(&inside);
-    assert_eq!(from.ip(), CLIENT);
-    converse(&mut client, &mut server);
-    let mut client = web.inside.connect(at(CLIENT, 7000));
-    let (mut server, from) = accept(&outside);
-    assert_eq!(from.ip(), HOST);
-    converse(&mut client, &mut server);
+    talk_both_ways(&world, &web.inside, 8080);
 }
 
 fn one_container_may_be_closed_in_an_open_network(plane: Plane) {

@@ -6,8 +6,8 @@ use std::thread;
 use std::time::Duration;
 
 use crate::icmp::{self, IcmpSocket};
-use crate::sockets::{PATIENCE, REFUSAL, accept, ask, at, converse};
-use crate::{Container, Family, Namespace};
+use crate::sockets::{PATIENCE, REFUSAL, accept, ask, at, converse, local};
+use crate::{CLIENT, Container, Family, HOST, Namespace, World};
 
 /// How long a knock waits: for the second SYN too, should a busy machine lose the first.
 pub const KNOCK: Duration = Duration::from_secs(3);
@@ -100,6 +100,19 @@ impl Doors {
             Self { ping: join(ping), published: join(published), unpublished: join(unpublished) }
         })
     }
+}
+
+/// The client reaches port 80 inside by the host's `host_port`, and inside reaches the client: both see whom they should.
+pub fn talk_both_ways(world: &World, inside: &Namespace, host_port: u16) {
+    let (listener, outside) = (inside.listen(80), world.client.listen(7000));
+    let mut client = world.client.connect(at(HOST, host_port));
+    let (mut server, from) = accept(&listener);
+    assert_eq!(from, local(&client));
+    converse(&mut client, &mut server);
+    let mut client = inside.connect(at(CLIENT, 7000));
+    let (mut server, from) = accept(&outside);
+    assert_eq!(from.ip(), HOST);
+    converse(&mut client, &mut server);
 }
 
 /// Whether a connection to `to` comes about within [`KNOCK`].

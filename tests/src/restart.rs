@@ -8,7 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use netpath_tests::agent::START;
-use netpath_tests::sockets::{accept, ask, at, converse, local, receive, send};
+use netpath_tests::reach::talk_both_ways;
+use netpath_tests::sockets::{accept, ask, at, converse, receive, send};
 use netpath_tests::transfer::Transfer;
 use netpath_tests::{CLIENT, Container, HOST, Plane, World, netfilter, program};
 
@@ -45,7 +46,7 @@ fn new_connections_work_without_an_agent(plane: Plane) {
     let world = World::new(plane);
     let web = world.container("web", &["8080:80"]);
     world.kill_agent();
-    talk_both_ways(&world, &web);
+    talk_both_ways(&world, &web.inside, 8080);
 }
 
 fn a_restarted_agent_adopts_everything(plane: Plane) {
@@ -63,7 +64,7 @@ fn a_restarted_agent_adopts_everything(plane: Plane) {
     converse(&mut published.0, &mut published.1);
     converse(&mut outbound.0, &mut outbound.1);
     drop((inside, outside));
-    talk_both_ways(&world, &web);
+    talk_both_ways(&world, &web.inside, 8080);
     let third = world.container("third", &["8083:80"]);
     assert!(third.address != web.address && third.address != other.address, "an address is not given twice");
     world.publish(&other, "8081:80");
@@ -85,7 +86,7 @@ fn a_flushed_firewall_costs_no_connection(plane: Plane) {
     let busy = Busy::start(&world);
     netfilter::flush(&world.host);
     busy.advance();
-    talk_both_ways(&world, &busy.web);
+    talk_both_ways(&world, &busy.web.inside, 8080);
     busy.finish();
 }
 
@@ -153,7 +154,7 @@ fn an_agent_killed_while_it_loads_its_programs_starts_again(plane: Plane) {
     world.start_agent();
     assert!(world.instance().log_text().contains("broke off half way"), "{}", world.instance().log_text());
     let web = world.container("web", &["8080:80"]);
-    talk_both_ways(&world, &web);
+    talk_both_ways(&world, &web.inside, 8080);
 }
 
 fn what_was_left_half_made_goes_at_the_next_start(plane: Plane) {
@@ -174,7 +175,7 @@ fn what_was_left_half_made_goes_at_the_next_start(plane: Plane) {
     world.host.ip(&format!("link add veth-half group {HALF_MADE} type veth peer name veth-other"));
     world.start_agent();
     assert_eq!(world.host.interfaces(), before);
-    talk_both_ways(&world, &web);
+    talk_both_ways(&world, &web.inside, 8080);
     let groups = world.host.ip("-d link show");
     assert!(!groups.contains(&HALF_MADE.to_string()), "{groups}");
     assert!(groups.contains("alias netpath network netpath0/bridge"), "{groups}");
@@ -208,7 +209,7 @@ fn tables_keep_their_sizes_until_they_are_taken_down(plane: Plane) {
     let _agent = start(["--max-endpoints=9", "--max-ports=9999"]);
     let log = world.instance().log_text();
     assert!(log.contains("2 is in force") && log.contains("64 is in force"), "{log}");
-    talk_both_ways(&world, &web);
+    talk_both_ways(&world, &web.inside, 8080);
     let refused = |args: &[&str], wanted: &str| {
         let output = world.netpath(args);
         let error = program::text(&output.stderr);
@@ -247,17 +248,4 @@ impl Busy {
     fn finish(self) {
         self.transfers.into_iter().for_each(|transfer| assert!(transfer.finish() > SOME));
     }
-}
-
-/// New connections to port 8080, published for port 80 of `web`, and from `web` to the outside.
-fn talk_both_ways(world: &World, web: &Container) {
-    let (inside, outside) = (web.inside.listen(80), world.client.listen(7000));
-    let mut client = world.client.connect(at(HOST, 8080));
-    let (mut server, from) = accept(&inside);
-    assert_eq!(from, local(&client));
-    converse(&mut client, &mut server);
-    let mut client = web.inside.connect(at(CLIENT, 7000));
-    let (mut server, from) = accept(&outside);
-    assert_eq!(from.ip(), HOST);
-    converse(&mut client, &mut server);
 }
