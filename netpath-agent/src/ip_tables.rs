@@ -32,10 +32,15 @@ const COUNTERS_LEN: usize = 16;
 const LOCK: &str = "/run/xtables.lock";
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 const FAMILIES: [Family; 2] = [
-    Family { name: "ip", tables: "/proc/net/ip_tables_names", domain: AddressFamily::Inet, level: libc::IPPROTO_IP },
+    Family {
+        name: "ip",
+        tables: "/proc/thread-self/net/ip_tables_names",
+        domain: AddressFamily::Inet,
+        level: libc::IPPROTO_IP,
+    },
     Family {
         name: "ip6",
-        tables: "/proc/net/ip6_tables_names",
+        tables: "/proc/thread-self/net/ip6_tables_names",
         domain: AddressFamily::Inet6,
         level: libc::IPPROTO_IPV6,
     },
@@ -43,7 +48,7 @@ const FAMILIES: [Family; 2] = [
 
 struct Family {
     name: &'static str,
-    /// Where the tables that are there are named.
+    /// Where the tables of the calling thread's network namespace are named.
     tables: &'static str,
     domain: AddressFamily,
     level: i32,

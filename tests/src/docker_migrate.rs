@@ -6,9 +6,12 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use netpath_agent::ip_tables;
+use netpath_agent::legacy_table::LegacyTable;
+use netpath_agent::netlink::nftables::Removal;
 use netpath_tests::engine::{Engine, FOR_NETPATH, Release};
 use netpath_tests::sockets::{accept, at, converse, eventually};
-use netpath_tests::{CLIENT, HOST, Namespace, Options, World, program};
+use netpath_tests::{CLIENT, HOST, Namespace, Options, Plane, World, program};
 use serde_json::{Value, json};
 
 use crate::docker_mode::PLANE;
@@ -19,6 +22,10 @@ on_docker! {
     a_restart_that_fails_leaves_everything_as_it_was,
     a_docker_that_runs_as_it_should_has_nothing_to_change,
     rules_of_the_legacy_iptables_are_removed,
+}
+
+on_netpath_once! {
+    a_legacy_table_that_has_changed_is_left_as_it_is,
 }
 
 on_newest_docker! {
@@ -170,13 +177,10 @@ fn a_restart_that_fails_leaves_everything_as_it_was(release: Release) {
 
 fn rules_of_the_legacy_iptables_are_removed(release: Release) {
     let world = World::with(PLANE, Options::agent(SOCKET));
-    let legacy = |args: &[&str]| program::output_of(world.host.command("iptables-legacy").args(args));
-    let tried = legacy(&["-t", "nat", "-S"]);
-    if !tried.status.success() {
-        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        eprintln!("skipped: Linux {} has no legacy iptables: {}", kernel.trim(), errors(&tried));
+    if !has_legacy_iptables(&world) {
         return;
     }
+    let legacy = |args: &[&str]| program::output_of(world.host.command("iptables-legacy").args(args));
     world.lets_netfilter_work();
     Engine::prefer_legacy_iptables(&world);
     let engine = Engine::start(&world, release, &[]);
@@ -225,6 +229,52 @@ fn rules_of_the_legacy_iptables_are_removed(release: Release) {
     migrate(&world, &engine, &["--back"]);
     assert_eq!((docker_lines(&world, "iptables-legacy-save"), fs::read(engine.config_path()).unwrap()), before);
     talk(&world, &inside, &listener);
+}
+
+fn a_legacy_table_that_has_changed_is_left_as_it_is(plane: Plane) {
+    let world = World::with(plane, Options::default());
+    if !has_legacy_iptables(&world) {
+        return;
+    }
+    let legacy = |args: &str| {
+        program::stdout_of(world.host.command("iptables-legacy").args(args.split_whitespace()));
+    };
+    legacy("-N DOCKER");
+    legacy("-A DOCKER -c 5 500 -j RETURN");
+    legacy("-A FORWARD -j DOCKER");
+    legacy("-A INPUT -c 7 700 -s 198.51.100.9 -j DROP");
+    let filter = || {
+        let tables = world.host.within(ip_tables::tables).expect("read the tables");
+        tables.into_iter().find(|table| (table.family(), &*table.name) == ("ip", "filter")).expect("a table")
+    };
+    let saved = || program::stdout_of(world.host.command("iptables-legacy-save").args(["-c", "-t", "filter"]));
+    let removal = |table: &LegacyTable| Removal {
+        chains: table.chains().into_iter().filter(|chain| chain.name == "DOCKER").collect(),
+        rules: table.rules().into_iter().filter(|rule| rule.chain == "FORWARD").collect(),
+        ..Removal::default()
+    };
+    let before = filter();
+    legacy("-A INPUT -c 9 900 -s 198.51.100.8 -j DROP");
+    let error = world.host.within(|| ip_tables::remove(&before, &removal(&before))).unwrap_err();
+    assert!(error.to_string().contains("ip filter has been changed meanwhile: try again"), "{error:#}");
+    assert!(saved().contains("[5:500] -A DOCKER -j RETURN"), "{}", saved());
+    let now = filter();
+    world.host.within(|| ip_tables::remove(&now, &removal(&now))).expect("remove what is there");
+    let saved = saved();
+    for line in ["[7:700] -A INPUT -s 198.51.100.9/32 -j DROP", "[9:900] -A INPUT -s 198.51.100.8/32 -j DROP"] {
+        assert!(saved.contains(line), "{line} has gone:\n{saved}");
+    }
+    assert!(!saved.contains("DOCKER"), "{saved}");
+}
+
+/// Whether the kernel has legacy tables; says so if not.
+fn has_legacy_iptables(world: &World) -> bool {
+    let tried = program::output_of(world.host.command("iptables-legacy").args(["-t", "nat", "-S"]));
+    if !tried.status.success() {
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        eprintln!("skipped: Linux {} has no legacy iptables: {}", kernel.trim(), errors(&tried));
+    }
+    tried.status.success()
 }
 
 /// What Docker 29 writes with `--firewall-backend=nftables`; no such Engine is here, so it stands beside another one's rules.
