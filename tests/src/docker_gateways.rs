@@ -132,9 +132,11 @@ fn routed_takes_no_host_port(release: Release) {
         engine.start_container(name, &["--network", "cell", "-p", port]);
         served(&world, name, &[]);
     }
+    engine.start_container("five", &["--network", "cell", "-P", "--expose", "80"]);
+    served(&world, "five", &[80]);
     assert_eq!(world.json(&["inspect"])["docker"]["faults"], json!({}));
     for family in Family::BOTH {
-        for name in ["one", "two", "three", "four"] {
+        for name in ["one", "two", "three", "four", "five"] {
             let container = container(&engine, name);
             let server = Server::new(&container.inside, family, 80);
             let to = at(container.ip(family), 80);

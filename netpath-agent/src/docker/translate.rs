@@ -296,13 +296,20 @@ fn ports(
 fn given_out(summary: &ContainerSummary) -> Result<Vec<Single>> {
     let mut singles = Vec::new();
     for port in summary.ports.iter().flatten() {
-        let Some(host_port) = port.public_port.filter(|port| *port > 0) else { continue };
         let proto = match port.typ {
             Some(PortTypeEnum::UDP) => Proto::Udp,
             Some(PortTypeEnum::SCTP) => Proto::Sctp,
             _ => Proto::Tcp,
         };
-        let addr = parse(port.ip.as_deref().filter(|addr| !addr.is_empty()).unwrap_or("0.0.0.0"))?;
+        let addr = port.ip.as_deref().filter(|addr| !addr.is_empty()).map(parse::<IpAddr>).transpose()?;
+        let every = Ipv4Addr::UNSPECIFIED.into();
+        let (addr, host_port) = match (addr, port.public_port.filter(|port| *port > 0)) {
+            (addr, Some(port)) => (addr.unwrap_or(every), port),
+            // Published, but not at the host.
+            (Some(addr), None) => (addr, 0),
+            // Exposed.
+            (None, None) => continue,
+        };
         singles.push(Single { from: vec![], proto, addr, host_port, container_port: port.private_port });
     }
     Ok(singles)
@@ -421,26 +428,28 @@ mod tests {
 
     #[test]
     fn on_a_routed_network_ports_need_no_number_and_take_none() {
-        for is_started in [true, false] {
+        let routed = |change: fn(&mut Said)| {
             let mut said = said();
             for network in &mut said.networks {
                 let key = "com.docker.network.bridge.gateway_mode_ipv4".to_owned();
                 network.options.get_or_insert_default().insert(key, "routed".to_owned());
             }
-            for summary in &mut said.summaries {
-                for port in summary.ports.iter_mut().flatten() {
-                    port.public_port = None;
-                }
-                summary.ports = summary.ports.take().filter(|_| is_started);
-            }
+            change(&mut said);
             let wanted = wanted(&said, true);
-            let ports: Vec<_> = find(&wanted, "web")
-                .ports
-                .iter()
-                .map(|p| (p.host_addr.to_string(), p.host_port, p.container_port, p.count))
-                .collect();
-            assert_eq!(ports, [("0.0.0.0".to_owned(), 0, 80, 2), ("0.0.0.0".to_owned(), 0, 9000, 4)], "{is_started}");
-        }
+            let ports = find(&wanted, "web").ports.iter();
+            ports.map(|p| (p.host_addr.to_string(), p.host_port, p.container_port, p.count)).collect::<Vec<_>>()
+        };
+        let own = [("0.0.0.0".to_owned(), 0, 80, 2), ("0.0.0.0".to_owned(), 0, 9000, 4)];
+        let is_starting = |said: &mut Said| said.summaries.iter_mut().for_each(|summary| summary.ports = None);
+        assert_eq!(routed(is_starting), own);
+        // Whatever was asked for: with `-P` it is nothing.
+        let is_listed = |said: &mut Said| {
+            said.details.clear();
+            for port in said.summaries.iter_mut().filter_map(|summary| summary.ports.as_mut()).flatten() {
+                port.public_port = None;
+            }
+        };
+        assert_eq!(routed(is_listed), own);
     }
 
     #[test]
