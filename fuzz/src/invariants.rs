@@ -136,7 +136,8 @@ impl<F: Ground> Watch<F> {
         assert_eq!(was.src_addr, is.src_addr, "leaves with another container's address");
         let owner = owner(world, &is.src_addr).expect("an address of a container network leaves that is nobody's");
         let network = network(world, owner);
-        if !network.has(F::ROUTED) {
+        assert!(!network.has(network_flag::INTERNAL), "leaves an internal network: {is:?}");
+        if network.flags & (F::MASQUERADE | F::ROUTED) == F::MASQUERADE {
             assert!(is_open::<F>(network), "a container's address leaves: {is:?}");
             assert!(self.visits.contains(&(is.dst_addr, is.src_addr)), "leaves though nobody asked: {is:?}");
         }

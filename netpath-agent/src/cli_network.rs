@@ -66,7 +66,7 @@ pub struct NetworkCreateArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub icc: Option<bool>,
 
-    /// Masquerades what containers send to the outside [default: true]
+    /// Masquerades what containers send to the outside; else it leaves under their own addresses [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub ip_masq: Option<bool>,
 

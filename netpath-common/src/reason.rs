@@ -44,15 +44,14 @@ reasons! {
     Fragment = 15, "fragment", "a fragment whose first fragment was not seen";
     UnknownProtocol = 16, "unknown-protocol", "an EtherType that the bridge does not carry";
     RewriteFailed = 17, "rewrite-failed", "the kernel refused to rewrite the packet";
-    NoMasquerade = 18, "no-masquerade", "masquerade is off on this network, and the container's address must not leave the host";
-    Leak = 19, "leak", "a packet with an address of a container network was about to leave untranslated";
-    MartianSource = 20, "martian-source", "a packet from outside with a source that cannot be outside";
-    Internal = 21, "internal", "the network is internal: its containers reach each other and the bridge only";
-    SourceNotAllowed = 22, "source-not-allowed", "the published port is open to other sources only";
-    RouterAdvertisement = 23, "router-advertisement", "a container sent a router advertisement or a redirect";
-    TooBig = 24, "too-big", "larger than the other network's interfaces take, and no router is in between to say so";
-    FlowQuota = 25, "flow-quota", "the container has its share of the flow table; the new flow was refused";
-    PortTaken = 26, "port-taken", "another CPU was faster to take the masquerade port, over and over; the new flow was refused";
+    Leak = 18, "leak", "a packet with an address of a container network was about to leave untranslated";
+    MartianSource = 19, "martian-source", "a packet from outside with a source that cannot be outside";
+    Internal = 20, "internal", "the network is internal: its containers reach each other and the bridge only";
+    SourceNotAllowed = 21, "source-not-allowed", "the published port is open to other sources only";
+    RouterAdvertisement = 22, "router-advertisement", "a container sent a router advertisement or a redirect";
+    TooBig = 23, "too-big", "larger than the other network's interfaces take, and no router is in between to say so";
+    FlowQuota = 24, "flow-quota", "the container has its share of the flow table; the new flow was refused";
+    PortTaken = 25, "port-taken", "another CPU was faster to take the masquerade port, over and over; the new flow was refused";
 }
 
 impl Reason {

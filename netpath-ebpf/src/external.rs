@@ -221,6 +221,9 @@ pub fn to_external<F: Family, E: Env<F>>(
     let index = env.endpoint_index(&tuple.src_addr).ok_or(Reason::Leak)?;
     let endpoint = env.endpoint(index).ok_or(Reason::Leak)?;
     let network = env.network(endpoint.network).ok_or(Reason::Leak)?;
+    if network.has(network_flag::INTERNAL) {
+        return Err(Reason::Internal);
+    }
     let external = F::external_addr(env.external(ifindex).ok_or(Reason::NoExternalAddress)?);
     let source = match snat::source_outside::<F, E>(env, config, packet, index, endpoint, network, external) {
         Err(_) if fault::is_active::<F::Addr>(Fault::LeakGuardOff) => return Ok(Decision::pass(*tuple)),

@@ -77,17 +77,17 @@ pub fn given<F: Family, E: Env<F>>(
         }
         return Ok(Some(Source { addr: name.source.addr, port: name.port, counter: 0 }));
     }
-    if network.flags & (F::MASQUERADE | F::ROUTED) == F::MASQUERADE {
+    if is_masqueraded::<F>(network) {
         return Ok(None);
     }
     cold_path();
-    if network.has(F::ROUTED) {
-        return own::<F, E>(env, config, packet, owner).map(Some);
-    }
-    match named_flow::lookup::<F, E>(env, config, packet, owner) {
-        Some((addr, port)) => Ok(Some(Source { addr, port, counter: 0 })),
-        None => Err(Reason::NoMasquerade),
-    }
+    own::<F, E>(env, config, packet, owner).map(Some)
+}
+
+/// Whether the network's containers have no name of their own outside.
+#[inline(always)]
+fn is_masqueraded<F: Family>(network: &Network) -> bool {
+    network.flags & (F::MASQUERADE | F::ROUTED) == F::MASQUERADE
 }
 
 /// What a packet has no ports to be translated by is called: its own name or none.
@@ -99,7 +99,7 @@ fn portless<F: Family, E: Env<F>>(
     owner: Owner,
     network: &Network,
 ) -> Result<Source<F::Addr>, Reason> {
-    if network.has(F::ROUTED) {
+    if !is_masqueraded::<F>(network) {
         return own::<F, E>(env, config, packet, owner);
     }
     let is_reply = packet.kind == Kind::Other && named_flow::is_own::<F, E>(env, config, &packet.tuple, owner);
@@ -109,8 +109,8 @@ fn portless<F: Family, E: Env<F>>(
     Ok(Source { addr: packet.tuple.src_addr, port: packet.tuple.src_port, counter: 0 })
 }
 
-/// The name of a routed network's container, which is its own. What it begins is remembered, to let in what
-/// comes back.
+/// The name of a container that is not masqueraded: that of its flow, else its own. What it begins is remembered, to
+/// let in what comes back.
 #[inline(always)]
 fn own<F: Family, E: Env<F>>(
     env: &E,
@@ -118,11 +118,14 @@ fn own<F: Family, E: Env<F>>(
     packet: &Packet<F>,
     owner: Owner,
 ) -> Result<Source<F::Addr>, Reason> {
-    if named_flow::is_trackable(packet) && named_flow::lookup::<F, E>(env, config, packet, owner).is_none() {
-        let request = Request { packet, owner, nat_addr: packet.tuple.src_addr, now_s: env.now_s() };
+    let tuple = &packet.tuple;
+    if named_flow::is_trackable(packet) {
+        if let Some((addr, port)) = named_flow::lookup::<F, E>(env, config, packet, owner) {
+            return Ok(Source { addr, port, counter: 0 });
+        }
+        let request = Request { packet, owner, nat_addr: tuple.src_addr, now_s: env.now_s() };
         env.begin(config, &request)?;
     }
-    let tuple = &packet.tuple;
     Ok(Source { addr: tuple.src_addr, port: tuple.src_port, counter: 0 })
 }
 

@@ -1,8 +1,9 @@
 //! Docker's gateway modes: what of a container is reachable for a neighbour of the host that has a route to its network,
 //! and under which address the container leaves. One test for each row of the table, and what follows from mixing them.
 
+use netpath_tests::icmp;
 use netpath_tests::reach::{Doors, Server};
-use netpath_tests::sockets::{accept, at};
+use netpath_tests::sockets::{accept, assert_silent, at, receive, send};
 use netpath_tests::{Container, Family, GatewayMode, NetworkOptions, Options, Plane, World};
 use serde_json::json;
 
@@ -10,6 +11,7 @@ cells_of_both_families! {
     nat_opens_host_ports_only,
     nat_unprotected_opens_everything_and_host_ports,
     routed_opens_published_ports_and_pings_and_translates_nothing,
+    without_masquerade_containers_leave_under_their_own_address_and_are_answered,
     isolated_networks_have_no_gateway,
     nat_reaches_routed_and_not_the_other_way_round,
     a_trusted_interface_reaches_containers_directly,
@@ -102,6 +104,26 @@ fn routed_opens_published_ports_and_pings_and_translates_nothing(plane: Plane, f
     assert_eq!(cell.published.sees(&cell.world.client, at(cell.web.ip(family), 80)), family.client());
     assert!(!cell.host_port_works());
     assert_eq!(cell.leaves_as(), cell.web.ip(family));
+}
+
+fn without_masquerade_containers_leave_under_their_own_address_and_are_answered(plane: Plane, family: Family) {
+    let cell = Cell::with(plane, family, NetworkOptions { masquerade: false, ..NetworkOptions::dual() });
+    assert_eq!(cell.doors(), Doors::NONE);
+    assert!(cell.host_port_works());
+    let (own, inside, client) = (cell.web.ip(family), &cell.web.inside, &cell.world.client);
+    let server = client.udp_at(at(family.any(), 7000));
+    let asker = inside.udp_at(at(family.any(), 5000));
+    send(&asker, b"question", at(family.client(), 7000));
+    assert_eq!(receive(&server), (b"question".to_vec(), at(own, 5000)));
+    send(&server, b"answer", at(own, 5000));
+    if plane.is_netpath() {
+        assert_eq!(receive(&asker).0, b"answer");
+        assert_eq!(cell.leaves_as(), own);
+        assert_eq!(icmp::echo(inside, client, family.client(), 77, b"of even length"), own);
+    }
+    // unmasqueraded: since Docker 28 not even answers reach a container's own address.
+    send(&client.udp_at(at(family.any(), 7001)), b"unasked", at(own, 5000));
+    assert_silent(&asker);
 }
 
 fn isolated_networks_have_no_gateway(plane: Plane, family: Family) {

@@ -19,6 +19,14 @@ fn routed() -> World {
     world
 }
 
+/// Containers 4 and 5 are in a network that is not masqueraded; port 80 of container 4 is published.
+fn unmasqueraded() -> World {
+    let mut world = World::new();
+    world.second.flags &= !Family::MASQUERADE;
+    world.publish(proto::TCP, 8080, 4, 80);
+    world
+}
+
 /// Containers 4 and 5 are in an unprotected network; port 80 of container 4 is published.
 fn unprotected() -> World {
     let mut world = World::new();
@@ -74,6 +82,36 @@ fn what_a_routed_container_began_is_answered_and_nothing_else() {
     world.wait(world.config.timeouts.tcp + 1);
     let late = world.arrive(&udp((CLIENT, 53), (container(5), 40000)));
     assert_eq!(late.unwrap_err(), Reason::DirectAccess);
+}
+
+#[test]
+fn without_masquerade_a_container_leaves_under_its_own_address_and_is_answered() {
+    let world = unmasqueraded();
+    assert_eq!(world.arrive(&tcp((CLIENT, 40000), (container(4), 80), SYN)).unwrap_err(), Reason::DirectAccess);
+    for frame in [tcp((container(5), 40000), (CLIENT, 80), SYN), udp((container(5), 40000), (CLIENT, 53))] {
+        let out = world.send(5, &frame).unwrap().tuple;
+        assert_eq!((out.src_addr, out.src_port), (container(5), 40000));
+        assert_eq!(world.leave(&frame).unwrap().tuple, out);
+        let back = world.arrive(&answer(&out, SYN_ACK)).unwrap();
+        assert_eq!((back.tuple.dst_addr, back.out), (container(5), Out::Container(veth(5))));
+    }
+    for stranger in [udp((OTHER_CLIENT, 53), (container(5), 40000)), echo_request(CLIENT, container(5), 7)] {
+        assert_eq!(world.arrive(&stranger).unwrap_err(), Reason::DirectAccess);
+    }
+    let mut other = udp((container(5), 0), (CLIENT, 0));
+    other.set(PROTO_OFF, 50);
+    assert_eq!(world.send(5, &other).unwrap().tuple.src_addr, container(5));
+}
+
+#[test]
+fn a_published_port_keeps_its_name_where_nothing_is_masqueraded() {
+    let world = unmasqueraded();
+    let question = world.arrive(&tcp((CLIENT, 40000), (HOST, 8080), SYN)).unwrap();
+    assert_eq!((question.tuple.dst_addr, question.tuple.dst_port), (container(4), 80));
+    let reply = answer(&question.tuple, SYN_ACK);
+    for decision in [world.send(4, &reply).unwrap(), world.leave(&reply).unwrap()] {
+        assert_eq!((decision.tuple.src_addr, decision.tuple.src_port), (HOST, 8080));
+    }
 }
 
 #[test]

@@ -3,9 +3,8 @@
 use netpath_common::{Reason, config_flag, network_flag, proto};
 use netpath_ebpf::decision::Out;
 use netpath_ebpf::env::Route;
-use netpath_ebpf::family::Family as _;
 
-use super::{CLIENT, ELSEWHERE, Family, GATEWAY, GROUPS, HOST, LOOPBACK, NOBODY, PROTO_OFF, World, container};
+use super::{CLIENT, ELSEWHERE, GATEWAY, GROUPS, HOST, LOOPBACK, NOBODY, PROTO_OFF, World, container};
 use crate::frame::{SYN, tcp, udp};
 use crate::world::{BRIDGE_MAC, mac, veth};
 
@@ -75,9 +74,9 @@ fn nothing_leaves_with_an_address_of_a_container_network() {
     assert_eq!(world.leave(&udp((container(9), 1), (CLIENT, 53))).unwrap_err(), Reason::Leak);
     assert_eq!(world.leave(&udp((GATEWAY, 1), (CLIENT, 53))).unwrap_err(), Reason::Leak);
     assert_eq!(world.leave(&udp((HOST, 1), (CLIENT, 53))).unwrap().tuple.src_addr, HOST);
-    world.network.flags &= !Family::MASQUERADE;
-    assert_eq!(world.leave(&udp((container(1), 1), (CLIENT, 53))).unwrap_err(), Reason::NoMasquerade);
-    assert_eq!(world.send(1, &udp((container(1), 1), (CLIENT, 53))).unwrap_err(), Reason::NoMasquerade);
+    world.network.flags = network_flag::EXISTS | network_flag::INTERNAL;
+    assert_eq!(world.leave(&udp((container(1), 1), (CLIENT, 53))).unwrap_err(), Reason::Internal);
+    assert_eq!(world.send(1, &udp((container(1), 1), (CLIENT, 53))).unwrap_err(), Reason::Internal);
 }
 
 #[test]
