@@ -19,6 +19,8 @@ pub(crate) const CONTAINERS: u16 = 1_000;
 const FIRST_PORT: u16 = 10_000;
 /// How long the agent may take to serve all of them.
 const PATIENCE: Duration = Duration::from_secs(180);
+/// After this the agent has given back what it needed for a while.
+const AT_REST: Duration = Duration::from_secs(15);
 
 /// The agent's resident memory with so many containers, each with a published port.
 pub fn measure(progress: &Progress) -> Vec<Item> {
@@ -59,9 +61,10 @@ fn once() -> Sample {
         thread::sleep(Duration::from_millis(500));
     }
     let took = start.elapsed();
-    // What the agent has learned and read once more since is part of it.
-    thread::sleep(Duration::from_secs(2));
-    Sample::of(rss_mib()).with("before_mib", before).with("served_after_s", took.as_secs_f64())
+    // What the agent has learned and read once more since is part of it, and what it gives back is not.
+    thread::sleep(AT_REST);
+    let peak = status_kib(world.agent_pid(), "VmHWM") as f64 / 1024.0;
+    Sample::of(rss_mib()).with("before_mib", before).with("peak_mib", peak).with("served_after_s", took.as_secs_f64())
 }
 
 /// A process that ends with this.

@@ -16,6 +16,7 @@ use crate::api;
 use crate::datapath::Events;
 use crate::docker;
 use crate::host;
+use crate::memory;
 use crate::netlink::Notices;
 use crate::options::Options;
 use crate::server::{self, Command, Reply, Socket};
@@ -58,6 +59,8 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
 
     let docker = agent.options.docker.as_ref().map(|socket| docker::follow(socket, agent.options.icc));
     let mut daemon = Daemon { agent, docker, events, monitors: broadcast::channel(EVENT_BACKLOG).0, monitoring: false };
+    // The programs' object and the kernel's types are read, and need ten times what stays.
+    memory::release();
     let ended = daemon.serve(&mut notices, commands, shutdown).await;
     if let Ok(Some(reply)) = ended {
         let errors = teardown::agent(daemon.agent).await;
@@ -77,7 +80,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
 struct Daemon {
     agent: Agent,
     /// What Docker has, whenever it may have changed.
-    docker: Option<mpsc::Receiver<docker::Wanted>>,
+    docker: Option<docker::News>,
     events: Events,
     /// Those who listen to `GET /v1/events`.
     monitors: broadcast::Sender<api::Event>,
@@ -134,6 +137,8 @@ impl Daemon {
                         self.agent.look().await;
                     }
                     self.agent.follow_docker(&wanted).await;
+                    drop(wanted);
+                    memory::release();
                 }
                 name = self.agent.exits.next() => self.agent.process_ended(&name).await,
                 _ = sweep.tick() => self.sweep().await,
@@ -222,7 +227,7 @@ impl Daemon {
             Err(error) => tracing::warn!("remove expired flows: {error:#}"),
         }
         self.agent.look().await;
-        host::release_memory();
+        memory::release();
     }
 
     fn monitor(&mut self, on: bool) {
@@ -232,12 +237,9 @@ impl Daemon {
     }
 }
 
-async fn next_of_docker(docker: &mut Option<mpsc::Receiver<docker::Wanted>>) -> docker::Wanted {
+async fn next_of_docker(docker: &mut Option<docker::News>) -> docker::Wanted {
     match docker {
-        Some(receiver) => match receiver.recv().await {
-            Some(wanted) => wanted,
-            None => pending().await,
-        },
+        Some(news) => news.next().await,
         None => pending().await,
     }
 }

@@ -27,6 +27,7 @@ pub mod trial;
 mod xdp;
 mod xdp_links;
 
+use std::borrow::Cow;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -52,6 +53,7 @@ use tables::Tables;
 pub use test_run::TestRun;
 pub use xdp_links::{XdpRefusal, program_name};
 
+use crate::memory;
 use crate::xdp::Mode;
 
 /// The eBPF object.
@@ -216,10 +218,11 @@ impl Datapath {
         loader.map_pin_path(".data.fault", maps_dir.join("FAULT"));
         let mut ebpf = loader.load(OBJECT).context("create the maps (needs root and a kernel with BPF)")?;
         for name in PROGRAMS.iter().filter(|name| !ipv6::is_its(name)) {
-            let program = program(&mut ebpf, name)?;
-            verify(|| program.load()).with_context(|| format!("load `{name}` into the kernel"))?;
+            load_program(program(&mut ebpf, name)?, name)?;
         }
         let hooks_error = hooks::load(&mut ebpf).err();
+        // SAFETY: a constant.
+        unsafe { memory::release_pages(OBJECT) };
         let mut jumps = tables::take(&mut ebpf, "JUMPS")?;
         jumps::fill(&mut jumps, &mut ebpf, |name| !ipv6::is_its(name))?;
         let tables =
@@ -342,6 +345,15 @@ impl Datapath {
         let map = MapData::from_pin(&pin).with_context(|| format!("open pin {}", pin.display()))?;
         Events::new(Map::RingBuf(map))
     }
+}
+
+/// Loads a program, and keeps no more of it than its descriptor.
+fn load_program(program: &mut SchedClassifier, name: &'static str) -> Result<()> {
+    verify(|| program.load()).with_context(|| format!("load `{name}` into the kernel"))?;
+    let info = program.info().with_context(|| format!("query `{name}`"))?;
+    let loaded = SchedClassifier::from_program_info(info, Cow::Borrowed(name));
+    *program = loaded.with_context(|| format!("open `{name}`"))?;
+    Ok(())
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {

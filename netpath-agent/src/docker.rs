@@ -1,8 +1,8 @@
 //! `netpath agent --docker`: Docker Engine keeps bridges, interfaces, addresses and names, netpath forwards and translates.
 //!
-//! `follower` reads the Engine API (`engine`) and hears its events, `translate` says what that means (pure), `own_rules`
-//! whether the Engine does netpath's work itself, `pairs` which interface is whose, and `apply` makes the difference to what
-//! is served.
+//! `follower` reads the Engine API (`engine`) and hears its events, `said` is what is kept of that, `translate` says what it
+//! means (pure), `own_rules` whether the Engine does netpath's work itself, `pairs` which interface is whose, and `apply`
+//! makes the difference to what is served.
 //!
 //! `netpath docker`: `plan` says what stands between a host's Docker and netpath, `migrate` does it. `daemon` is dockerd's
 //! process and configuration file, `rules` knows its rules.
@@ -18,10 +18,11 @@ pub mod plan;
 mod removal;
 mod routed;
 mod rules;
+mod said;
 mod translate;
 
 pub use apply::Told;
-pub use follower::follow;
+pub use follower::{News, follow};
 pub use translate::{Container, Endpoint, Wanted};
 
 /// What stands before the names of Docker's networks: its `bridge` is another one than netpath's.

@@ -44,16 +44,6 @@ pub(crate) fn is_realtime(version: &str) -> bool {
     version.split_ascii_whitespace().any(|word| word == "PREEMPT_RT")
 }
 
-/// Gives the kernel back what was needed for a while: the types of the kernel and the programs while those are loaded, what
-/// Docker says of a thousand containers. glibc keeps what lies below something that is still in use.
-pub fn release_memory() {
-    // SAFETY: no pointer goes in or out; memory that is in use is not touched.
-    #[cfg(target_env = "gnu")]
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
 /// Lets this process open as many files as it may: the agent watches each container's process through one.
 ///
 /// # Errors

@@ -43,6 +43,7 @@ pub mod links;
 pub mod listing;
 mod loading;
 pub mod membership;
+pub mod memory;
 pub mod names;
 pub mod naming;
 pub mod netlink;

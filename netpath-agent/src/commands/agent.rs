@@ -7,9 +7,11 @@ use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::daemon;
+use crate::memory;
 use crate::options::{AgentFlags, Options};
 
 pub(super) fn run(flags: AgentFlags, socket: &Path) -> Result<ExitCode> {
+    memory::share();
     let options = Options::resolve(flags, socket)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
     runtime.block_on(async {

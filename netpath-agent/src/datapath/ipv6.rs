@@ -1,9 +1,8 @@
 //! IPv6's programs, loaded when the first network has IPv6: the verifier needs longer for them than for all others.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
-use super::attempts::verify;
-use super::{Datapath, PROGRAMS, jumps, program};
+use super::{Datapath, PROGRAMS, jumps, load_program, program};
 
 /// Whether a program is there for IPv6 alone.
 pub(super) fn is_its(name: &str) -> bool {
@@ -29,7 +28,7 @@ impl Datapath {
         for name in PROGRAMS.iter().filter(|name| is_its(name)) {
             let program = program(&mut self.ebpf, name)?;
             if program.fd().is_err() {
-                verify(|| program.load()).with_context(|| format!("load `{name}` into the kernel"))?;
+                load_program(program, name)?;
             }
         }
         jumps::fill(&mut self.jumps, &mut self.ebpf, is_its)?;

@@ -6,10 +6,11 @@ use std::path::Path;
 
 use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use bollard::errors::Error as DockerError;
-use bollard::models::{ContainerSummary, Network};
+use bollard::models::Network;
 use bollard::query_parameters::{InspectNetworkOptions, ListContainersOptions, ListNetworksOptions};
 use bollard::{API_DEFAULT_VERSION, Docker};
 
+use super::said::Summary;
 use super::translate;
 
 /// How long the Engine may take to answer, in seconds.
@@ -45,7 +46,7 @@ pub(super) fn api_numbers(api: &str) -> Option<(usize, usize)> {
 ///
 /// # Errors
 /// If the Engine does not say.
-pub(super) async fn list(docker: &Docker) -> Result<(Vec<Network>, Vec<ContainerSummary>)> {
+pub(super) async fn list(docker: &Docker) -> Result<(Vec<Network>, Vec<Summary>)> {
     let listed = docker.list_networks(None::<ListNetworksOptions>).await.context("list Docker's networks")?;
     let mut networks = Vec::new();
     for id in listed.iter().filter(|network| translate::is_bridge(network)).filter_map(|network| network.id.as_deref())
@@ -58,7 +59,10 @@ pub(super) async fn list(docker: &Docker) -> Result<(Vec<Network>, Vec<Container
     }
     let all = ListContainersOptions { all: true, ..ListContainersOptions::default() };
     let containers = docker.list_containers(Some(all)).await.context("list Docker's containers")?;
-    Ok((networks, containers.into_iter().map(translate::needed_of_summary).collect()))
+    let mut summaries: Vec<Summary> = containers.into_iter().filter_map(Summary::of).collect();
+    // They lie where the Engine's answer lay, which was larger.
+    summaries.shrink_to_fit();
+    Ok((networks, summaries))
 }
 
 fn is_not_found(error: &DockerError) -> bool {

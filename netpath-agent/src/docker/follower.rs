@@ -7,21 +7,23 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Error, Result, anyhow};
 use bollard::Docker;
 use bollard::errors::Error as DockerError;
-use bollard::models::{ContainerInspectResponse, EventMessage, EventMessageTypeEnum};
+use bollard::models::{EventMessage, EventMessageTypeEnum};
 use bollard::query_parameters::{EventsOptions, InspectContainerOptions};
 use futures::StreamExt;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::engine;
 use super::own_rules::missing_options;
-use super::translate::{self, Said, Wanted};
+use super::said::{Details, Said};
+use super::translate::{self, Wanted};
 
 /// How many containers the Engine is asked about at once, beside those that it tells of itself.
 const MOST_ASKED: usize = 32;
@@ -43,12 +45,38 @@ struct Follower {
     to_ask: BTreeSet<String>,
     asked: BTreeSet<String>,
     missing: Vec<&'static str>,
-    wanted: mpsc::Sender<Wanted>,
+    wanted: Arc<watch::Sender<Option<Wanted>>>,
+}
+
+/// What is to be served, whenever that may have changed.
+#[derive(Debug)]
+pub struct News {
+    newest: Arc<watch::Sender<Option<Wanted>>>,
+    changes: watch::Receiver<Option<Wanted>>,
+}
+
+impl News {
+    /// The newest of it: what came before and was not asked for is of no use.
+    pub async fn next(&mut self) -> Wanted {
+        loop {
+            // There is always a sender: this one.
+            let _ = self.changes.changed().await;
+            let mut newest = None;
+            self.newest.send_if_modified(|slot| {
+                newest = slot.take();
+                false
+            });
+            if let Some(newest) = newest {
+                return newest;
+            }
+        }
+    }
 }
 
 /// Starts to follow the Engine behind `socket`. `icc`: containers of its default network may talk to each other.
-pub fn follow(socket: &Path, icc: bool) -> mpsc::Receiver<Wanted> {
-    let (wanted, receiver) = mpsc::channel(1);
+pub fn follow(socket: &Path, icc: bool) -> News {
+    let (newest, changes) = watch::channel(None);
+    let newest = Arc::new(newest);
     let follower = Follower {
         socket: socket.to_owned(),
         icc,
@@ -56,17 +84,17 @@ pub fn follow(socket: &Path, icc: bool) -> mpsc::Receiver<Wanted> {
         to_ask: BTreeSet::new(),
         asked: BTreeSet::new(),
         missing: Vec::new(),
-        wanted,
+        wanted: newest.clone(),
     };
     tokio::spawn(follower.run());
-    receiver
+    News { newest, changes }
 }
 
 /// What the Engine says, as it comes.
 enum Heard {
     Event(EventMessage),
     /// About the container with this id.
-    Container(String, Box<Result<ContainerInspectResponse, DockerError>>),
+    Container(String, Result<Details, DockerError>),
     /// Nothing more, and why.
     End(Error),
 }
@@ -124,7 +152,7 @@ impl Follower {
             for heard in burst {
                 match heard {
                     Heard::Event(event) => matters |= self.note(&event),
-                    Heard::Container(id, answer) => has_answer |= self.learn(id, *answer),
+                    Heard::Container(id, answer) => has_answer |= self.learn(id, answer),
                     Heard::End(error) => return Err(error),
                 }
             }
@@ -134,7 +162,7 @@ impl Follower {
                 next_read = Instant::now() + SECOND_READ;
             } else {
                 if has_answer {
-                    self.tell().await;
+                    self.tell();
                 }
                 continue;
             }
@@ -150,10 +178,7 @@ impl Follower {
             Some(EventMessageTypeEnum::NETWORK) => true,
             Some(EventMessageTypeEnum::CONTAINER) if CONTAINER_EVENTS.contains(&action) => {
                 match action {
-                    "die" => {
-                        let state = self.said.details.get_mut(id).and_then(|details| details.state.as_mut());
-                        state.into_iter().for_each(|state| state.pid = None);
-                    }
+                    "die" => self.said.details.get_mut(id).into_iter().for_each(|details| details.pid = None),
                     "destroy" => drop(self.said.details.remove(id)),
                     _ => {}
                 }
@@ -176,10 +201,10 @@ impl Follower {
     }
 
     /// Learns what a container was created with, and its process; `false` if the Engine did not say.
-    fn learn(&mut self, id: String, answer: Result<ContainerInspectResponse, DockerError>) -> bool {
+    fn learn(&mut self, id: String, answer: Result<Details, DockerError>) -> bool {
         self.asked.remove(&id);
         match answer {
-            Ok(details) => _ = self.said.details.insert(id, translate::needed(details)),
+            Ok(details) => _ = self.said.details.insert(id, details),
             Err(error) => {
                 tracing::debug!("inspect container {id}: {error}");
                 return false;
@@ -191,18 +216,17 @@ impl Follower {
     /// Reads everything and hands on what is to be served.
     async fn read(&mut self, docker: &Docker) -> Result<()> {
         (self.said.networks, self.said.summaries) = engine::list(docker).await?;
-        let ids: BTreeSet<String> = self.said.summaries.iter().filter_map(|summary| summary.id.clone()).collect();
+        let ids: BTreeSet<String> = self.said.summaries.iter().map(|summary| summary.id.clone()).collect();
         self.said.details.retain(|id, _| ids.contains(id));
         let unknown = ids.into_iter().filter(|id| !self.said.details.contains_key(id) && !self.asked.contains(id));
         self.to_ask.extend(unknown.collect::<Vec<_>>());
-        self.tell().await;
+        self.tell();
         Ok(())
     }
 
-    async fn tell(&mut self) {
+    fn tell(&mut self) {
         let wanted = self.wanted();
-        // Nobody listens when the agent ends.
-        let _ = self.wanted.send(wanted).await;
+        self.wanted.send_replace(Some(wanted));
     }
 
     fn wanted(&mut self) -> Wanted {
@@ -256,5 +280,5 @@ async fn hear(docker: Docker, heard: mpsc::UnboundedSender<Heard>) {
 async fn ask(docker: Docker, id: String, heard: mpsc::UnboundedSender<Heard>) {
     let answer = docker.inspect_container(&id, None::<InspectContainerOptions>).await;
     // Nobody listens when the Engine has gone.
-    let _ = heard.send(Heard::Container(id, Box::new(answer)));
+    let _ = heard.send(Heard::Container(id, answer.map(Details::from)));
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use bollard::Docker;
-use bollard::models::{ContainerSummaryStateEnum, LocalNodeState, SystemInfo};
+use bollard::models::{LocalNodeState, SystemInfo};
 use bollard::query_parameters::{InspectContainerOptions, ListNetworksOptions};
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +16,8 @@ use super::own_rules;
 use super::removal::Removals;
 pub use super::rules::Found;
 use super::rules::Known;
-use super::translate::{self, Said, Wanted};
+use super::said::Said;
+use super::translate::{self, Wanted};
 use crate::binding::{PortBinding, host_name, span};
 
 /// The Engine knows `ip6tables` since 20.10; another one would not start with it.
@@ -129,7 +130,7 @@ impl Ground {
             unit: daemon.unit.clone(),
             config: config.path().to_owned(),
             live_restore: info.live_restore_enabled == Some(true),
-            running: said.summaries.iter().filter(|c| c.state == Some(ContainerSummaryStateEnum::RUNNING)).count(),
+            running: said.summaries.iter().filter(|summary| summary.is_running).count(),
         };
         let settings = settings(&engine, &daemon, &config);
         let is_told = settings.iter().all(|setting| setting.now == setting.wanted);
@@ -150,10 +151,10 @@ impl Ground {
 async fn read(docker: &Docker) -> Result<Said> {
     let (networks, summaries) = engine::list(docker).await?;
     let mut said = Said { networks, summaries, ..Said::default() };
-    for id in said.summaries.iter().filter_map(|summary| summary.id.clone()) {
+    for id in said.summaries.iter().map(|summary| summary.id.clone()).collect::<Vec<_>>() {
         // One that has gone meanwhile says nothing.
         if let Ok(details) = docker.inspect_container(&id, None::<InspectContainerOptions>).await {
-            said.details.insert(id, details);
+            said.details.insert(id, details.into());
         }
     }
     Ok(said)

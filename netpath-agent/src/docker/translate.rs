@@ -4,18 +4,18 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result, bail, ensure};
-use bollard::models::{self, ContainerInspectResponse, ContainerSummary, NetworkContainer, PortTypeEnum};
+use bollard::models::{self, NetworkContainer, PortTypeEnum};
 use ipnet::IpNet;
 
 use super::PREFIX;
 use super::routed::Routed;
+use super::said::{AskedPort, Details, LABEL, Said, Summary};
 use crate::api::NetworkCreate;
 use crate::binding::PortBinding;
 use crate::network_labels;
 use crate::port_spec::{self, Proto};
 use crate::state::Mac;
 
-const LABEL: &str = "netpath.";
 const FROM: &str = "netpath.from";
 const ICC: &str = "netpath.icc";
 
@@ -61,21 +61,11 @@ pub struct Endpoint {
     pub mac: Mac,
 }
 
-/// What the Engine API says at one moment.
-#[derive(Debug, Default)]
-pub(super) struct Said {
-    /// Each as `GET /networks/ID` has it.
-    pub networks: Vec<models::Network>,
-    /// As `GET /containers/json?all=1` has them.
-    pub summaries: Vec<ContainerSummary>,
-    /// As `GET /containers/ID/json` had them, by id. Of a container that is being started none can be had.
-    pub details: HashMap<String, ContainerInspectResponse>,
-}
-
 /// What of `said` is to be served. `icc` is whether containers of Docker's default network may talk to each other.
 pub(super) fn wanted(said: &Said, icc: bool) -> Wanted {
     let mut wanted = Wanted::default();
     let mut members: BTreeMap<&str, Vec<(&NetworkCreate, &NetworkContainer)>> = BTreeMap::new();
+    let summaries: HashMap<&str, &Summary> = said.summaries.iter().map(|summary| (&*summary.id, summary)).collect();
     let mut networks = Vec::new();
     for said in said.networks.iter().filter(|network| is_bridge(network)) {
         match network(said, icc) {
@@ -95,40 +85,17 @@ pub(super) fn wanted(said: &Said, icc: bool) -> Wanted {
         }
     }
     for (id, members) in members {
-        let summary = said.summaries.iter().find(|summary| summary.id.as_deref() == Some(id));
+        let summary = summaries.get(id).copied();
         match container(id, &members, summary, said.details.get(id)) {
             Ok(container) => wanted.containers.push(container),
             Err(error) => {
-                let name = summary.and_then(name).unwrap_or_else(|| id.to_owned());
+                let name = summary.and_then(|summary| summary.name.clone()).unwrap_or_else(|| id.to_owned());
                 wanted.faults.insert(name, format!("{error:#}"));
             }
         }
     }
     wanted.networks = networks.into_iter().map(|(network, _)| network).collect();
     wanted
-}
-
-/// What of a container's details is read here: the Engine says ten times as much, of each of them.
-pub(super) fn needed(details: ContainerInspectResponse) -> ContainerInspectResponse {
-    let config = details.config.map(|config| models::ContainerConfig {
-        hostname: config.hostname,
-        exposed_ports: config.exposed_ports,
-        ..models::ContainerConfig::default()
-    });
-    let host_config = details.host_config.map(|host| models::HostConfig {
-        links: host.links,
-        port_bindings: host.port_bindings,
-        ..models::HostConfig::default()
-    });
-    let state = details.state.map(|state| models::ContainerState { pid: state.pid, ..Default::default() });
-    ContainerInspectResponse { id: details.id, config, host_config, state, ..ContainerInspectResponse::default() }
-}
-
-/// The same of what a list says.
-pub(super) fn needed_of_summary(summary: ContainerSummary) -> ContainerSummary {
-    let ContainerSummary { id, names, ports, labels, state, .. } = summary;
-    let labels = labels.map(|labels| labels.into_iter().filter(|(key, _)| key.starts_with(LABEL)).collect());
-    ContainerSummary { id, names, ports, labels, state, ..ContainerSummary::default() }
 }
 
 /// Whether netpath can serve the network.
@@ -189,40 +156,34 @@ fn network(said: &models::Network, icc: bool) -> Result<NetworkCreate> {
 fn container(
     id: &str,
     members: &[(&NetworkCreate, &NetworkContainer)],
-    summary: Option<&ContainerSummary>,
-    details: Option<&ContainerInspectResponse>,
+    summary: Option<&Summary>,
+    details: Option<&Details>,
 ) -> Result<Container> {
-    let config = details.and_then(|details| details.config.as_ref());
     let endpoints = members.iter().map(|(network, member)| endpoint(network, member)).collect::<Result<Vec<_>>>()?;
-    let exposed = config.and_then(|config| config.exposed_ports.as_ref());
-    let host = details.and_then(|details| details.host_config.as_ref());
-    let mut expose: Vec<String> = exposed.into_iter().flatten().map(|(port, _)| port.clone()).collect();
-    expose.sort();
     let of_network =
         members.iter().find(|(network, _)| !network.internal).and_then(|(network, _)| network.binding_addr);
     let has_ipv6 = endpoints.iter().any(|endpoint| endpoint.address6.is_some());
-    let pid = details.and_then(|details| details.state.as_ref()?.pid).filter(|pid| *pid > 0);
+    let asked = details.map_or(&[][..], |details| &details.asked_ports);
     Ok(Container {
         id: id.to_owned(),
         is_known: details.is_some(),
         name: summary
-            .and_then(name)
+            .and_then(|summary| summary.name.clone())
             .or_else(|| members.first()?.1.name.clone())
             .context("a container without a name")?,
-        hostname: config.and_then(|config| config.hostname.clone()).filter(|name| !name.is_empty()),
-        pid: pid.and_then(|pid| u32::try_from(pid).ok()),
-        ports: ports(summary, host, of_network, has_ipv6, Routed::of(members.iter().map(|(network, _)| *network)))?,
+        hostname: details.and_then(|details| details.hostname.clone()),
+        pid: details.and_then(|details| details.pid),
+        ports: ports(summary, asked, of_network, has_ipv6, Routed::of(members.iter().map(|(network, _)| *network)))?,
         icc: icc(summary)?,
         endpoints,
-        expose,
-        links: host.and_then(|host| host.links.as_ref()).into_iter().flatten().map(|link| self::link(link)).collect(),
+        expose: details.map(|details| details.exposed.clone()).unwrap_or_default(),
+        links: details.into_iter().flat_map(|details| &details.links).map(|link| self::link(link)).collect(),
     })
 }
 
 /// What its label says of talking to other containers.
-fn icc(summary: Option<&ContainerSummary>) -> Result<bool> {
-    let labels = summary.and_then(|summary| summary.labels.as_ref());
-    labels.and_then(|labels| labels.get(ICC)).map_or(Ok(true), |value| network_labels::boolean(ICC, value))
+fn icc(summary: Option<&Summary>) -> Result<bool> {
+    summary.and_then(|summary| summary.labels.get(ICC)).map_or(Ok(true), |value| network_labels::boolean(ICC, value))
 }
 
 fn endpoint(network: &NetworkCreate, member: &NetworkContainer) -> Result<Endpoint> {
@@ -244,12 +205,6 @@ fn link(text: &str) -> String {
     format!("{}:{}", target.trim_start_matches('/'), alias.rsplit('/').next().unwrap_or(alias))
 }
 
-/// The one name of a container that no link gave it.
-fn name(summary: &ContainerSummary) -> Option<String> {
-    let own = summary.names.iter().flatten().find(|name| name.matches('/').count() == 1);
-    own.map(|name| name.trim_start_matches('/').to_owned())
-}
-
 /// One published port.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Single {
@@ -264,18 +219,18 @@ struct Single {
 /// The published ports: those that Docker has given out, else those that were asked for by number; and those that need no
 /// number.
 fn ports(
-    summary: Option<&ContainerSummary>,
-    host: Option<&models::HostConfig>,
+    summary: Option<&Summary>,
+    asked: &[AskedPort],
     of_network: Option<IpAddr>,
     has_ipv6: bool,
     routed: Routed,
 ) -> Result<Vec<PortBinding>> {
     let mut singles = summary.map(given_out).transpose()?.unwrap_or_default();
     let is_known = !singles.is_empty();
-    let asked_for = asked_for(host, of_network, has_ipv6, routed)?;
+    let asked_for = asked_for(asked, of_network, has_ipv6, routed)?;
     singles.extend(asked_for.into_iter().filter(|single| !is_known || single.host_port == 0));
-    let labels = summary.and_then(|summary| summary.labels.as_ref());
-    for (key, value) in labels.into_iter().flatten().filter(|(key, _)| key.starts_with(LABEL) && *key != ICC) {
+    let labels = summary.into_iter().flat_map(|summary| &summary.labels);
+    for (key, value) in labels.filter(|(key, _)| *key != ICC) {
         ensure!(key == FROM, "unknown label `{key}` of a container, want {FROM} or {ICC}");
         for text in value.split(',') {
             let matched = restrict(&mut singles, text.trim()).with_context(|| format!("label {FROM}={value}"))?;
@@ -293,9 +248,9 @@ fn ports(
     Ok(merge(singles))
 }
 
-fn given_out(summary: &ContainerSummary) -> Result<Vec<Single>> {
+fn given_out(summary: &Summary) -> Result<Vec<Single>> {
     let mut singles = Vec::new();
-    for port in summary.ports.iter().flatten() {
+    for port in &summary.ports {
         let proto = match port.typ {
             Some(PortTypeEnum::UDP) => Proto::Udp,
             Some(PortTypeEnum::SCTP) => Proto::Sctp,
@@ -315,34 +270,22 @@ fn given_out(summary: &ContainerSummary) -> Result<Vec<Single>> {
     Ok(singles)
 }
 
-fn asked_for(
-    host: Option<&models::HostConfig>,
-    of_network: Option<IpAddr>,
-    has_ipv6: bool,
-    routed: Routed,
-) -> Result<Vec<Single>> {
+fn asked_for(asked: &[AskedPort], of_network: Option<IpAddr>, has_ipv6: bool, routed: Routed) -> Result<Vec<Single>> {
     let mut singles = Vec::new();
     let mut every = vec![of_network.unwrap_or(Ipv4Addr::UNSPECIFIED.into())];
     if has_ipv6 && every == [IpAddr::V4(Ipv4Addr::UNSPECIFIED)] {
         every.push(Ipv6Addr::UNSPECIFIED.into());
     }
-    for (port, bindings) in host.and_then(|host| host.port_bindings.as_ref()).into_iter().flatten() {
-        let (number, proto) = port.split_once('/').unwrap_or((port, "tcp"));
+    for port in asked {
+        let (number, proto) = port.container_port.split_once('/').unwrap_or((&port.container_port, "tcp"));
         let (container_port, proto): (u16, Proto) = (parse(number)?, parse(proto)?);
-        for binding in bindings.iter().flatten() {
-            // A range, or none: which one it is, Docker will choose.
-            let number = binding.host_port.as_deref().unwrap_or_default().parse().ok().filter(|port| *port > 0);
-            let named = binding.host_ip.as_deref().filter(|addr| !addr.is_empty()).map(parse).transpose()?;
-            for addr in named.map_or_else(|| every.clone(), |addr| vec![addr]) {
-                let place = routed.every(addr).map(|every| (every, 0)).or(number.map(|port| (addr, port)));
-                singles.extend(place.map(|(addr, host_port)| Single {
-                    from: vec![],
-                    proto,
-                    addr,
-                    host_port,
-                    container_port,
-                }));
-            }
+        // A range, or none: which one it is, Docker will choose.
+        let number = port.host_port.as_deref().unwrap_or_default().parse().ok().filter(|port| *port > 0);
+        let named = port.host_ip.as_deref().map(parse).transpose()?;
+        for addr in named.map_or_else(|| every.clone(), |addr| vec![addr]) {
+            let place = routed.every(addr).map(|every| (every, 0)).or(number.map(|port| (addr, port)));
+            let single = |(addr, host_port)| Single { from: vec![], proto, addr, host_port, container_port };
+            singles.extend(place.map(single));
         }
     }
     Ok(singles)
@@ -391,6 +334,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use bollard::models::{ContainerInspectResponse, ContainerSummary};
+
     use super::*;
 
     /// Of Debian's docker.io 20.10.24: a container with `-p 8080:80 -p 9000-9003:9000-9003 -p 81`, and one that is just
@@ -418,7 +363,7 @@ mod tests {
     fn of_a_container_that_is_being_started_the_ports_with_a_number_are_known() {
         let mut said = said();
         for summary in &mut said.summaries {
-            summary.ports = Some(vec![]);
+            summary.ports.clear();
         }
         let wanted = wanted(&said, true);
         let ports: Vec<_> =
@@ -440,12 +385,12 @@ mod tests {
             ports.map(|p| (p.host_addr.to_string(), p.host_port, p.container_port, p.count)).collect::<Vec<_>>()
         };
         let own = [("0.0.0.0".to_owned(), 0, 80, 2), ("0.0.0.0".to_owned(), 0, 9000, 4)];
-        let is_starting = |said: &mut Said| said.summaries.iter_mut().for_each(|summary| summary.ports = None);
+        let is_starting = |said: &mut Said| said.summaries.iter_mut().for_each(|summary| summary.ports.clear());
         assert_eq!(routed(is_starting), own);
         // Whatever was asked for: with `-P` it is nothing.
         let is_listed = |said: &mut Said| {
             said.details.clear();
-            for port in said.summaries.iter_mut().filter_map(|summary| summary.ports.as_mut()).flatten() {
+            for port in said.summaries.iter_mut().flat_map(|summary| &mut summary.ports) {
                 port.public_port = None;
             }
         };
@@ -537,16 +482,17 @@ mod tests {
 
     fn said() -> Said {
         let details: Vec<ContainerInspectResponse> = serde_json::from_str(DETAILS).unwrap();
+        let summaries: Vec<ContainerSummary> = serde_json::from_str(CONTAINERS).unwrap();
         Said {
             networks: serde_json::from_str(NETWORKS).unwrap(),
-            summaries: serde_json::from_str(CONTAINERS).unwrap(),
-            details: details.into_iter().map(|details| (details.id.clone().unwrap(), details)).collect(),
+            summaries: summaries.into_iter().filter_map(Summary::of).collect(),
+            details: details.into_iter().map(|details| (details.id.clone().unwrap(), details.into())).collect(),
         }
     }
 
     fn label(said: &mut Said, key: &str, value: &str) {
-        let web = said.summaries.iter_mut().find(|summary| name(summary).as_deref() == Some("web")).unwrap();
-        web.labels = Some(HashMap::from([(key.to_owned(), value.to_owned())]));
+        let web = said.summaries.iter_mut().find(|summary| summary.name.as_deref() == Some("web")).unwrap();
+        web.labels.insert(key.to_owned(), value.to_owned());
     }
 
     fn find<'a>(wanted: &'a Wanted, name: &str) -> &'a Container {
