@@ -39,7 +39,11 @@ struct Cli {
 #[derive(Subcommand)]
 enum Task {
     /// Install what is missing to build, run and test; says what it finds and does
-    Setup,
+    Setup {
+        /// Only what it takes to build and run the agent
+        #[arg(long)]
+        agent: bool,
+    },
     /// Start the agent on this host's interfaces, in the foreground (root)
     Run {
         /// Options of `netpath agent`
@@ -98,7 +102,10 @@ fn main() -> ExitCode {
 
 fn dispatch(task: Task) -> Result<ExitCode> {
     match task {
-        Task::Setup => setup::ensure(setup::Scope::Fuzz, setup::Report::Full).map(|()| ExitCode::SUCCESS),
+        Task::Setup { agent } => {
+            let scope = if agent { setup::Scope::Agent } else { setup::Scope::Fuzz };
+            setup::ensure(scope, setup::Report::Full).map(|()| ExitCode::SUCCESS)
+        }
         Task::Run { args } => run::run(&args),
         Task::Demo { args } => demo::run(&args),
         Task::Test { args } => test::run(&args),

@@ -74,7 +74,7 @@ pub(crate) fn ensure(scope: Scope, report: Report) -> Result<()> {
     if scope >= Scope::Fuzz {
         setup.cpp()?;
     }
-    setup.need_root()?;
+    setup.need_root(scope)?;
     if scope >= Scope::Tests {
         setup.nextest()?;
         setup.docker_proxy()?;
@@ -253,11 +253,11 @@ impl Setup {
     }
 
     /// Stops if something has been left to root, before a step that takes long.
-    fn need_root(&self) -> Result<()> {
+    fn need_root(&self, scope: Scope) -> Result<()> {
         if self.for_root.is_empty() {
             return Ok(());
         }
-        bail!("setup needs root for what is missing; type: {}", sudo_line(&self.for_root))
+        bail!("setup needs root for what is missing; type: {}", sudo_line(&self.for_root, scope))
     }
 
     fn found(&self, what: &str) {
@@ -284,9 +284,9 @@ fn has_bpffs(mounts: &str) -> bool {
 }
 
 /// One command for all that root has to do, and then setup again for the steps that depended on it.
-fn sudo_line(commands: &[String]) -> String {
+fn sudo_line(commands: &[String], scope: Scope) -> String {
     let mut words: Vec<String> = commands.iter().map(|command| format!("sudo {command}")).collect();
-    words.push("cargo xtask setup".to_owned());
+    words.push(if scope == Scope::Agent { "cargo xtask setup --agent" } else { "cargo xtask setup" }.to_owned());
     words.join(" && ")
 }
 
@@ -305,9 +305,10 @@ mod tests {
     fn what_needs_root_becomes_one_line_to_type() {
         let commands = [Apt::command(&["wrk".to_owned()]), "mount -t bpf bpf /sys/fs/bpf".to_owned()];
         assert_eq!(
-            sudo_line(&commands),
+            sudo_line(&commands, Scope::Tests),
             "sudo apt-get install -y --no-install-recommends --no-remove wrk && sudo mount -t bpf bpf /sys/fs/bpf && cargo xtask setup"
         );
+        assert!(sudo_line(&commands, Scope::Agent).ends_with(" && cargo xtask setup --agent"));
     }
 
     #[test]
