@@ -19,6 +19,7 @@ use crate::host;
 use crate::memory;
 use crate::netlink::Notices;
 use crate::options::Options;
+use crate::readiness;
 use crate::server::{self, Command, Reply, Socket};
 use crate::startup;
 use crate::store::Store;
@@ -56,6 +57,9 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     let subnets = agent.networks().into_iter().flat_map(|network| [network.v4, network.v6]).flatten();
     let subnets: Vec<_> = subnets.map(|subnet| subnet.subnet.to_string()).collect();
     tracing::info!("ready on {}, networks {}", path.display(), subnets.join(", "));
+    if let Err(error) = readiness::tell() {
+        tracing::warn!("{error:#}");
+    }
 
     let docker = agent.options.docker.as_ref().map(|socket| docker::follow(socket, agent.options.icc));
     let mut daemon = Daemon { agent, docker, events, monitors: broadcast::channel(EVENT_BACKLOG).0, monitoring: false };
