@@ -1,8 +1,8 @@
 //! `netpath agent --docker`: Docker Engine keeps bridges, interfaces, addresses and names, netpath forwards and translates.
 //!
 //! `follower` reads the Engine API (`engine`) and hears its events, `said` is what is kept of that, `translate` says what it
-//! means (pure), `own_rules` whether the Engine does netpath's work itself, `pairs` which interface is whose, and `apply`
-//! makes the difference to what is served.
+//! means (pure), `listener` says whether dockerd runs, `own_rules` whether it does netpath's work itself, `pairs` which
+//! interface is whose, and `apply` makes the difference to what is served.
 //!
 //! `netpath docker`: `plan` says what stands between a host's Docker and netpath, `migrate` does it. `daemon` is dockerd's
 //! process and configuration file, `rules` knows its rules.
@@ -11,6 +11,7 @@ mod apply;
 mod daemon;
 mod engine;
 mod follower;
+mod listener;
 pub mod migrate;
 mod own_rules;
 mod pairs;

@@ -195,7 +195,8 @@ fn socket_owner(inode: u64) -> Option<u32> {
     pids.into_iter().find(|pid: &u32| has_open(*pid, &link))
 }
 
-fn has_open(pid: u32, link: &str) -> bool {
+/// Whether the process has the file open that `/proc/PID/fd` shows as `link`.
+pub(crate) fn has_open(pid: u32, link: &str) -> bool {
     // A process that ends meanwhile has nothing open.
     let Ok(fds) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
     fds.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|target| target == Path::new(link)))

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use netpath_tests::agent::START;
 use netpath_tests::engine::{Engine, FOR_NETPATH, Release};
+use netpath_tests::sockets::eventually;
 use netpath_tests::{Plane, World};
 
 use crate::docker_mode::{options, served, world};
@@ -27,6 +29,7 @@ on_netpath_once! {
     an_engine_that_is_too_old_is_named,
     a_socket_where_nobody_listens_is_named,
     a_socket_that_may_not_be_used_is_named,
+    a_daemon_that_somebody_has_stopped_stays_stopped,
 }
 
 fn a_daemon_with_a_proxy_is_left_alone(release: Release) {
@@ -119,6 +122,29 @@ fn a_socket_that_may_not_be_used_is_named(plane: Plane) {
     says(&world, &format!("connect to Docker Engine at {}: Permission denied", socket.display()));
     agent.kill().unwrap();
     agent.wait().unwrap();
+}
+
+/// systemd listens for a dockerd that does not run, and starts it for whoever connects.
+fn a_daemon_that_somebody_has_stopped_stays_stopped(plane: Plane) {
+    let world = World::with(plane, options());
+    world.kill_agent();
+    let path = socket(&world);
+    let listener = world.host.within(|| UnixListener::bind(path)).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    listening(&world, "systemd", &listener);
+    world.start_agent();
+    says(&world, "dockerd is stopped");
+    assert!(listener.accept().is_err(), "somebody has connected: {}", log(&world));
+    listening(&world, "dockerd", &listener);
+    eventually("the agent connects", || listener.accept().is_ok());
+}
+
+/// Starts a process called `name` that has the socket open.
+fn listening(world: &World, name: &str, listener: &UnixListener) {
+    let program = world.dir().join(name);
+    fs::copy("/bin/sleep", &program).unwrap();
+    let socket = OwnedFd::from(listener.try_clone().unwrap());
+    world.spawn(Command::new(program).arg("600").stdin(socket));
 }
 
 /// Where the agent of this world looks for the Engine.

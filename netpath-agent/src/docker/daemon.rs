@@ -281,10 +281,19 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 fn is_dockerd(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end() == "dockerd")
+    is_called(pid, "dockerd")
 }
 
-fn processes() -> Result<Vec<u32>> {
+/// Whether that is the name of the process.
+pub(super) fn is_called(pid: u32, name: &str) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == name)
+}
+
+/// All that are to be seen.
+///
+/// # Errors
+/// If /proc is not mounted.
+pub(super) fn processes() -> Result<Vec<u32>> {
     let entries = fs::read_dir("/proc").context("list the processes")?;
     Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
 }

@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::engine;
+use super::listener::{Listener, Stopped};
 use super::own_rules::missing_options;
 use super::said::{Details, Said};
 use super::translate::{self, Wanted};
@@ -34,11 +35,16 @@ const SIGNS_INTERVAL: Duration = Duration::from_millis(250);
 const READ_INTERVAL: Duration = Duration::from_secs(30);
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// The same where nobody is asked: dockerd is stopped.
+const LONGEST_LOOK: Duration = Duration::from_secs(1);
+/// Whoever could be followed that long fails anew.
+const STEADY: Duration = Duration::from_secs(10);
 /// What happens to containers and changes what is to be served, or what is known about them.
 const CONTAINER_EVENTS: [&str; 6] = ["create", "start", "die", "destroy", "rename", "update"];
 
 struct Follower {
     socket: PathBuf,
+    listener: Listener,
     icc: bool,
     said: Said,
     /// Containers to ask about, and those asked about that have not answered.
@@ -79,6 +85,7 @@ pub fn follow(socket: &Path, icc: bool) -> News {
     let newest = Arc::new(newest);
     let follower = Follower {
         socket: socket.to_owned(),
+        listener: Listener::default(),
         icc,
         said: Said::default(),
         to_ask: BTreeSet::new(),
@@ -105,17 +112,22 @@ impl Follower {
         while !self.wanted.is_closed() {
             let since = Instant::now();
             let Err(error) = self.follow().await else { return };
-            let text = format!("{error:#}");
-            if text != told {
-                tracing::error!(
-                    "follow Docker Engine: {text}; what is served goes on, and the Engine is tried again and again"
-                );
-                told = text;
-            }
-            if since.elapsed() > LONGEST_WAIT {
+            if since.elapsed() > STEADY {
                 (wait, told) = (FIRST_WAIT, String::new());
             }
-            sleep(wait).await;
+            let text = format!("{error:#}");
+            if text != told {
+                if error.is::<Stopped>() {
+                    // No fault: at each boot it is so for a moment.
+                    tracing::info!("{text}; waiting until somebody does");
+                } else {
+                    tracing::error!(
+                        "follow Docker Engine: {text}; what is served goes on, and the Engine is tried again and again"
+                    );
+                }
+                told = text;
+            }
+            sleep(if error.is::<Stopped>() { wait.min(LONGEST_LOOK) } else { wait }).await;
             wait = (wait * 2).min(LONGEST_WAIT);
         }
     }
@@ -125,6 +137,7 @@ impl Follower {
     /// # Errors
     /// If the Engine cannot be reached, or goes away.
     async fn follow(&mut self) -> Result<()> {
+        self.listener.require_dockerd(&self.socket)?;
         let docker = engine::connect(&self.socket).await?;
         tracing::info!("following Docker Engine at {}", self.socket.display());
         // Ends with this: what is dropped is aborted.
@@ -215,6 +228,8 @@ impl Follower {
 
     /// Reads everything and hands on what is to be served.
     async fn read(&mut self, docker: &Docker) -> Result<()> {
+        // One that is being stopped tells of its containers' end, and nobody else answers any more.
+        self.listener.require_dockerd(&self.socket)?;
         (self.said.networks, self.said.summaries) = engine::list(docker).await?;
         let ids: BTreeSet<String> = self.said.summaries.iter().map(|summary| summary.id.clone()).collect();
         self.said.details.retain(|id, _| ids.contains(id));
