@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use nix::unistd::geteuid;
 
 use super::format::table;
 use crate::cli_docker::{DockerCommand, DockerMigrateArgs};
@@ -12,6 +13,10 @@ use crate::docker::migrate::{Migration, Outcome};
 use crate::docker::plan::{Plan, Step};
 
 pub(super) async fn run(client: &Client, command: DockerCommand) -> Result<ExitCode> {
+    ensure!(
+        geteuid().is_root(),
+        "`netpath docker` needs root: it reads Docker's rules, and `migrate` changes dockerd's configuration"
+    );
     match command {
         DockerCommand::Plan(args) => {
             let plan = Plan::read(&args.engine.docker, args.engine.config.as_deref()).await?;
@@ -27,7 +32,6 @@ pub(super) async fn run(client: &Client, command: DockerCommand) -> Result<ExitC
 }
 
 async fn migrate(client: &Client, args: DockerMigrateArgs) -> Result<ExitCode> {
-    crate::host::require_root()?;
     let migration = Migration {
         socket: args.engine.docker,
         config: args.engine.config,

@@ -78,7 +78,7 @@ fn explain(socket: &Path, error: DockerError) -> Error {
     let advice = match cause.kind() {
         ErrorKind::NotFound => "start dockerd, or say where its socket is: `--docker=PATH`",
         ErrorKind::ConnectionRefused => "nobody listens there: start dockerd",
-        ErrorKind::PermissionDenied => "run the agent as root",
+        ErrorKind::PermissionDenied => "it takes root",
         _ => "is it dockerd's socket?",
     };
     anyhow!("connect to Docker Engine at {shown}: {cause} ({advice})")
