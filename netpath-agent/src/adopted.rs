@@ -131,11 +131,15 @@ impl Agent {
         let addresses = Asked { address: asked.address, address6: asked.address6, cni, ..Asked::default() };
         let (index, endpoint) = self.reserve_endpoint(name, network, addresses, interface)?;
         let made = endpoint.clone();
-        let changed = self.change(name, |state| {
-            state.containers.extend(container.map(|container| (name.to_owned(), container)));
-            state.endpoints.insert(index, made);
+        // The programs first. Else answers to what the maps already lead here would go by the kernel's road, where Docker's
+        // rules may still masquerade them.
+        let attached = self.datapath.attach_container(endpoint.ifindex, &endpoint.ifname);
+        let served = attached.and_then(|()| {
+            self.change(name, |state| {
+                state.containers.extend(container.map(|container| (name.to_owned(), container)));
+                state.endpoints.insert(index, made);
+            })
         });
-        let served = changed.and_then(|()| self.datapath.attach_container(endpoint.ifindex, &endpoint.ifname));
         if served.is_err() {
             for error in self.undo_endpoint(index, endpoint).await {
                 tracing::warn!("undo the adoption of `{name}`: {error:#}");

@@ -110,6 +110,10 @@ pub struct Xdp {
 pub struct InfoPatch {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shortcuts: Option<bool>,
+    /// Docker's containers are served although its rules are still there. Whoever sets this removes them: it is for a
+    /// minute, and no longer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub docker_beside_rules: Option<bool>,
 }
 
 /// A bridge network.

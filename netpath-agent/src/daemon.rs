@@ -83,8 +83,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
 
 struct Daemon {
     agent: Agent,
-    /// What Docker has, whenever it may have changed.
-    docker: Option<docker::News>,
+    docker: Option<docker::Following>,
     events: Events,
     /// Those who listen to `GET /v1/events`.
     monitors: broadcast::Sender<api::Event>,
@@ -164,7 +163,12 @@ impl Daemon {
         let agent = &mut self.agent;
         match command {
             Command::Info(reply) => answer(reply, Ok(agent.info())),
-            Command::PatchInfo(patch, reply) => answer(reply, agent.patch_info(&patch)),
+            Command::PatchInfo(patch, reply) => {
+                if let (Some(on), Some(docker)) = (patch.docker_beside_rules, &self.docker) {
+                    docker.serve_beside_rules(on);
+                }
+                answer(reply, agent.patch_info(&patch));
+            }
             Command::Networks(reply) => answer(reply, Ok(agent.networks())),
             Command::Network(name, reply) => answer(reply, agent.network(&name)),
             Command::CreateNetwork(request, reply) => {
@@ -241,9 +245,9 @@ impl Daemon {
     }
 }
 
-async fn next_of_docker(docker: &mut Option<docker::News>) -> docker::Wanted {
+async fn next_of_docker(docker: &mut Option<docker::Following>) -> docker::Wanted {
     match docker {
-        Some(news) => news.next().await,
+        Some(docker) => docker.next().await,
         None => pending().await,
     }
 }

@@ -23,7 +23,7 @@ mod said;
 mod translate;
 
 pub use apply::Told;
-pub use follower::{News, follow};
+pub use follower::{Following, follow};
 pub use translate::{Container, Endpoint, Wanted};
 
 /// What stands before the names of Docker's networks: its `bridge` is another one than netpath's.

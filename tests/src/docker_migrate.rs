@@ -5,6 +5,9 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use netpath_agent::ip_tables;
 use netpath_agent::legacy_table::LegacyTable;
@@ -18,6 +21,7 @@ use crate::docker_mode::PLANE;
 
 on_docker! {
     a_running_docker_is_taken_over_and_given_back,
+    published_ports_answer_while_docker_is_taken_over,
     what_is_in_the_way_is_said_and_nothing_changes,
     a_restart_that_fails_leaves_everything_as_it_was,
     a_docker_that_runs_as_it_should_has_nothing_to_change,
@@ -33,6 +37,8 @@ on_newest_docker! {
 }
 
 const SOCKET: &str = "--docker={dir}/docker/sock";
+/// The longest that taking over may take.
+const LONGEST: Duration = Duration::from_secs(120);
 /// Rules of the host's owner, beside Docker's.
 const OWNERS: [&[&str]; 3] = [
     &["-I", "DOCKER-USER", "-s", "198.51.100.0/24", "-j", "DROP"],
@@ -117,11 +123,45 @@ fn a_running_docker_is_taken_over_and_given_back(release: Release) {
     assert!(errors(&again).contains("there is no way back"), "{}", errors(&again));
 }
 
+/// On a host where Docker's rules are the only ones that need conntrack, so that the kernel stops to track with the last.
+fn published_ports_answer_while_docker_is_taken_over(release: Release) {
+    let world = World::with(PLANE, Options::agent(SOCKET));
+    world.lets_netfilter_work();
+    let engine = Engine::start(&world, release, &[]);
+    engine.start_container("web", &["-p", "8080:80"]);
+    let listener = engine.inside("web").listen(80);
+    let client = &world.client;
+    let mut old = (client.connect(at(HOST, 8080)), accept(&listener).0);
+    let is_done = AtomicBool::new(false);
+    let count = thread::scope(|scope| {
+        let talking = scope.spawn(|| {
+            let (mut count, since) = (0, Instant::now());
+            while !is_done.load(Ordering::Relaxed) && since.elapsed() < LONGEST {
+                converse(&mut old.0, &mut old.1);
+                let mut new = client.connect(at(HOST, 8080));
+                converse(&mut new, &mut accept(&listener).0);
+                count += 1;
+            }
+            count
+        });
+        migrate(&world, &engine, &[]);
+        assert!(world.endpoint("web").is_some(), "the agent serves it when `migrate` ends");
+        is_done.store(true, Ordering::Relaxed);
+        talking.join().expect("connections go on")
+    });
+    assert!(count > 1, "talked {count} times");
+}
+
 fn what_is_in_the_way_is_said_and_nothing_changes(release: Release) {
     let world = World::with(PLANE, Options::default());
     let nobody = docker(&world, &world.dir().join("no.sock"), &["plan"]);
     assert_eq!(nobody.status.code(), Some(2));
     assert!(errors(&nobody).contains("connect to Docker Engine at"));
+    let stranger = program::output_of(
+        Command::new("setpriv").arg("--reuid=65534").arg(program::netpath_binary()).args(["docker", "plan"]),
+    );
+    assert_eq!(stranger.status.code(), Some(2));
+    assert!(errors(&stranger).contains("`netpath docker` needs root"), "{}", errors(&stranger));
 
     world.lets_netfilter_work();
     let engine = Engine::start(&world, release, &["--iptables=true"]);

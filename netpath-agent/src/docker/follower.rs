@@ -32,6 +32,8 @@ const MOST_ASKED: usize = 32;
 const SECOND_READ: Duration = Duration::from_secs(1);
 /// How often to look whether the Engine still forwards by itself: whoever changes that waits for it.
 const SIGNS_INTERVAL: Duration = Duration::from_millis(250);
+/// How long the Engine's rules may stand beside what is served: whoever asked for that removes them.
+const BESIDE_RULES: Duration = Duration::from_secs(60);
 const READ_INTERVAL: Duration = Duration::from_secs(30);
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
@@ -51,18 +53,20 @@ struct Follower {
     to_ask: BTreeSet<String>,
     asked: BTreeSet<String>,
     missing: Vec<&'static str>,
+    /// Until when its rules do not count.
+    beside_rules: watch::Receiver<Option<Instant>>,
     wanted: Arc<watch::Sender<Option<Wanted>>>,
 }
 
-/// What is to be served, whenever that may have changed.
-#[derive(Debug)]
-pub struct News {
+/// The Engine is followed as long as this lives.
+pub struct Following {
     newest: Arc<watch::Sender<Option<Wanted>>>,
     changes: watch::Receiver<Option<Wanted>>,
+    beside_rules: watch::Sender<Option<Instant>>,
 }
 
-impl News {
-    /// The newest of it: what came before and was not asked for is of no use.
+impl Following {
+    /// What Docker has, when it may have changed: the newest of it, for what came before and was not asked for is of no use.
     pub async fn next(&mut self) -> Wanted {
         loop {
             // There is always a sender: this one.
@@ -77,11 +81,17 @@ impl News {
             }
         }
     }
+
+    /// Whether Docker's containers are to be served beside its rules, for a while.
+    pub fn serve_beside_rules(&self, on: bool) {
+        self.beside_rules.send_replace(on.then(|| Instant::now() + BESIDE_RULES));
+    }
 }
 
 /// Starts to follow the Engine behind `socket`. `icc`: containers of its default network may talk to each other.
-pub fn follow(socket: &Path, icc: bool) -> News {
+pub fn follow(socket: &Path, icc: bool) -> Following {
     let (newest, changes) = watch::channel(None);
+    let (sender, beside_rules) = watch::channel(None);
     let newest = Arc::new(newest);
     let follower = Follower {
         socket: socket.to_owned(),
@@ -91,10 +101,11 @@ pub fn follow(socket: &Path, icc: bool) -> News {
         to_ask: BTreeSet::new(),
         asked: BTreeSet::new(),
         missing: Vec::new(),
+        beside_rules,
         wanted: newest.clone(),
     };
     tokio::spawn(follower.run());
-    News { newest, changes }
+    Following { newest, changes, beside_rules: sender }
 }
 
 /// What the Engine says, as it comes.
@@ -154,9 +165,13 @@ impl Follower {
                 _ = heard.recv_many(&mut burst, 1000) => {}
                 () = sleep_until(next_read) => {}
                 () = sleep(SIGNS_INTERVAL), if !self.missing.is_empty() => {
-                    if missing_options(&self.said.networks) != self.missing {
+                    if self.missing() != self.missing {
                         self.read(&docker).await?;
                     }
+                    continue;
+                }
+                Ok(()) = self.beside_rules.changed() => {
+                    self.read(&docker).await?;
                     continue;
                 }
                 () = self.wanted.closed() => return Ok(()),
@@ -244,8 +259,13 @@ impl Follower {
         self.wanted.send_replace(Some(wanted));
     }
 
+    fn missing(&self) -> Vec<&'static str> {
+        let beside_rules = self.beside_rules.borrow().is_some_and(|until| Instant::now() < until);
+        missing_options(&self.said.networks, beside_rules)
+    }
+
     fn wanted(&mut self) -> Wanted {
-        let missing = missing_options(&self.said.networks);
+        let missing = self.missing();
         if missing != self.missing {
             if missing.is_empty() {
                 tracing::info!("Docker Engine leaves the forwarding to netpath from now on");

@@ -12,8 +12,8 @@ use tokio::time::{Instant, sleep, timeout};
 use super::daemon::{Config, Daemon};
 use super::engine;
 use super::plan::{Ground, Step};
-use crate::api::{self, Container, Info};
-use crate::client::Client;
+use crate::api::{self, Container, Info, InfoPatch};
+use crate::client::{Client, ClientError};
 
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// How long dockerd may take to read its configuration again, and the agent to serve what it may.
@@ -63,15 +63,27 @@ impl Migration {
             }
         }
         if ground.plan.steps.contains(&Step::RemoveRules) {
-            // Looked at again: containers came and went.
-            let Ground { removal, .. } = Ground::read(&self.socket, self.config.as_deref()).await?;
-            removal.carry_out().with_context(|| {
-                "dockerd leaves the forwarding to netpath, but its rules are there; try again".to_owned()
-            })?;
-            say(&format!("removed {} of Docker's", removal.count()));
+            serve_beside_rules(client, true).await?;
+            let removed = self.remove_rules(client, say).await;
+            serve_beside_rules(client, false).await?;
+            removed?;
+        } else {
+            self.until_served(client, say).await?;
         }
-        self.until_served(client, say).await?;
         Ok(Outcome::Done)
+    }
+
+    /// Removes Docker's rules once the agent serves what they were for: the kernel translates connections no more when
+    /// the last rule that needs conntrack has gone.
+    async fn remove_rules(&self, client: &Client, say: &dyn Fn(&str)) -> Result<()> {
+        self.until_served(client, say).await?;
+        // Looked at again: containers came and went.
+        let Ground { removal, .. } = Ground::read(&self.socket, self.config.as_deref()).await?;
+        removal.carry_out().with_context(|| {
+            "dockerd leaves the forwarding to netpath, but its rules are there; try again".to_owned()
+        })?;
+        say(&format!("removed {} of Docker's", removal.count()));
+        Ok(())
     }
 
     /// Gives everything back to Docker.
@@ -95,7 +107,15 @@ impl Migration {
         let start = "start `netpath agent --docker`: until dockerd is restarted it leaves everything to Docker";
         let info = match client.get::<Info>("/v1/info").await {
             Ok(info) => info,
-            Err(error) => return Ok(Some(format!("no agent answers ({error:#}): {start}"))),
+            Err(error) => {
+                let why = match error.downcast_ref() {
+                    Some(ClientError::Unreachable { socket, .. }) => {
+                        format!("no agent listens at {}", socket.display())
+                    }
+                    _ => format!("the agent does not answer ({error:#})"),
+                };
+                return Ok(Some(format!("{why}: {start}")));
+            }
         };
         let same = |a: &Path, b: &Path| a.canonicalize().ok() == b.canonicalize().ok();
         Ok(match info.docker {
@@ -150,7 +170,11 @@ impl Migration {
     /// `untouched` is a dockerd that never took the options, and needs no restart to be without them.
     async fn go_back(&self, config: &Config, untouched: Option<u32>, say: &dyn Fn(&str)) -> Result<()> {
         let Some(kept) = config.kept()? else {
-            bail!("there is no way back: nothing was kept beside {}", config.path().display());
+            bail!(
+                "there is no way back: nothing was kept beside {}; either Docker was not taken over by `netpath docker migrate`, or it \
+                 was given back",
+                config.path().display()
+            );
         };
         let target = config.taken_back(&kept);
         let running = Ground::read(&self.socket, Some(config.path())).await;
@@ -259,6 +283,11 @@ impl Migration {
         }
         Ok(())
     }
+}
+
+async fn serve_beside_rules(client: &Client, on: bool) -> Result<()> {
+    let patch = InfoPatch { docker_beside_rules: Some(on), ..InfoPatch::default() };
+    client.patch::<Info>("/v1/info", &patch).await.map(drop)
 }
 
 /// What is not served yet, and why.

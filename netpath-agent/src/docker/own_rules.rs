@@ -24,7 +24,12 @@ struct Signs {
 ///
 /// By what is there alone. That a network says it masquerades means nothing: one that lived through dockerd's restart says what
 /// the dockerd before it did. Nor does dockerd's file, which whoever wants to may edit while dockerd goes on as it was started.
-pub(super) fn missing_options(networks: &[Network]) -> Vec<&'static str> {
+/// `beside_rules`: its rules are about to be removed, and do not count.
+pub(super) fn missing_options(networks: &[Network], beside_rules: bool) -> Vec<&'static str> {
+    let is_proxied = is_proxied(networks);
+    if beside_rules {
+        return missing(Signs { is_proxied, ..Signs::default() });
+    }
     let chains = nftables::chains().unwrap_or_default();
     let is_dockers =
         |chain: &nftables::Chain| rules::is_in_own_table(chain) || (&*chain.table, &*chain.name) == ("nat", CHAIN);
@@ -33,7 +38,7 @@ pub(super) fn missing_options(networks: &[Network]) -> Vec<&'static str> {
         chains.iter().any(|chain| chain.family == family && is_dockers(chain))
             || legacy.iter().any(|table| *table == format!("{family} nat"))
     };
-    missing(Signs { chains: (has_chain("ip"), has_chain("ip6")), is_proxied: is_proxied(networks) })
+    missing(Signs { chains: (has_chain("ip"), has_chain("ip6")), is_proxied })
 }
 
 /// Whether this very dockerd has proxies.
