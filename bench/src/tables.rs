@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 
 use crate::aims;
+use crate::docker_run;
 use crate::kind::Kind;
 use crate::record::{Item, Run, grouped};
 use crate::table::with_unit;
@@ -66,10 +67,11 @@ fn table(name: &str, run: &Run) -> Result<String> {
         "programs" => Ok(programs(run)),
         "containers" => Ok(containers(run)),
         "cni" => Ok(cni(run)),
+        "docker" => Ok(docker(run)),
         "aims" => Ok(aims(run)),
         "machine" => Ok(machine(run)),
         other => {
-            const NAMES: &str = "summary, ratios, ports, flows, publish, programs, containers, cni, aims, machine";
+            const NAMES: &str = "summary, ratios, ports, flows, publish, programs, containers, cni, docker, aims, machine";
             bail!("no table is called `{other}`: there are {NAMES}")
         }
     }
@@ -166,6 +168,25 @@ fn cni(run: &Run) -> String {
         let list = &outcome.contestant;
         let plugins: Vec<String> = list.split('+').map(|plugin| format!("`{plugin}`")).collect();
         text += &row([plugins.join(", "), ms("cni-add", list), ms("cni-del", list)].into_iter());
+    }
+    text
+}
+
+fn docker(run: &Run) -> String {
+    let names = [docker_run::ALONE, docker_run::WITH_NETPATH];
+    let heads = ["`docker run` to the first answer", "`docker rm -f` until ports are free"];
+    let heads = heads.iter().flat_map(|head| names.map(|name| format!("{head}: {name}")));
+    let mut text = row(["ports".to_owned()].into_iter().chain(heads));
+    text += &row(["---:"; 5].map(str::to_owned).into_iter());
+    for (runs, removals) in run.series("docker-run", "ports").into_iter().zip(run.series("docker-rm", "ports")) {
+        let count = runs.condition.as_ref().map_or(0, |condition| condition.count);
+        let cells = [runs, removals].into_iter().flat_map(|item| {
+            names.map(|name| {
+                let spread = item.outcome(name).and_then(|outcome| outcome.spread());
+                spread.map_or_else(|| "-".to_owned(), |spread| with_unit(spread.median, &item.unit))
+            })
+        });
+        text += &row([grouped(count)].into_iter().chain(cells));
     }
     text
 }
