@@ -71,7 +71,8 @@ fn table(name: &str, run: &Run) -> Result<String> {
         "aims" => Ok(aims(run)),
         "machine" => Ok(machine(run)),
         other => {
-            const NAMES: &str = "summary, ratios, ports, flows, publish, programs, containers, cni, docker, aims, machine";
+            const NAMES: &str =
+                "summary, ratios, ports, flows, publish, programs, containers, cni, docker, aims, machine";
             bail!("no table is called `{other}`: there are {NAMES}")
         }
     }
