@@ -111,10 +111,14 @@ fn a_running_docker_is_taken_over_and_given_back(release: Release) {
     assert!(world.endpoint("web").is_some());
     engine.docker(&["network", "rm", "more"]);
 
+    let failed = docker(&world, &engine.socket(), &["migrate", "--back", "--", "false"]);
+    assert_eq!(failed.status.code(), Some(2), "{}", errors(&failed));
     migrate_by_command(&world, &engine, &["--back"]);
     eventually("the agent leaves them to Docker", || world.endpoint("web").is_none());
     assert_eq!(fs::read(engine.config_path()).unwrap(), before.0);
-    assert!(!copy(&engine).exists());
+    let live = engine.docker(&["info", "--format", "{{.LiveRestoreEnabled}}"]);
+    assert_eq!(live, "false", "also where the restart went wrong first");
+    assert_eq!(beside(&engine), Vec::<String>::new());
     assert_eq!(pid(&engine, "web"), before.1, "it was not restarted");
     assert_eq!(docker_lines(&world, "iptables-save"), before.2);
     talk(&world, &inside, &listener);
@@ -527,6 +531,13 @@ fn errors(output: &Output) -> String {
 
 fn pid(engine: &Engine<'_>, container: &str) -> String {
     engine.docker(&["inspect", "--format", "{{.State.Pid}}", container])
+}
+
+/// What lies beside dockerd's configuration under its name.
+fn beside(engine: &Engine<'_>) -> Vec<String> {
+    let dir = engine.config_path().parent().expect("a folder").read_dir().expect("list a folder");
+    let names = dir.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"));
+    names.filter(|name| name.starts_with("daemon.json.")).collect()
 }
 
 fn copy(engine: &Engine<'_>) -> PathBuf {

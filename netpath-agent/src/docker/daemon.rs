@@ -17,8 +17,12 @@ use crate::container::process;
 const DEFAULT_CONFIG: &str = "/etc/docker/daemon.json";
 /// The switches of dockerd's that netpath wants off.
 pub(super) const SWITCHES: [&str; 3] = ["iptables", "ip6tables", "userland-proxy"];
+/// Containers go on while dockerd is away.
+pub(super) const LIVE_RESTORE: &str = "live-restore";
 /// Behind the name of the file as it was.
 const BEFORE: &str = "before-netpath";
+/// Behind the file's name while it has live-restore for a restart's sake.
+const LENT: &str = "live-restore-by-netpath";
 
 /// A dockerd.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -181,7 +185,7 @@ impl Config {
     /// # Errors
     /// If there is a copy already, or none can be made.
     pub(super) fn keep(&self) -> Result<()> {
-        let copy = copy_of(&self.path);
+        let copy = beside(&self.path, BEFORE);
         if copy.exists() {
             bail!("{} is there already", copy.display());
         }
@@ -201,7 +205,8 @@ impl Config {
     /// changed meanwhile stays.
     pub(super) fn taken_back(&self, kept: &Self) -> Self {
         let mut values = self.values.clone();
-        for name in SWITCHES {
+        let lent = Some(LIVE_RESTORE).filter(|_| beside(&self.path, LENT).exists());
+        for name in SWITCHES.into_iter().chain(lent) {
             match kept.values.get(name) {
                 Some(value) => _ = values.insert(name.to_owned(), value.clone()),
                 None => _ = values.shift_remove(name),
@@ -215,8 +220,30 @@ impl Config {
     /// # Errors
     /// If it cannot be removed.
     pub(super) fn forget_kept(&self) -> Result<()> {
-        let copy = copy_of(&self.path);
+        self.give_back()?;
+        let copy = beside(&self.path, BEFORE);
         fs::remove_file(&copy).with_context(|| format!("remove {}", copy.display()))
+    }
+
+    /// Notes that the file has live-restore for a restart's sake, until it is [given back](Self::give_back): whoever comes
+    /// after a failure in between would take it for the owner's.
+    ///
+    /// # Errors
+    /// If that cannot be written.
+    pub(super) fn lend(&self) -> Result<()> {
+        replace(&beside(&self.path, LENT), b"")
+    }
+
+    /// # Errors
+    /// If the note of [`Self::lend`] cannot be removed.
+    pub(super) fn give_back(&self) -> Result<()> {
+        let note = beside(&self.path, LENT);
+        match fs::remove_file(&note) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("remove {}", note.display()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Makes the file again what [`Self::keep`] kept, and forgets that.
@@ -224,7 +251,7 @@ impl Config {
     /// # Errors
     /// If there is no copy, or files cannot be changed.
     pub(super) fn put_back(&self) -> Result<()> {
-        let copy = copy_of(&self.path);
+        let copy = beside(&self.path, BEFORE);
         let bytes = fs::read(&copy).with_context(|| format!("read {}", copy.display()))?;
         if bytes.is_empty() {
             match fs::remove_file(&self.path) {
@@ -244,7 +271,7 @@ impl Config {
     /// # Errors
     /// As [`Self::read`].
     pub(super) fn kept(&self) -> Result<Option<Self>> {
-        let copy = copy_of(&self.path);
+        let copy = beside(&self.path, BEFORE);
         if !copy.exists() {
             return Ok(None);
         }
@@ -256,10 +283,11 @@ impl Config {
     }
 }
 
-fn copy_of(path: &Path) -> PathBuf {
+/// The file with this behind its name.
+fn beside(path: &Path, end: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".");
-    name.push(BEFORE);
+    name.push(end);
     PathBuf::from(name)
 }
 

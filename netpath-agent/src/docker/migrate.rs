@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::daemon::{Config, Daemon};
+use super::daemon::{Config, Daemon, LIVE_RESTORE};
 use super::engine;
 use super::plan::{Ground, Step};
 use crate::api::{self, Container, Info, InfoPatch};
@@ -18,7 +18,6 @@ use crate::client::{Client, ClientError};
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// How long dockerd may take to read its configuration again, and the agent to serve what it may.
 const PATIENCE: Duration = Duration::from_secs(20);
-const LIVE_RESTORE: &str = "live-restore";
 
 /// A way from Docker to netpath, and back.
 #[derive(Debug)]
@@ -152,6 +151,7 @@ impl Migration {
             self.set_live_restore(&daemon, &config, false).await?;
             config.unset(LIVE_RESTORE);
             config.write()?;
+            config.give_back()?;
             // In all else dockerd has read it.
             config.date_back(&daemon)?;
         }
@@ -193,6 +193,7 @@ impl Migration {
                     {
                         self.set_live_restore(&ground.daemon, &ground.config, true).await?;
                     }
+                    first.lend()?;
                     first.set(LIVE_RESTORE, true);
                 }
                 first.write()?;
@@ -215,6 +216,9 @@ impl Migration {
     /// Has `daemon` read `config` again, with or without live-restore, and waits until it has.
     async fn set_live_restore(&self, daemon: &Daemon, config: &Config, on: bool) -> Result<()> {
         let mut config = config.clone();
+        if on {
+            config.lend()?;
+        }
         config.set(LIVE_RESTORE, on);
         config.write()?;
         kill(Pid::from_raw(daemon.pid.cast_signed()), Signal::SIGHUP)
