@@ -347,12 +347,13 @@ impl Datapath {
     }
 }
 
-/// Loads a program, and keeps no more of it than its descriptor.
+/// Loads a program, and keeps no more of it than its descriptor, if the kernel gives a second one (`CAP_SYS_ADMIN`).
 fn load_program(program: &mut SchedClassifier, name: &'static str) -> Result<()> {
     verify(|| program.load()).with_context(|| format!("load `{name}` into the kernel"))?;
-    let info = program.info().with_context(|| format!("query `{name}`"))?;
-    let loaded = SchedClassifier::from_program_info(info, Cow::Borrowed(name));
-    *program = loaded.with_context(|| format!("open `{name}`"))?;
+    match program.info().and_then(|info| SchedClassifier::from_program_info(info, Cow::Borrowed(name))) {
+        Ok(loaded) => *program = loaded,
+        Err(error) => tracing::debug!("the instructions of `{name}` stay in memory: {error}"),
+    }
     Ok(())
 }
 
