@@ -19,7 +19,6 @@ use crate::host;
 use crate::memory;
 use crate::netlink::Notices;
 use crate::options::Options;
-use crate::readiness;
 use crate::server::{self, Command, Reply, Socket};
 use crate::startup;
 use crate::store::Store;
@@ -57,8 +56,8 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     let subnets = agent.networks().into_iter().flat_map(|network| [network.v4, network.v6]).flatten();
     let subnets: Vec<_> = subnets.map(|subnet| subnet.subnet.to_string()).collect();
     tracing::info!("ready on {}, networks {}", path.display(), subnets.join(", "));
-    if let Err(error) = readiness::tell() {
-        tracing::warn!("{error:#}");
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::warn!("tell the service manager (NOTIFY_SOCKET) that the agent is ready: {error}");
     }
 
     let docker = agent.options.docker.as_ref().map(|socket| docker::follow(socket, agent.options.icc));

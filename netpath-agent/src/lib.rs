@@ -57,7 +57,6 @@ pub mod port_spec;
 pub mod ports;
 pub mod ptp;
 pub mod publishing;
-mod readiness;
 pub mod reconcile;
 pub mod recovery;
 pub mod refusal;

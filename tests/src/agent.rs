@@ -30,6 +30,8 @@ pub struct Instance {
     pub cgroups: bool,
     /// How many files the agent may have open, without the right to change that.
     pub files: Option<u32>,
+    /// Where a service manager waits for the agent to be ready.
+    pub notify_socket: Option<PathBuf>,
 }
 
 /// A running agent. Dropping it kills it, as SIGKILL does; the data plane stays.
@@ -52,6 +54,7 @@ impl Instance {
             log: dir.join("agent.log"),
             cgroups: true,
             files: None,
+            notify_socket: None,
         }
     }
 
@@ -66,6 +69,7 @@ impl Instance {
         let mut command = if self.cgroups { host.command(&programs[0]) } else { without_cgroups(host, &programs[0]) };
         command.args(&programs[1..]).arg("--socket").arg(&self.socket).arg("agent");
         command.arg("--state-dir").arg(&self.state_dir).arg("--pin-dir").arg(&self.pin_dir);
+        command.envs(self.notify_socket.iter().map(|socket| ("NOTIFY_SOCKET", socket)));
         command
     }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixDatagram;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -28,6 +29,7 @@ on_netpath_once! {
     what_was_left_half_made_goes_at_the_next_start,
     a_clock_that_was_set_costs_no_container,
     tables_keep_their_sizes_until_they_are_taken_down,
+    a_service_manager_hears_when_the_agent_is_ready,
 }
 
 const SOME: u64 = 8 << 20;
@@ -196,6 +198,20 @@ fn a_clock_that_was_set_costs_no_container(plane: Plane) {
     world.netpath_ok(&["rm", "-f", "app"]);
     let stat = fs::read_to_string(format!("/proc/{}/stat", app["netns"]["pid"])).unwrap_or_default();
     assert!(stat.is_empty() || stat.contains(") Z "), "the process has ended: {stat}");
+}
+
+fn a_service_manager_hears_when_the_agent_is_ready(plane: Plane) {
+    let world = World::new(plane);
+    world.take_agent().stop();
+    let path = world.dir().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(START)).unwrap();
+    let mut instance = world.instance().clone();
+    instance.notify_socket = Some(path);
+    let _agent = instance.start(&world.host, &[]);
+    let mut said = [0; 64];
+    let length = manager.recv(&mut said).unwrap();
+    assert_eq!(String::from_utf8_lossy(&said[..length]), "READY=1\n");
 }
 
 fn tables_keep_their_sizes_until_they_are_taken_down(plane: Plane) {
