@@ -62,7 +62,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
 
     let docker = agent.options.docker.as_ref().map(|socket| docker::follow(socket, agent.options.icc));
     let mut daemon = Daemon { agent, docker, events, monitors: broadcast::channel(EVENT_BACKLOG).0, monitoring: false };
-    // The programs' object and the kernel's types are read, and need ten times what stays.
+    // The programs' object and the kernel's types are read, and need several times what stays.
     memory::release();
     let ended = daemon.serve(&mut notices, commands, shutdown).await;
     if let Ok(Some(reply)) = ended {

@@ -111,7 +111,7 @@ fn explain(step: Step, plan: &Plan) -> String {
             Some(unit) => format!("have dockerd restarted: by you, or `-- systemctl restart {unit}`"),
             None => "have dockerd restarted: by you, or by the command behind `--`".to_owned(),
         },
-        Step::RemoveRules => "remove Docker's rules, all at once; connections to published ports go on".to_owned(),
+        Step::RemoveRules => "remove Docker's rules; connections to published ports go on".to_owned(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What is kept of what the Engine API says: of each container it says fifty times as much.
+//! What is kept of what the Engine API says: of each container it says far more.
 
 use std::collections::{BTreeMap, HashMap};
 
