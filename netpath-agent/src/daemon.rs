@@ -44,7 +44,6 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     let Socket { listener, file } = Socket::bind(&options.socket, options.group.as_deref())?;
     let path = options.socket.clone();
     let (agent, mut notices) = startup::start(options, store).await?;
-    let events = agent.datapath.events()?;
     #[cfg(feature = "trace")]
     let agent = {
         let mut agent = agent;
@@ -61,7 +60,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     }
 
     let docker = agent.options.docker.as_ref().map(|socket| docker::follow(socket, agent.options.icc));
-    let mut daemon = Daemon { agent, docker, events, monitors: broadcast::channel(EVENT_BACKLOG).0, monitoring: false };
+    let mut daemon = Daemon { agent, docker, events: None, monitors: broadcast::channel(EVENT_BACKLOG).0 };
     // The programs' object and the kernel's types are read, and need several times what stays.
     memory::release();
     let ended = daemon.serve(&mut notices, commands, shutdown).await;
@@ -83,11 +82,10 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
 struct Daemon {
     agent: Agent,
     docker: Option<docker::Following>,
-    events: Events,
     /// Those who listen to `GET /v1/events`.
     monitors: broadcast::Sender<api::Event>,
-    /// The data plane was told to report events.
-    monitoring: bool,
+    /// What the data plane reports, as long as there are any.
+    events: Option<Events>,
 }
 
 impl Daemon {
@@ -144,16 +142,16 @@ impl Daemon {
                 }
                 name = self.agent.exits.next() => self.agent.process_ended(&name).await,
                 _ = sweep.tick() => self.sweep().await,
-                event = next_event(&mut self.events, self.monitoring) => match event {
+                event = next_event(&mut self.events) => match event {
                     Ok(event) => { let _ = self.monitors.send(self.agent.show_event(&event)); }
                     Err(error) => {
                         tracing::warn!("read events: {error:#}");
-                        self.monitor(false);
+                        self.end_monitoring();
                     }
                 },
             }
-            if self.monitoring && self.monitors.receiver_count() == 0 {
-                self.monitor(false);
+            if self.events.is_some() && self.monitors.receiver_count() == 0 {
+                self.end_monitoring();
             }
         }
     }
@@ -219,8 +217,8 @@ impl Daemon {
             Command::DeleteFlows(filter, reply) => answer(reply, agent.delete_flows(&filter)),
             Command::Stats(reply) => answer(reply, agent.stats()),
             Command::Events(reply) => {
-                self.monitor(true);
-                answer(reply, Ok(self.monitors.subscribe()));
+                let monitored = self.monitor();
+                answer(reply, monitored);
             }
             Command::Down(_) => {}
         }
@@ -237,10 +235,23 @@ impl Daemon {
         memory::release();
     }
 
-    fn monitor(&mut self, on: bool) {
-        let set = self.agent.set_config_flag(config_flag::MONITOR, on);
-        self.agent.warn("switch the reporting of events", set);
-        self.monitoring = on;
+    /// One more monitor; the first has the data plane report.
+    ///
+    /// # Errors
+    /// If the stream of events cannot be opened, or the data plane not be told.
+    fn monitor(&mut self) -> Result<broadcast::Receiver<api::Event>> {
+        if self.events.is_none() {
+            let events = self.agent.datapath.events()?;
+            self.agent.set_config_flag(config_flag::MONITOR, true).context("switch the reporting of events on")?;
+            self.events = Some(events);
+        }
+        Ok(self.monitors.subscribe())
+    }
+
+    fn end_monitoring(&mut self) {
+        let set = self.agent.set_config_flag(config_flag::MONITOR, false);
+        self.agent.warn("switch the reporting of events off", set);
+        self.events = None;
     }
 }
 
@@ -251,8 +262,11 @@ async fn next_of_docker(docker: &mut Option<docker::Following>) -> docker::Wante
     }
 }
 
-async fn next_event(events: &mut Events, monitoring: bool) -> Result<netpath_common::Event> {
-    if monitoring { events.next().await } else { pending().await }
+async fn next_event(events: &mut Option<Events>) -> Result<netpath_common::Event> {
+    match events {
+        Some(events) => events.next().await,
+        None => pending().await,
+    }
 }
 
 fn answer<T>(reply: Reply<T>, result: Result<T>) {

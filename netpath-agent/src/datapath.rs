@@ -334,7 +334,8 @@ impl Datapath {
         Ok(())
     }
 
-    /// The stream of events, for one reader. It yields only while `config_flag::MONITOR` is set.
+    /// The stream of events from this moment on, for one reader. It yields only while `config_flag::MONITOR` is set,
+    /// and takes half a MiB of memory.
     ///
     /// # Errors
     ///

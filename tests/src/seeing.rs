@@ -2,12 +2,14 @@
 
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::process::Child;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use netpath_tests::reach::answers;
-use netpath_tests::sockets::{PATIENCE, accept, at, converse};
-use netpath_tests::{CLIENT, Family, HOST, Options, Plane, Request, World};
+use netpath_tests::sockets::{PATIENCE, accept, at, converse, eventually};
+use netpath_tests::{CLIENT, Container, Family, HOST, Options, Plane, Request, World};
 use serde_json::Value;
 
 on_netpath! {
@@ -19,6 +21,8 @@ on_netpath! {
 on_netpath_once! {
     a_port_in_an_internal_network_is_shown_as_closed,
     a_monitor_sees_drops_and_new_flows,
+    a_second_monitor_sees_what_comes_after_it,
+    what_was_reported_to_a_dead_agent_is_not_news,
 }
 
 fn rules_count_the_packets_of_ports_and_links(plane: Plane) {
@@ -104,6 +108,80 @@ fn a_monitor_sees_drops_and_new_flows(plane: Plane) {
         app.inside.udp(0).send_to(b"question", at(CLIENT, 7000)).unwrap();
         thread::sleep(Duration::from_millis(50));
     }
+}
+
+fn a_second_monitor_sees_what_comes_after_it(plane: Plane) {
+    let world = World::new(plane);
+    let app = world.container("app", &[]);
+    assert!(!has_reports(&world), "nobody monitors");
+    let first = Monitor::start(&world, "first");
+    first.sees_flows_to(&app, 7001);
+    assert!(has_reports(&world));
+    drop(first);
+    eventually("the reports are given back", || {
+        begin_flow(&app, 7002);
+        !has_reports(&world)
+    });
+    let second = Monitor::start(&world, "second");
+    second.sees_flows_to(&app, 7003);
+    let shown = second.shown();
+    assert!(!shown.contains(":7001") && !shown.contains(":7002"), "{shown}");
+}
+
+fn what_was_reported_to_a_dead_agent_is_not_news(plane: Plane) {
+    let world = World::new(plane);
+    let app = world.container("app", &[]);
+    let first = Monitor::start(&world, "first");
+    first.sees_flows_to(&app, 7001);
+    world.kill_agent();
+    (0..10).for_each(|_| begin_flow(&app, 7002));
+    world.start_agent();
+    let second = Monitor::start(&world, "second");
+    second.sees_flows_to(&app, 7003);
+    assert!(!second.shown().contains(":7002"), "{}", second.shown());
+}
+
+/// `netpath monitor`, as long as this lives.
+struct Monitor {
+    child: Child,
+    path: PathBuf,
+}
+
+impl Monitor {
+    fn start(world: &World, name: &str) -> Self {
+        let path = world.dir().join(name);
+        let mut command = world.instance().command(&world.host, ["monitor"]);
+        let child = command.stdout(File::create(&path).unwrap()).spawn().unwrap();
+        Self { child, path }
+    }
+
+    fn shown(&self) -> String {
+        fs::read_to_string(&self.path).unwrap()
+    }
+
+    /// Begins flows of the container until one is shown.
+    fn sees_flows_to(&self, container: &Container, port: u16) {
+        eventually("the monitor shows a flow", || {
+            begin_flow(container, port);
+            self.shown().contains(&format!(":{port}"))
+        });
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn begin_flow(container: &Container, port: u16) {
+    container.inside.udp(0).send_to(b"question", at(CLIENT, port)).unwrap();
+}
+
+/// Whether the agent has the memory that the data plane reports into.
+fn has_reports(world: &World) -> bool {
+    fs::read_to_string(format!("/proc/{}/maps", world.agent_pid())).unwrap().contains("bpf-map")
 }
 
 /// The first rule of its kind and name.

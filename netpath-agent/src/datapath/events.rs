@@ -11,8 +11,10 @@ pub struct Events {
 }
 
 impl Events {
+    /// Those that nobody has read so far are passed over.
     pub(super) fn new(map: Map) -> Result<Self> {
-        let ring = RingBuf::try_from(map).context("open EVENTS")?;
+        let mut ring = RingBuf::try_from(map).context("open EVENTS")?;
+        while ring.next().is_some() {}
         // SAFETY: the ring buffer owns its descriptor, keeps it for life and never replaces it.
         let ring = unsafe { AsyncFd::register(ring) };
         Ok(Self { ring: ring.context("watch EVENTS")? })

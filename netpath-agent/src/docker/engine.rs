@@ -10,7 +10,7 @@ use bollard::models::Network;
 use bollard::query_parameters::{InspectNetworkOptions, ListContainersOptions, ListNetworksOptions};
 use bollard::{API_DEFAULT_VERSION, Docker};
 
-use super::said::Summary;
+use super::said::{self, Summary};
 use super::translate;
 
 /// How long the Engine may take to answer, in seconds.
@@ -62,6 +62,7 @@ pub(super) async fn list(docker: &Docker) -> Result<(Vec<Network>, Vec<Summary>)
     let mut summaries: Vec<Summary> = containers.into_iter().filter_map(Summary::of).collect();
     // They lie where the Engine's answer lay, which was larger.
     summaries.shrink_to_fit();
+    said::forget_unread(&mut networks, &summaries);
     Ok((networks, summaries))
 }
 

@@ -1,6 +1,6 @@
 //! What is kept of what the Engine API says: of each container it says far more.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bollard::models::{self, ContainerInspectResponse, ContainerSummary, ContainerSummaryStateEnum, Port};
 
@@ -10,7 +10,7 @@ pub(super) const LABEL: &str = "netpath.";
 /// What the Engine API says at one moment.
 #[derive(Debug, Default)]
 pub(super) struct Said {
-    /// Each as `GET /networks/ID` has it.
+    /// Each as `GET /networks/ID` has it, but for [`forget_unread`].
     pub networks: Vec<models::Network>,
     pub summaries: Vec<Summary>,
     /// By id. Of a container that is being started none can be had.
@@ -51,6 +51,17 @@ pub(super) struct AskedPort {
     pub host_ip: Option<String>,
     /// A number, a range, or nothing.
     pub host_port: Option<String>,
+}
+
+/// Forgets what nobody reads of who is in networks: ids of endpoints, and names that a summary has too.
+pub(super) fn forget_unread(networks: &mut [models::Network], summaries: &[Summary]) {
+    let named: HashSet<&str> = summaries.iter().filter(|said| said.name.is_some()).map(|said| &*said.id).collect();
+    for (id, member) in networks.iter_mut().filter_map(|network| network.containers.as_mut()).flatten() {
+        member.endpoint_id = None;
+        if named.contains(&**id) {
+            member.name = None;
+        }
+    }
 }
 
 impl Summary {

@@ -337,6 +337,7 @@ mod tests {
     use bollard::models::{ContainerInspectResponse, ContainerSummary};
 
     use super::*;
+    use crate::docker::said;
 
     /// Of Debian's docker.io 20.10.24: a container with `-p 8080:80 -p 9000-9003:9000-9003 -p 81`, and one that is just
     /// being started.
@@ -478,6 +479,16 @@ mod tests {
             network.containers = Some(all.into_iter().map(|(id, member)| (format!("ep-{id}"), member)).collect());
         }
         assert!(wanted(&said, true).containers.is_empty());
+    }
+
+    #[test]
+    fn nobody_misses_what_is_forgotten_of_networks() {
+        let (mut said, whole) = (said(), wanted(&said(), true));
+        said::forget_unread(&mut said.networks, &said.summaries);
+        let members = || said.networks.iter().filter_map(|network| network.containers.as_ref()).flatten();
+        assert!(members().count() > 0 && members().all(|(_, member)| member.endpoint_id.is_none()));
+        assert!(members().all(|(_, member)| member.name.is_none()), "each has a summary in the sample");
+        assert_eq!(wanted(&said, true), whole);
     }
 
     fn said() -> Said {
