@@ -74,14 +74,17 @@ pub(crate) struct RuntimeConfig {
     pub(crate) mac: Option<String>,
 }
 
+/// containerd's CRI begins the names with capital letters, which plugins written in Go do not notice.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PortMapping {
+    #[serde(alias = "HostPort")]
     pub(crate) host_port: u32,
+    #[serde(alias = "ContainerPort")]
     pub(crate) container_port: u32,
-    #[serde(default)]
+    #[serde(default, alias = "Protocol")]
     pub(crate) protocol: String,
-    #[serde(default, alias = "hostIp", rename = "hostIP")]
+    #[serde(default, alias = "hostIp", alias = "HostIP", rename = "hostIP")]
     pub(crate) host_ip: String,
 }
 
@@ -208,6 +211,16 @@ mod tests {
         let mapping = &config.runtime_config.port_mappings[0];
         assert_eq!((mapping.host_port, mapping.container_port, mapping.host_ip.as_str()), (8080, 80, ""));
         assert_eq!(config.socket, PathBuf::from(DEFAULT_SOCKET));
+    }
+
+    #[test]
+    fn port_mappings_of_containerds_cri_are_understood() {
+        let said = r#"{"name": "pods", "runtimeConfig": {"portMappings": [
+            {"HostPort": 8080, "ContainerPort": 80, "Protocol": "udp", "HostIP": "192.0.2.1"}]}}"#;
+        let config = parse(said).unwrap();
+        let mapping =
+            PortMapping { host_port: 8080, container_port: 80, protocol: "udp".into(), host_ip: "192.0.2.1".into() };
+        assert_eq!(config.runtime_config.port_mappings, [mapping]);
     }
 
     #[test]
