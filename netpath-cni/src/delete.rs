@@ -22,7 +22,12 @@ pub(crate) fn delete(request: &Request) -> Result<(), CniError> {
 
 /// Removes every attachment to the network that the runtime does not list.
 pub(crate) fn collect(request: &Request) -> Result<(), CniError> {
-    let missing = || CniError::new(Code::InvalidConfig, "`cni.dev/valid-attachments` is missing");
+    // Go's library leaves the key out where its caller named none; the specification requires it.
+    let missing = || {
+        let name = &request.config.name;
+        let why = "`cni.dev/valid-attachments` is missing, and nothing was removed (an empty list removes everything)";
+        CniError::new(Code::InvalidConfig, format!("collect the garbage of `{name}`: {why}"))
+    };
     let valid = request.config.valid_attachments.as_ref().ok_or_else(missing)?;
     let agent = Agent::behind(&request.config.socket)?;
     let containers: Vec<Container> = agent.get("/v1/containers")?;

@@ -1,11 +1,11 @@
 //! The reference library for container runtimes, through its tool `cnitool`: what it caches, what it derives, and what it
-//! takes for a result. `NETPATH_CNITOOL` names the program; Debian has no package of it.
+//! takes for a result. Debian has no package of the program: `cargo xtask setup` builds it, or `NETPATH_CNITOOL` names one.
 
 use std::fs;
 use std::path::PathBuf;
 use std::process::Output;
 
-use netpath_tests::cni_runtime::{debian_plugins, plugin_binary};
+use netpath_tests::cni_runtime::{self, debian_plugins, plugin_binary};
 use netpath_tests::sockets::{accept, at, converse};
 use netpath_tests::{HOST, Namespace, Plane, World, program};
 use serde_json::{Value, json};
@@ -13,13 +13,14 @@ use serde_json::{Value, json};
 on_netpath_once! {
     the_reference_tool_adds_checks_and_deletes,
     the_reference_tool_chains,
+    the_reference_tool_asks_for_status_and_collects_garbage,
 }
 
 fn the_reference_tool_adds_checks_and_deletes(plane: Plane) {
     let Some(tool) = tool() else { return };
     let world = World::new(plane);
     let (cnitool, inside) = (Tool::new(&world, tool), world.namespace("web"));
-    for version in ["0.3.1", "0.4.0", "1.0.0"] {
+    for version in ["0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
         let plugin = json!({"type": "netpath-cni", "capabilities": {"portMappings": true}, "subnet": "10.88.0.0/16"});
         cnitool.configure(version, &[plugin]);
         let result: Value = serde_json::from_str(&cnitool.succeeds("add", &inside)).unwrap();
@@ -57,6 +58,28 @@ fn the_reference_tool_chains(plane: Plane) {
     talk(&world, &inside);
     cnitool.succeeds("del", &inside);
     assert_eq!((inside.interfaces(), world.json(&["ps"])), (vec![], json!([])));
+}
+
+fn the_reference_tool_asks_for_status_and_collects_garbage(plane: Plane) {
+    let Some(tool) = tool() else { return };
+    let world = World::new(plane);
+    let (cnitool, inside) = (Tool::new(&world, tool), world.namespace("web"));
+    cnitool.configure("1.1.0", &[json!({"type": "netpath-cni", "subnet": "10.88.0.0/16"})]);
+    cnitool.succeeds("status", &inside);
+    let lost = world.namespace("lost");
+    cnitool.succeeds("add", &lost);
+    fs::remove_dir_all(world.dir().join("var-lib/cni/results")).unwrap();
+    cnitool.succeeds("add", &inside);
+    // The tool names no valid attachment, not even an empty list: the library deletes what it has in its cache, and the
+    // plugin does not guess about the rest.
+    let refused = cnitool.run("gc", &inside);
+    let why = program::text(&refused.stderr);
+    assert!(!refused.status.success() && why.contains("cni.dev/valid-attachments"), "{why}");
+    assert_eq!((inside.interfaces(), lost.interfaces()), (vec![], vec!["eth0".to_owned()]));
+    world.kill_agent();
+    let refused = cnitool.run("status", &inside);
+    let why = program::text(&refused.stderr);
+    assert!(!refused.status.success() && why.contains("netpath"), "{why}");
 }
 
 /// The program, on the host of a world, with directories of its own for configurations and results.
@@ -101,9 +124,10 @@ impl<'a> Tool<'a> {
 }
 
 fn tool() -> Option<PathBuf> {
-    let program = std::env::var_os("NETPATH_CNITOOL").map(PathBuf::from);
+    let named = std::env::var_os("NETPATH_CNITOOL").map(PathBuf::from);
+    let program = named.or_else(|| cni_runtime::tool("cnitool/cnitool"));
     if program.is_none() {
-        eprintln!("skipped: NETPATH_CNITOOL does not name the reference tool");
+        eprintln!("skipped: there is no cnitool here: run `cargo xtask setup`, or set NETPATH_CNITOOL");
     }
     program
 }

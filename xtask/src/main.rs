@@ -4,6 +4,7 @@ mod apt;
 mod bench;
 mod ci;
 mod cni_tools;
+mod cnitool;
 mod conformance;
 mod demo;
 mod differential;

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::apt::{Apt, missing};
 use crate::cni_tools::TOOLS;
+use crate::cnitool;
 use crate::docker_engine;
 use crate::docker_proxy;
 use crate::linker;
@@ -45,7 +46,7 @@ pub(crate) enum Scope {
     Agent,
     /// And the programs that the demo drives.
     Demo,
-    /// And the test runner, and Docker's proxy to compare with.
+    /// And the test runner, and what the tests run.
     Tests,
     /// And the compiler for libFuzzer.
     Fuzz,
@@ -81,6 +82,7 @@ pub(crate) fn ensure(scope: Scope, report: Report) -> Result<()> {
         setup.cni_tools()?;
         setup.unpacked("Podman", podman::is_in, podman::fetch)?;
         setup.unpacked("newest Docker Engine of Debian", docker_engine::is_in, docker_engine::fetch)?;
+        setup.unpacked("reference tool of CNI, built by Debian's Go", cnitool::is_in, cnitool::fetch)?;
     }
     Ok(())
 }

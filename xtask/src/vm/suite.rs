@@ -20,6 +20,13 @@ pub(crate) struct Package {
     pub(crate) version: String,
 }
 
+/// What a suite has lists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Programs,
+    Sources,
+}
+
 /// A suite with apt's state in `dir`.
 pub(crate) struct Suite {
     name: String,
@@ -32,22 +39,41 @@ impl Suite {
     /// # Errors
     /// If there is no room, no mirror, or it does not answer.
     pub(crate) fn open(name: &str, mib: u64) -> Result<Self> {
+        Self::opened(Kind::Programs, name, mib)
+    }
+
+    /// The same of the sources that packages are built from.
+    ///
+    /// # Errors
+    /// As [`Suite::open`].
+    pub(crate) fn open_sources(name: &str, mib: u64) -> Result<Self> {
+        Self::opened(Kind::Sources, name, mib)
+    }
+
+    fn opened(kind: Kind, name: &str, mib: u64) -> Result<Self> {
         let cache = cache::dir()?;
         cache::require_space(&cache, mib)?;
-        let suite = Self::new(&cache.join("suites"), name, &mirror()?)?;
+        let suite = Self::of(kind, &cache.join("suites"), name, &mirror()?)?;
         suite.update()?;
         Ok(suite)
     }
 
     /// The suite `name` of `mirror`, with its lists in a folder of its name below `suites`.
     pub(crate) fn new(suites: &Path, name: &str, mirror: &str) -> Result<Self> {
-        let dir = suites.join(name);
+        Self::of(Kind::Programs, suites, name, mirror)
+    }
+
+    fn of(kind: Kind, suites: &Path, name: &str, mirror: &str) -> Result<Self> {
+        let (dir, list) = match kind {
+            Kind::Programs => (suites.join(name), "deb"),
+            Kind::Sources => (suites.join(format!("{name}-sources")), "deb-src"),
+        };
         for part in ["lists/partial", "cache/archives/partial"] {
             let part = dir.join(part);
             fs::create_dir_all(&part).with_context(|| format!("create {}", part.display()))?;
         }
         let signed = if Path::new(KEYRING).exists() { format!("[signed-by={KEYRING}] ") } else { String::new() };
-        let source = format!("deb {signed}{mirror} {name} main\n");
+        let source = format!("{list} {signed}{mirror} {name} main\n");
         fs::write(dir.join("sources.list"), source)
             .and_then(|()| fs::write(dir.join("status"), ""))
             .with_context(|| format!("write what apt shall know of {name} to {} (is the disk full?)", dir.display()))?;
@@ -77,9 +103,7 @@ impl Suite {
 
     /// Downloads `packages` and unpacks them below `root`.
     pub(crate) fn unpack(&self, packages: &[Package], root: &Path) -> Result<()> {
-        let archives = self.dir.join("packages");
-        let _ = fs::remove_dir_all(&archives);
-        fs::create_dir_all(&archives).with_context(|| format!("create {}", archives.display()))?;
+        let archives = self.fresh_archives()?;
         let wanted = packages.iter().map(|package| format!("{}={}", package.name, package.version));
         let mut command = self.apt_get();
         capture(command.arg("download").args(wanted).current_dir(&archives)).with_context(|| {
@@ -91,6 +115,33 @@ impl Suite {
         }
         let _ = fs::remove_dir_all(&archives);
         Ok(())
+    }
+
+    /// Downloads the source of `package` as upstream released it, and unpacks it as `root`.
+    ///
+    /// # Errors
+    /// If it cannot be had or unpacked.
+    pub(crate) fn unpack_source(&self, package: &str, root: &Path) -> Result<()> {
+        let archives = self.fresh_archives()?;
+        let mut command = self.apt_get();
+        command.args(["source", "--download-only", "--tar-only", package]).current_dir(&archives);
+        capture(&mut command).with_context(|| format!("download the source of {package} in Debian's {}", self.name))?;
+        fs::create_dir_all(root).with_context(|| format!("create {}", root.display()))?;
+        let entries = fs::read_dir(&archives).with_context(|| format!("list {}", archives.display()))?.flatten();
+        let mut files = entries.map(|entry| entry.path());
+        let archive = files.find(|path| path.to_string_lossy().contains(".orig.tar."));
+        let archive = archive.with_context(|| format!("find an archive of {package} in {}", archives.display()))?;
+        capture(Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(root).arg("--strip-components=1"))?;
+        let _ = fs::remove_dir_all(&archives);
+        Ok(())
+    }
+
+    /// An empty folder for downloads.
+    fn fresh_archives(&self) -> Result<PathBuf> {
+        let archives = self.dir.join("packages");
+        let _ = fs::remove_dir_all(&archives);
+        fs::create_dir_all(&archives).with_context(|| format!("create {}", archives.display()))?;
+        Ok(archives)
     }
 
     fn apt_get(&self) -> Command {
@@ -178,6 +229,17 @@ mod tests {
         let said = "W: Failed to fetch mirror/InRelease  Could not connect\nE: Some index files failed to download.\n";
         assert_eq!(complaint(said), "Failed to fetch mirror/InRelease  Could not connect");
         assert_eq!(complaint(""), "apt-get did not say why");
+    }
+
+    #[test]
+    fn sources_have_lists_of_their_own() {
+        let dir = std::env::temp_dir().join(format!("netpath-sources-{}", std::process::id()));
+        for (kind, folder, first) in [(Kind::Programs, "sid", "deb "), (Kind::Sources, "sid-sources", "deb-src ")] {
+            Suite::of(kind, &dir, "sid", "mirror/debian").expect("folders");
+            let list = fs::read_to_string(dir.join(folder).join("sources.list")).expect("a list");
+            assert!(list.starts_with(first) && list.ends_with("mirror/debian sid main\n"), "{list}");
+        }
+        fs::remove_dir_all(&dir).expect("remove");
     }
 
     #[test]
