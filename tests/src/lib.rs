@@ -9,6 +9,7 @@ pub mod agent;
 pub mod bare;
 pub mod cleanup;
 pub mod cni_runtime;
+pub mod containerd_daemon;
 pub mod docker;
 pub mod docker_proxy;
 pub mod engine;

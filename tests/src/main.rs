@@ -102,6 +102,9 @@ mod adopted;
 /// Debian's containerd, whose containers the CNI plugin connects.
 mod containerd;
 
+/// containerd's CRI, which a kubelet calls.
+mod cri;
+
 /// The CNI plugin, as a container runtime drives it.
 mod cni;
 

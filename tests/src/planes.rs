@@ -64,6 +64,25 @@ macro_rules! on_docker {
     };
 }
 
+/// For what needs containerd.
+macro_rules! on_containerd {
+    ($($test:ident,)+) => {
+        $(mod $test {
+            use netpath_tests::containerd_daemon::Release;
+
+            #[test]
+            fn containerd() {
+                crate::containerd::run(super::$test, Release::Own);
+            }
+
+            #[test]
+            fn newest_containerd() {
+                crate::containerd::run(super::$test, Release::Newest);
+            }
+        })+
+    };
+}
+
 /// For what only newer Engines have.
 macro_rules! on_newest_docker {
     ($($test:ident,)+) => {

@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode};
 use anyhow::Result;
 
 use crate::process::{cargo, find, root_dir, status};
-use crate::rules;
+use crate::{rules, setup};
 
 /// Checkers that are used where they are: program, arguments, how to get it.
 const OPTIONAL: [(&str, &[&str], &str); 3] = [
@@ -16,6 +16,7 @@ const OPTIONAL: [(&str, &[&str], &str); 3] = [
 ];
 
 pub(crate) fn run() -> Result<ExitCode> {
+    setup::ensure_protoc()?;
     let mut failed = Vec::new();
     check(&mut failed, "cargo fmt", cargo().args(["fmt", "--all", "--check"]))?;
     let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];

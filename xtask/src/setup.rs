@@ -12,9 +12,9 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use crate::apt::{Apt, missing};
 use crate::cni_tools::TOOLS;
 use crate::cnitool;
-use crate::docker_engine;
 use crate::docker_proxy;
 use crate::linker;
+use crate::newest::NEWEST;
 use crate::podman;
 use crate::process::{capture, cargo, find, is_root, run};
 use crate::toolchain::{self, Compiler};
@@ -46,7 +46,7 @@ pub(crate) enum Scope {
     Agent,
     /// And the programs that the demo drives.
     Demo,
-    /// And the test runner, and what the tests run.
+    /// And the test runner, and what the tests are built with and run.
     Tests,
     /// And the compiler for libFuzzer.
     Fuzz,
@@ -72,6 +72,9 @@ pub(crate) fn ensure(scope: Scope, report: Report) -> Result<()> {
     if scope >= Scope::Demo {
         setup.programs()?;
     }
+    if scope >= Scope::Tests {
+        setup.protoc()?;
+    }
     if scope >= Scope::Fuzz {
         setup.cpp()?;
     }
@@ -81,10 +84,22 @@ pub(crate) fn ensure(scope: Scope, report: Report) -> Result<()> {
         setup.docker_proxy()?;
         setup.cni_tools()?;
         setup.unpacked("Podman", podman::is_in, podman::fetch)?;
-        setup.unpacked("newest Docker Engine of Debian", docker_engine::is_in, docker_engine::fetch)?;
+        for newest in &NEWEST {
+            setup.unpacked(newest.what, |tools| newest.is_in(tools), |tools| newest.fetch(tools))?;
+        }
         setup.unpacked("reference tool of CNI, built by Debian's Go", cnitool::is_in, cnitool::fetch)?;
     }
     Ok(())
+}
+
+/// Makes sure of what clippy needs to see every crate, the tests' too.
+///
+/// # Errors
+/// The command that gets it.
+pub(crate) fn ensure_protoc() -> Result<()> {
+    let mut setup = Setup { report: Report::Quiet, apt: Apt::default(), for_root: Vec::new() };
+    setup.protoc()?;
+    setup.need_root(Scope::Tests)
 }
 
 struct Setup {
@@ -178,6 +193,15 @@ impl Setup {
         self.install("programs", &packages).map(drop)
     }
 
+    /// The tests speak to containerd's CRI by what Kubernetes' definition of it is made into when they are built.
+    fn protoc(&mut self) -> Result<()> {
+        if let Some(path) = find("protoc") {
+            self.found(&format!("protocol compiler: {}", path.display()));
+            return Ok(());
+        }
+        self.install("protocol compiler, to build the tests", &["protobuf-compiler".to_owned()]).map(drop)
+    }
+
     /// libFuzzer comes as C++ with the crate that binds it.
     fn cpp(&mut self) -> Result<()> {
         if let Some(path) = find("c++") {
@@ -229,7 +253,12 @@ impl Setup {
     }
 
     /// Fetches what only some tests run; without it they are skipped, and say so.
-    fn unpacked(&mut self, what: &str, is_in: fn(&Path) -> bool, fetch: fn(&Path) -> Result<()>) -> Result<()> {
+    fn unpacked(
+        &mut self,
+        what: &str,
+        is_in: impl Fn(&Path) -> bool,
+        fetch: impl Fn(&Path) -> Result<()>,
+    ) -> Result<()> {
         let proxy = docker_proxy::path()?;
         let folder = proxy.parent().context("the folder of tools")?;
         if is_in(folder) {
