@@ -87,7 +87,7 @@ pub(crate) fn ensure(scope: Scope, report: Report) -> Result<()> {
         for newest in &NEWEST {
             setup.unpacked(newest.what, |tools| newest.is_in(tools), |tools| newest.fetch(tools))?;
         }
-        setup.unpacked("reference tool of CNI, built by Debian's Go", cnitool::is_in, cnitool::fetch)?;
+        setup.unpacked("reference tool of CNI", cnitool::is_in, cnitool::fetch)?;
     }
     Ok(())
 }
