@@ -108,6 +108,12 @@ fn world<F: Ground>(u: &mut Unstructured<'_>) -> World<F> {
     if has(4) {
         world.network.flags &= !F::MASQUERADE;
     }
+    if has(6) {
+        world.network.flags |= network_flag::NO_SHORTCUTS;
+    }
+    if has(7) {
+        world.second.flags |= network_flag::NO_SHORTCUTS;
+    }
     if has(5) {
         world.trusted.insert(TrustedKey::new(UPLINK, 1));
     }

@@ -3,7 +3,7 @@
 //! Bytes are compared one by one, checksums by what they are for: the sum over what they cover does not change, so one
 //! that was right stays right and one that was wrong stays wrong.
 
-use netpath_common::{Address as _, Endpoint, Network, Tuple, proto};
+use netpath_common::{Address as _, Endpoint, Tuple, proto};
 use netpath_ebpf::decision::Out;
 use netpath_ebpf::packet::{Kind, Packet};
 
@@ -47,12 +47,8 @@ impl Expected {
         Self { verdict: Verdict::Pass, frame: sent.to_vec(), sums: Vec::new() }
     }
 
-    /// After tc has done with `sent` what was decided. `endpoint` gives an endpoint and its network.
-    pub(crate) fn of<'a, F: Ground>(
-        sent: &[u8],
-        done: &Done<F>,
-        endpoint: impl Fn(u32) -> (&'a Endpoint, &'a Network),
-    ) -> Self {
+    /// After tc has done with `sent` what was decided. `endpoint` gives an endpoint.
+    pub(crate) fn of<'a, F: Ground>(sent: &[u8], done: &Done<F>, endpoint: impl Fn(u32) -> &'a Endpoint) -> Self {
         let (packet, tuple, out) = match done {
             Done::Passed => return Self::passed(sent),
             Done::Carried(packet, decision) => (packet, decision.tuple, decision.out),
@@ -84,15 +80,14 @@ impl Expected {
             Out::Across(_) => ttl.saturating_sub(1).max(1),
         };
         if let Out::Across(index) = out {
-            let (endpoint, network) = endpoint(index);
-            expected.set_macs(endpoint, network);
+            expected.set_macs(endpoint(index));
         }
         expected
     }
 
-    pub(crate) fn set_macs(&mut self, endpoint: &Endpoint, network: &Network) {
+    pub(crate) fn set_macs(&mut self, endpoint: &Endpoint) {
         self.frame[..6].copy_from_slice(&endpoint.mac);
-        self.frame[6..12].copy_from_slice(&network.mac);
+        self.frame[6..12].copy_from_slice(&endpoint.gateway_mac);
     }
 
     fn set_addrs<F: Ground>(&mut self, l3_off: usize, tuple: &Tuple<F::Addr>) {

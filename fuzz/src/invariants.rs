@@ -121,6 +121,12 @@ impl<F: Ground> Watch<F> {
             }
             Out::Across(index) => {
                 assert!(!network(world, sender).has(network_flag::INTERNAL), "out of an internal network");
+                let receiver = &world.endpoints[index as usize];
+                if receiver.network == sender.network && decision.tuple == packet.tuple {
+                    let is_its = packet.tuple.dst_addr == F::endpoint_addr(receiver);
+                    assert!(is_its, "a neighbour gets another one's packet: {packet:?}");
+                    return;
+                }
                 check_delivered(world, before, packet, decision, index);
             }
             Out::Container(_) => panic!("a container's packet as one from outside"),

@@ -59,6 +59,7 @@ impl Pair {
         (v6.network, v6.second) = (v4.network, v4.second);
         for n in 1..=5 {
             v4.endpoints[n] = endpoint(v4.endpoints[n], &v6.endpoints[n], n);
+            v4.endpoints[n].gateway_ifindex = if n < 4 { bridge } else { second_bridge };
         }
         v6.endpoints.clone_from(&v4.endpoints);
         let store = Store::new();
@@ -77,10 +78,10 @@ impl Pair {
             Change::V6(FamilyChange::PutPrefix((prefix6, 24), 0)),
             Change::PutExternal(LOOPBACK, external),
             Change::PutExternal(uplink, external),
-            Change::PutBridge(self.v4.world.network.ifindex, 0),
-            Change::PutBridge(self.v4.world.second.ifindex, 1),
+            Change::PutGateway(self.v4.world.network.ifindex, 0),
+            Change::PutGateway(self.v4.world.second.ifindex, 1),
             // Test runs of what is on the second network's bridge are here, too.
-            Change::PutBridge(LOOPBACK, 1),
+            Change::PutGateway(LOOPBACK, 1),
         ]);
         for (n, endpoint) in (1..).zip(&self.v4.world.endpoints[1..]) {
             self.programs.apply(&[
@@ -135,8 +136,9 @@ impl Pair {
             V4::ROUTED | V6::UNPROTECTED,
         ];
         let icc = |random: &mut Random| if random.below(4) == 0 { 0 } else { network_flag::ICC };
-        let first = base | icc(random);
-        let second = base | icc(random) | modes[random.below(modes.len())];
+        let road = |random: &mut Random| if random.below(4) == 0 { network_flag::NO_SHORTCUTS } else { 0 };
+        let first = base | icc(random) | road(random);
+        let second = base | icc(random) | road(random) | modes[random.below(modes.len())];
         let replaced = random.below(12) as u8;
         for world in [&mut self.v4.world.network, &mut self.v6.world.network] {
             world.flags = first;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use arbitrary::Unstructured;
 use netpath_agent::datapath::{FamilyMaps, TestRun};
-use netpath_common::{Address as _, Endpoint, Flow, Network, Reason, Tuple, endpoint_flag, network_flag, proto};
+use netpath_common::{Address as _, Endpoint, Flow, Reason, Tuple, endpoint_flag, network_flag, proto};
 use netpath_ebpf::checksum;
 use netpath_ebpf::decision::Out;
 use netpath_ebpf::external;
@@ -252,9 +252,8 @@ fn late<F: Ground>(hooks: &Hooks<F>, hook: Hook, sent: &Frame) -> Option<(Expect
     Some((Expected::of(&sent.0, &done, |index| inhabitant(hooks, index)), Some(done)))
 }
 
-fn inhabitant<F: Ground>(hooks: &Hooks<F>, index: u32) -> (&Endpoint, &Network) {
-    let endpoint = &hooks.world.endpoints[index as usize];
-    (endpoint, if endpoint.network == 0 { &hooks.world.network } else { &hooks.world.second })
+fn inhabitant<F: Ground>(hooks: &Hooks<F>, index: u32) -> &Endpoint {
+    &hooks.world.endpoints[index as usize]
 }
 
 /// What XDP must do.
@@ -276,12 +275,12 @@ fn early<F: Ground>(hooks: &Hooks<F>, sent: &Frame) -> Expected {
         Err(_) => return Expected::dropped(),
     };
     let Out::Container(_) = decision.out else { return passed };
-    let (endpoint, network) = inhabitant(hooks, decision.endpoint);
+    let endpoint = inhabitant(hooks, decision.endpoint);
     if endpoint.flags & endpoint_flag::XDP == 0 || is_partial(sent, &packet) {
         return passed;
     }
     let mut expected = Expected::of(&sent.0, &Done::Carried(packet, decision), |index| inhabitant(hooks, index));
-    expected.set_macs(endpoint, network);
+    expected.set_macs(endpoint);
     expected
 }
 

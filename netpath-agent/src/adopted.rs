@@ -12,7 +12,7 @@ use crate::endpoint_plan::{Asked, Interface, parse_mac};
 use crate::netlink::Link;
 use crate::netns::Netns;
 use crate::refusal::Refusal;
-use crate::state::{Container, Mac, State};
+use crate::state::{Container, Mac, Network, State};
 
 /// An interface that was asked for and is there.
 pub(crate) struct Found<'a> {
@@ -79,7 +79,7 @@ impl Agent {
         let gone: Vec<u32> = bridges.map(|(index, _)| *index).filter(|index| self.state.is_adopted(*index)).collect();
         for index in gone {
             let network = &self.state.networks[&index];
-            tracing::info!("network `{}` is forgotten: its bridge {} has gone", network.name, network.bridge);
+            tracing::info!("network `{}` is forgotten: its bridge has gone", network.name);
             self.forget_network(index).await;
         }
     }
@@ -131,9 +131,13 @@ impl Agent {
         let addresses = Asked { address: asked.address, address6: asked.address6, cni, ..Asked::default() };
         let (index, endpoint) = self.reserve_endpoint(name, network, addresses, interface)?;
         let made = endpoint.clone();
+        // With an address of its own it may have been taken for an interface to the outside.
+        let was_external = self.host.externals.iter().any(|external| external.ifindex == endpoint.ifindex);
+        let detached = if was_external { self.datapath.detach(endpoint.ifindex) } else { Ok(()) };
         // The programs first. Else answers to what the maps already lead here would go by the kernel's road, where Docker's
         // rules may still masquerade them.
-        let attached = self.datapath.attach_container(endpoint.ifindex, &endpoint.ifname);
+        let attachment = endpoint.attachment();
+        let attached = detached.and_then(|()| self.datapath.attach_all(attachment, endpoint.ifindex, &endpoint.ifname));
         let served = attached.and_then(|()| {
             self.change(name, |state| {
                 state.containers.extend(container.map(|container| (name.to_owned(), container)));
@@ -144,6 +148,10 @@ impl Agent {
             for error in self.undo_endpoint(index, endpoint).await {
                 tracing::warn!("undo the adoption of `{name}`: {error:#}");
             }
+        }
+        if was_external {
+            let refreshed = self.refresh().await;
+            self.warn("follow the host's interfaces", refreshed);
         }
         served
     }
@@ -158,8 +166,16 @@ impl Agent {
         let Some(link) = self.netlink.link(ifname).await? else {
             return refuse("there is no such interface".to_owned());
         };
-        if link.master != Some(self.bridge_of(index)?) {
-            return refuse(format!("it is no port of {}, the bridge of network {network}", known.bridge));
+        match &known.bridge {
+            Some(bridge) if link.master != Some(self.bridge_of(index)?) => {
+                return refuse(format!("it is no port of {bridge}, the bridge of network {network}"));
+            }
+            None if link.kind.as_deref() != Some("veth") || link.master.is_some() => {
+                return refuse(format!(
+                    "network {network} has no bridge, and the interface is no veth that the host routes to by itself"
+                ));
+            }
+            _ => {}
         }
         if let Some(endpoint) = self.state.endpoints.values().find(|endpoint| endpoint.ifindex == link.ifindex) {
             return refuse(format!("it belongs to container `{}`", endpoint.container));
@@ -167,29 +183,40 @@ impl Agent {
         if asked.address.is_none() && asked.address6.is_none() {
             return refuse("the container's address is missing".to_owned());
         }
-        let inside = match (&asked.mac, netns) {
-            (Some(text), _) => Some(parse_mac(text)?),
-            (None, Some(netns)) => netns.mac(interface).await?.map(Mac),
-            (None, None) => None,
+        let inside = match netns {
+            Some(netns) => netns.links().await?.into_iter().find(|link| link.ifname == *interface),
+            None => None,
         };
-        let Some(mac) = inside else {
+        if known.bridge.is_none() && inside.as_ref().is_none_or(|inside| inside.peer != Some(link.ifindex)) {
+            return refuse(format!("it is not the other end of the container's interface {interface}"));
+        }
+        let mac = match &asked.mac {
+            Some(text) => Some(parse_mac(text)?),
+            None => inside.map(|inside| Mac(inside.mac)),
+        };
+        let Some(mac) = mac else {
             return refuse(format!("the container has no interface {interface}"));
         };
-        let interface =
-            Interface { ifname: link.ifname, ifindex: link.ifindex, interface: interface.clone(), mac, mtu: link.mtu };
+        let interface = Interface {
+            ifname: link.ifname,
+            ifindex: link.ifindex,
+            interface: interface.clone(),
+            mac,
+            mtu: link.mtu,
+            host_mac: known.bridge.is_none().then_some(Mac(link.mac)),
+        };
         Ok(Found { network: index, asked, interface })
     }
 }
 
-/// The bridge that is to be adopted.
+/// The bridge that is to be adopted; `None`: none is.
 ///
 /// # Errors
 /// A [`Refusal`] if there is none of that name.
-pub(crate) fn bridge<'a>(request: &NetworkCreate, links: &'a [Link]) -> Result<&'a Link> {
-    let Some(name) = &request.bridge else {
-        return Err(Refusal::Invalid("cannot adopt a network without the name of its bridge".to_owned()).into());
-    };
-    find_bridge(name, links).map_err(|error| Refusal::invalid(error).into())
+pub(crate) fn bridge<'a>(request: &NetworkCreate, links: &'a [Link]) -> Result<Option<&'a Link>> {
+    let name = request.bridge.as_ref().filter(|_| request.adopt);
+    let found = name.map(|name| find_bridge(name, links)).transpose();
+    found.map_err(|error| Refusal::invalid(error).into())
 }
 
 /// The bridge called `name`.
@@ -202,11 +229,11 @@ pub(crate) fn find_bridge<'a>(name: &str, links: &'a [Link]) -> Result<&'a Link>
 
 /// Forgets adopted networks whose bridge is not among `links`, with everything in them.
 pub(crate) fn drop_gone_bridges(state: &mut State, links: &[Link]) {
-    let is_gone = |bridge: &str| find_bridge(bridge, links).is_err();
-    let networks = state.networks.iter().filter(|(_, network)| !network.owner.is_netpath() && is_gone(&network.bridge));
+    let is_gone = |network: &Network| network.bridge.as_ref().is_some_and(|bridge| find_bridge(bridge, links).is_err());
+    let networks = state.networks.iter().filter(|(_, network)| !network.owner.is_netpath() && is_gone(network));
     for index in networks.map(|(index, _)| *index).collect::<Vec<_>>() {
         if let Some(network) = state.networks.remove(&index) {
-            tracing::info!("network `{}` is forgotten: its bridge {} has gone", network.name, network.bridge);
+            tracing::info!("network `{}` is forgotten: its bridge has gone", network.name);
         }
         let gone: Vec<u32> =
             state.endpoints.iter().filter(|(_, e)| e.network == index).map(|(index, _)| *index).collect();
@@ -236,13 +263,13 @@ fn check_networks(request: &api::Attach, interfaces: &[AdoptedInterface]) -> Res
 mod tests {
     use super::*;
     use crate::api::Owner;
-    use crate::state::{Endpoint, Network, samples};
+    use crate::state::{Endpoint, samples};
 
     #[test]
     fn what_is_on_a_bridge_that_has_gone_is_forgotten() {
         let mut state = State::new(String::new());
         state.networks.insert(1, samples::network("bridge"));
-        let adopted = Network { owner: Owner::Other, bridge: "cni0".to_owned(), ..samples::network("cni") };
+        let adopted = Network { owner: Owner::Other, bridge: Some("cni0".to_owned()), ..samples::network("cni") };
         state.networks.insert(2, adopted);
         state.containers.insert("own".to_owned(), samples::container());
         state.containers.insert("pod".to_owned(), samples::container());

@@ -243,7 +243,8 @@ pub(crate) fn facts(
     bridges: BTreeMap<u32, BridgeFacts>,
 ) -> HostFacts {
     let own = state.endpoints.values().map(|endpoint| endpoint.ifindex).collect();
-    let bridge_names: BTreeSet<&str> = state.networks.values().map(|network| network.bridge.as_str()).collect();
+    let bridge_names: BTreeSet<&str> =
+        state.networks.values().filter_map(|network| network.bridge.as_deref()).collect();
     let every = PortRange { first: 1, last: u16::MAX };
     HostFacts {
         bridges,

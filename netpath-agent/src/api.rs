@@ -32,8 +32,8 @@
 //! | `POST /v1/down` | - | [`Down`] |
 //!
 //! **Adopted** networks and containers are connected by somebody else, a CNI plugin for instance: netpath serves the
-//! bridge and the veth pairs as it finds them, and neither configures nor removes them. `adopt` asks for it. There is no
-//! adopting without a bridge yet: a veth pair that the host routes to (CNI's plugin `ptp`) is refused.
+//! bridge and the veth pairs as it finds them, and neither configures nor removes them. `adopt` asks for it. A network that
+//! is adopted without a bridge is made of veth pairs that the host routes to one by one, as CNI's plugin `ptp` makes them.
 //!
 //! Errors: status 400 (the request is wrong), 404 (no such name), 409 (taken), 500, with [`ErrorBody`].
 //!
@@ -116,15 +116,15 @@ pub struct InfoPatch {
     pub docker_beside_rules: Option<bool>,
 }
 
-/// A bridge network.
+/// A network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
     pub name: String,
-    /// Who made the bridge.
+    /// Who made the bridge, or the veth pairs without one.
     #[serde(default)]
     pub owner: Owner,
-    /// Name of the bridge's interface.
-    pub bridge: String,
+    /// Name of the bridge's interface; absent where the host routes to the containers one by one.
+    pub bridge: Option<String>,
     /// Absent only where the network has IPv6 alone.
     pub v4: Option<Subnet>,
     pub v6: Option<Subnet>,
@@ -136,6 +136,9 @@ pub struct Network {
     pub gateway_mode_ipv6: GatewayMode,
     /// Interfaces from which published ports are reached at the containers' own addresses too.
     pub trusted: Vec<String>,
+    /// Whether packets from and to outside pass by the kernel's road, if the agent has that switched on.
+    #[serde(default = "yes")]
+    pub shortcuts: bool,
     /// The containers connected to it.
     pub containers: Vec<String>,
     /// No address of one of its families is free for another container.
@@ -168,7 +171,7 @@ pub struct Subnet {
     pub subnet: IpNet,
     /// Part of the subnet that addresses are picked from; absent: all of it.
     pub ip_range: Option<IpNet>,
-    /// The bridge's own address; absent in gateway mode `isolated`.
+    /// The host's own address, of the bridge where there is one; absent in gateway mode `isolated`.
     pub bridge: Option<IpAddr>,
     /// Where the containers' default route leads; absent in an internal network.
     pub gateway: Option<IpAddr>,
@@ -201,6 +204,8 @@ pub struct NetworkCreate {
     pub internal: bool,
     pub icc: Option<bool>,
     pub masquerade: Option<bool>,
+    /// False: packets from and to outside take the kernel's road, and with it the rules of others there. Default: true.
+    pub shortcuts: Option<bool>,
     pub mtu: Option<u32>,
     pub gateway_mode_ipv4: GatewayMode,
     pub gateway_mode_ipv6: GatewayMode,
@@ -211,6 +216,7 @@ pub struct NetworkCreate {
     pub binding_addr: Option<IpAddr>,
     /// Serves the bridge called `bridge`, which must be there, and leaves it as it is, also when the network is removed.
     /// `subnets` are those that it has and `gateways` its own addresses in them; what is absent is read from it.
+    /// Without `bridge` the network has none, and `subnets` are those that its containers have addresses of.
     /// `ip_ranges` say nothing then, since netpath gives out no address.
     pub adopt: bool,
 }
@@ -254,13 +260,14 @@ pub struct Connect {
     pub adopt: Option<AdoptedInterface>,
 }
 
-/// A veth pair that somebody else has made, between a container and the bridge of an adopted network.
+/// A veth pair that somebody else has made, between a container and the bridge of an adopted network, or the host itself
+/// where that has none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdoptedInterface {
     /// Name of the network.
     pub network: String,
-    /// The host's end, a port of the network's bridge.
+    /// The host's end: a port of the network's bridge, or of none where there is none.
     pub ifname: String,
     /// Name inside the container.
     pub interface: String,

@@ -6,9 +6,11 @@ use anyhow::{Context, Result, ensure};
 use ipnet::IpNet;
 use tokio::time::{Instant, sleep};
 
+use crate::adopted;
 use crate::externals::Interfaces;
 use crate::host;
 use crate::netlink::Netlink;
+use crate::state::Network;
 
 /// The alias of a bridge that an agent made: it says so, and whose it is, when the state is lost. `instance` is the
 /// default network's bridge, which tells one agent from another.
@@ -64,6 +66,41 @@ pub struct Bridge {
     pub created: bool,
     /// Made by this very call.
     pub fresh: bool,
+}
+
+/// The bridge of a network: one that somebody else made as it is, another one found or created.
+///
+/// # Errors
+/// If it is not there, or as [`ensure`].
+pub(crate) async fn of(
+    netlink: &Netlink,
+    instance: &str,
+    (network, ifname): (&Network, &str),
+    mtu: u32,
+    interfaces: &Interfaces,
+) -> Result<Bridge> {
+    if network.owner.is_netpath() {
+        return ensure(netlink, &wanted(instance, network, ifname, mtu), interfaces).await;
+    }
+    let link = adopted::find_bridge(ifname, &interfaces.links)?;
+    Ok(Bridge { ifindex: link.ifindex, mac: link.mac, created: false, fresh: false })
+}
+
+/// What the bridge of a network should be like.
+fn wanted<'a>(instance: &'a str, network: &'a Network, ifname: &'a str, mtu: u32) -> Wanted<'a> {
+    let nets = [&network.v4, &network.v6].into_iter().flatten().filter_map(|subnet| {
+        let addr = subnet.bridge?;
+        IpNet::new(addr, subnet.subnet.prefix_len()).ok()
+    });
+    Wanted {
+        instance,
+        network: &network.name,
+        ifname,
+        addrs: nets.collect(),
+        mtu,
+        created: network.created,
+        force_mtu: network.mtu.is_some(),
+    }
 }
 
 /// Whether the kernel takes it as the name of a new interface, as it stands.

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use crate::api::GatewayMode;
 use crate::cli::TableArgs;
+use crate::options::Switch;
 
 #[derive(Debug, Subcommand)]
 pub enum NetworkCommand {
@@ -69,6 +70,10 @@ pub struct NetworkCreateArgs {
     /// Masquerades what containers send to the outside; else it leaves under their own addresses [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub ip_masq: Option<bool>,
+
+    /// Whether packets from and to outside may pass by the kernel's road, where rules of others apply [default: on]
+    #[arg(long, value_enum, value_name = "SWITCH")]
+    pub shortcuts: Option<Switch>,
 
     /// MTU in bytes of bridge and containers [default: the agent's]
     #[arg(long, value_name = "BYTES")]

@@ -67,7 +67,7 @@ const PINNED: &[&str] = &[
     "EXTERNALS",
     "LINKS",
     "TRUSTED",
-    "BRIDGES",
+    "GATEWAYS",
     "PORT_BITS",
     "SOURCE_BITS",
     "ADDRESSES_V4",

@@ -12,6 +12,7 @@ use netpath_common::{
 use crate::api::{GatewayMode, Owner, Subnet};
 use crate::desired_ports::{self, Gateway, HostAddrs, Target};
 use crate::exposed;
+use crate::externals::smallest_mtu;
 use crate::reconcile::{FamilyImage, Image};
 use crate::state::{self, Container, State};
 
@@ -85,14 +86,17 @@ fn host_image(host: &HostFacts) -> Image {
 /// What the maps should hold about a network; nothing while its bridge is gone.
 fn network_image(index: u32, network: &state::Network, host: &HostFacts) -> Image {
     let mut image = Image::default();
-    let Some(bridge) = host.bridges.get(&index) else { return image };
+    let (ifindex, mtu) = match (&network.bridge, host.bridges.get(&index)) {
+        (Some(_), Some(bridge)) => (bridge.ifindex, bridge.mtu),
+        (Some(_), None) => return image,
+        (None, _) => (0, network.mtu.unwrap_or_else(|| smallest_mtu(&host.externals))),
+    };
     let mut entry = Network::EMPTY;
     let is_trusted = host.trusted.iter().any(|(_, trusting)| *trusting == index);
     entry.flags = flags(network) | if is_trusted { network_flag::TRUSTED } else { 0 };
-    entry.ifindex = bridge.ifindex;
-    entry.mtu = bridge.mtu;
+    entry.ifindex = ifindex;
+    entry.mtu = mtu;
     entry.counter = network.counter;
-    entry.mac = bridge.mac;
     if let Some((addr, mask, len)) = network.v4.as_ref().and_then(prefix::<Addr4>) {
         (entry.prefix4, entry.mask4) = (addr, mask);
         entry.gateway4 = network.v4.as_ref().and_then(gateway).unwrap_or_default();
@@ -104,7 +108,7 @@ fn network_image(index: u32, network: &state::Network, host: &HostFacts) -> Imag
         image.v6.prefixes.insert((addr, len), index);
     }
     image.networks.insert(index, entry);
-    image.bridges.insert(bridge.ifindex, index);
+    image.gateways.extend(network.bridge.is_some().then_some((ifindex, index)));
     image
 }
 
@@ -114,6 +118,7 @@ fn flags(network: &state::Network) -> u32 {
         (true, network_flag::EXISTS),
         (network.icc, network_flag::ICC),
         (network.internal, network_flag::INTERNAL),
+        (!network.shortcuts, network_flag::NO_SHORTCUTS),
         (translated(network.mode4), network_flag::MASQUERADE4),
         (translated(network.mode6), network_flag::MASQUERADE6),
         (network.mode4 == GatewayMode::Routed, network_flag::ROUTED4),
@@ -136,8 +141,11 @@ fn gateway<A: TryFrom<IpAddr>>(subnet: &Subnet) -> Option<A> {
     subnet.bridge.and_then(|addr| addr.try_into().ok())
 }
 
-/// The host's addresses as published ports need them, of both families.
+/// What of the host matters to a container: its addresses as published ports need them, of both families, and the
+/// bridges.
 pub struct Addrs {
+    /// Network index to interface index and hardware address of its bridge.
+    bridges: BTreeMap<u32, (u32, [u8; 6])>,
     v4: HostAddrs<Addr4>,
     v6: HostAddrs<Addr6>,
 }
@@ -148,6 +156,7 @@ impl Addrs {
         let bridges = || bridges().flatten().filter_map(|subnet| subnet.bridge);
         let externals = &host.externals;
         Self {
+            bridges: host.bridges.iter().map(|(index, bridge)| (*index, (bridge.ifindex, bridge.mac))).collect(),
             v4: HostAddrs {
                 local: host.local_addrs.iter().copied().map(Addr4::from).collect(),
                 external: externals.iter().flat_map(|e| &e.addrs).copied().map(Addr4::from).collect(),
@@ -180,7 +189,7 @@ fn connected_image(
 ) -> Image {
     let mut image = Image::default();
     for (index, endpoint) in endpoints {
-        image.extend(endpoint_image(*index, endpoint, container.no_icc));
+        image.extend(endpoint_image(*index, endpoint, container.no_icc, addrs));
     }
     publish(container, state, endpoints, |e| e.addr.map(Addr4::from), |n| n.mode4, &addrs.v4, &mut image.v4);
     publish(container, state, endpoints, |e| e.addr6.map(Addr6::from), |n| n.mode6, &addrs.v6, &mut image.v6);
@@ -188,7 +197,7 @@ fn connected_image(
 }
 
 /// What the maps should hold about an endpoint but its published ports.
-fn endpoint_image(index: u32, endpoint: &state::Endpoint, no_icc: bool) -> Image {
+fn endpoint_image(index: u32, endpoint: &state::Endpoint, no_icc: bool, addrs: &Addrs) -> Image {
     let mut entry = Endpoint::EMPTY;
     entry.generation = endpoint.generation;
     entry.ifindex = endpoint.ifindex;
@@ -198,6 +207,14 @@ fn endpoint_image(index: u32, endpoint: &state::Endpoint, no_icc: bool) -> Image
     let flags = [(endpoint.takes_xdp, endpoint_flag::XDP), (no_icc, endpoint_flag::NO_ICC)];
     entry.flags = flags.iter().filter(|(is_set, _)| *is_set).fold(0, |flags, (_, flag)| flags | flag);
     let mut image = Image::default();
+    let bridge = addrs.bridges.get(&endpoint.network).copied();
+    (entry.gateway_ifindex, entry.gateway_mac) = match endpoint.host_mac {
+        Some(mac) => (endpoint.ifindex, mac.0),
+        None => bridge.unwrap_or_default(),
+    };
+    if endpoint.host_mac.is_some() {
+        image.gateways.insert(endpoint.ifindex, endpoint.network);
+    }
     if let Some(addr) = endpoint.addr {
         entry.addr4 = addr.into();
         image.v4.addresses.insert(addr.into(), index);

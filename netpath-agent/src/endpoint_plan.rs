@@ -57,6 +57,8 @@ pub(crate) struct Interface {
     pub interface: String,
     pub mac: Mac,
     pub mtu: u32,
+    /// Of the host's end, where there is no bridge.
+    pub host_mac: Option<Mac>,
 }
 
 impl Agent {
@@ -84,7 +86,7 @@ impl Agent {
         self.check_bridge(network).await?;
         let ifname = self.free_ifname().await?;
         let mtu = self.mtu(&self.state.networks[&network]);
-        let interface = Interface { ifname, ifindex: 0, interface, mac, mtu };
+        let interface = Interface { ifname, ifindex: 0, interface, mac, mtu, host_mac: None };
         self.reserve_endpoint(container, network, asked, interface)
     }
 
@@ -118,7 +120,7 @@ impl Agent {
         }
         let generation = self.state.next_generation;
         self.state.next_generation += 1;
-        let Interface { ifname, ifindex, interface, mac, mtu } = interface;
+        let Interface { ifname, ifindex, interface, mac, mtu, host_mac } = interface;
         let container = container.to_owned();
         let takes_xdp = false;
         let cni = asked.cni.map(str::to_owned);
@@ -136,6 +138,7 @@ impl Agent {
                 addr6,
                 mac,
                 mtu,
+                host_mac,
                 cni,
                 takes_xdp,
             },
@@ -185,7 +188,7 @@ impl Agent {
     }
 
     async fn check_bridge(&self, network: u32) -> Result<()> {
-        let bridge = &self.state.networks[&network].bridge;
+        let Some(bridge) = &self.state.networks[&network].bridge else { return Ok(()) };
         let link = self.netlink.link(bridge).await?;
         let ifindex = self.host.bridges.get(&network).map(|bridge| bridge.ifindex);
         ensure!(

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use crate::agent::Agent;
 use crate::announce::announce;
 use crate::bridge;
+use crate::datapath::Attachment;
 use crate::endpoint_plan::taken_interface;
 use crate::host;
 use crate::netlink::Veth;
@@ -16,6 +17,13 @@ use crate::netns::Netns;
 use crate::reconcile::diff;
 use crate::state::{Container, Endpoint, State};
 use crate::xdp_externals::prepare_for_xdp;
+
+impl Endpoint {
+    /// What the host's end of its interface is to the programs.
+    pub(crate) fn attachment(&self) -> Attachment {
+        if self.host_mac.is_some() { Attachment::RoutedContainer } else { Attachment::Container }
+    }
+}
 
 impl Agent {
     /// Makes the planned endpoint real. The container's first packet finds maps and program in place, because
@@ -60,7 +68,7 @@ impl Agent {
         if old != new && !old.is_empty() {
             netns.set_default_routes(old, new).await?;
         }
-        self.datapath.attach_container(endpoint.ifindex, &endpoint.ifname)?;
+        self.datapath.attach_all(endpoint.attachment(), endpoint.ifindex, &endpoint.ifname)?;
         let bridge = self.bridge_of(endpoint.network)?;
         self.netlink.enslave(endpoint.ifindex, bridge).await?;
         self.netlink.set_up(endpoint.ifindex).await?;
@@ -139,7 +147,7 @@ impl Agent {
     }
 
     pub(crate) fn bridge_of(&self, network: u32) -> Result<u32> {
-        let bridge = self.host.bridges.get(&network).context("the network's bridge is gone")?;
+        let bridge = self.host.bridges.get(&network).context("the network has no bridge, or it is gone")?;
         Ok(bridge.ifindex)
     }
 

@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::agent::{Agent, facts, mtu, network_mtu, read_interfaces};
 use crate::datapath::Attachment;
 use crate::desired::{self, HostFacts};
-use crate::netlink::Notice;
+use crate::netlink::{Link, Notice};
 
 /// What to do with an external interface that has its programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,11 +82,11 @@ impl Agent {
             return Some((Attachment::External, external.ifname.clone()));
         }
         if let Some(endpoint) = self.state.endpoints.values().find(|endpoint| endpoint.ifindex == ifindex) {
-            return Some((Attachment::Container, endpoint.ifname.clone()));
+            return Some((endpoint.attachment(), endpoint.ifname.clone()));
         }
         let (index, _) = self.host.bridges.iter().find(|(_, bridge)| bridge.ifindex == ifindex)?;
         let network = self.state.networks.get(index)?;
-        Some((Attachment::Bridge, network.bridge.clone()))
+        Some((Attachment::Bridge, network.bridge.clone()?))
     }
 
     /// Puts filters back that somebody has removed from interfaces that are still there.
@@ -104,10 +104,10 @@ impl Agent {
     fn notice_bridge_gone(&self, ifindex: u32) {
         let network = self.host.bridges.iter().find(|(_, bridge)| bridge.ifindex == ifindex);
         let network = network.and_then(|(index, _)| self.state.networks.get(index));
-        if let Some(network) = network.filter(|network| network.owner.is_netpath()) {
+        let network = network.filter(|network| network.owner.is_netpath());
+        if let Some(bridge) = network.and_then(|network| network.bridge.as_ref()) {
             tracing::error!(
-                "bridge {} has been removed: its containers are cut off until the agent is restarted, which makes it anew",
-                network.bridge
+                "bridge {bridge} has been removed: its containers are cut off until the agent is restarted, which makes it anew"
             );
         }
     }
@@ -132,7 +132,9 @@ impl Agent {
                 bridge.mac = link.mac;
             }
         }
+        let moved = self.follow_host_macs(&interfaces.links);
         let facts = facts(&interfaces, &self.options, &self.state, bridges);
+        self.unsettled |= moved;
         if facts == self.host && !self.unsettled && self.unfit == 0 {
             return Ok(());
         }
@@ -175,6 +177,19 @@ impl Agent {
             }
         }
         Ok(())
+    }
+
+    /// Notes the hardware addresses that containers' host ends have by now; whether one is another.
+    fn follow_host_macs(&mut self, links: &[Link]) -> bool {
+        let mut moved = false;
+        for endpoint in self.state.endpoints.values_mut() {
+            let link = links.iter().find(|link| link.ifindex == endpoint.ifindex);
+            if let (Some(known), Some(link)) = (&mut endpoint.host_mac, link) {
+                moved |= known.0 != link.mac;
+                known.0 = link.mac;
+            }
+        }
+        moved
     }
 
     /// Whether the interface is a container's, or was until the agent deleted it.

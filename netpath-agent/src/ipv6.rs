@@ -4,7 +4,6 @@ use anyhow::Result;
 use netpath_common::config_flag;
 
 use crate::agent::Agent;
-use crate::datapath::Attachment;
 use crate::following::Attach;
 use crate::host;
 
@@ -21,10 +20,10 @@ impl Agent {
         self.datapath.load_ipv6()?;
         self.attach_externals(Attach::Missing)?;
         for endpoint in self.state.endpoints.values() {
-            if self.datapath.has_all(endpoint.ifindex, Attachment::Container) {
+            if self.datapath.has_all(endpoint.ifindex, endpoint.attachment()) {
                 continue;
             }
-            if let Err(error) = self.datapath.attach_container(endpoint.ifindex, &endpoint.ifname)
+            if let Err(error) = self.datapath.attach_all(endpoint.attachment(), endpoint.ifindex, &endpoint.ifname)
                 && self.netlink.link(&endpoint.ifname).await?.is_some()
             {
                 return Err(error);

@@ -81,7 +81,7 @@ impl Agent {
     }
 
     fn network_rules(&self, index: u32, network: &Network, drops: &[(DropKey, Counter)]) -> Result<Vec<Rule>> {
-        let bridge = &network.bridge;
+        let bridge = network.shown_gateway();
         let mut rules = Vec::new();
         let rule = |kind: &str, matches, action: &str, counter| {
             new_rule(kind, &network.name, matches, action.to_owned(), counter)
@@ -161,7 +161,7 @@ impl Agent {
             let accept = || "accept".to_owned();
             let closed = self.state.containers.get(&endpoint.container).is_some_and(|container| container.no_icc);
             if let Some(network) = self.state.networks.get(&endpoint.network).filter(|network| closed && network.icc) {
-                let matches = format!("src or dst {addrs} in {0} out {0}", network.bridge);
+                let matches = format!("src or dst {addrs} in {0} out {0}", network.shown_gateway());
                 rules.push(rule("icc", matches, "drop".to_owned(), Counter::default()));
             }
             rules.push(rule("to", format!("dst {addrs}"), accept(), self.datapath.counter(endpoint.counter)?));

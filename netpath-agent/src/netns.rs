@@ -223,17 +223,6 @@ impl Netns {
         Ok(self.links().await?.into_iter().map(|link| link.ifname).collect())
     }
 
-    /// The hardware address of an interface inside; `None` if there is no such interface.
-    ///
-    /// # Errors
-    /// If the kernel refuses to say.
-    pub async fn mac(&self, interface: &str) -> Result<Option<[u8; 6]>> {
-        let name = interface.to_owned();
-        let link = self.run(|| async move { Netlink::connect()?.link(&name).await }).await;
-        let link = link.with_context(|| format!("look up {interface} in {}", self.path.display()))?;
-        Ok(link.map(|link| link.mac))
-    }
-
     /// Creates a veth pair with one end inside and the other one in the namespace `other`, both down.
     ///
     /// # Errors

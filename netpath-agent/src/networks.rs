@@ -5,8 +5,9 @@ use anyhow::{Context, Error, Result, anyhow};
 use crate::adopted;
 use crate::agent::{Addresses, Agent, mtu, read_interfaces};
 use crate::api::{self, GatewayMode, NetworkCreate, Owner};
-use crate::bridge::{self, Bridge, Wanted};
+use crate::bridge;
 use crate::containers::check_name;
+use crate::datapath::Attachment;
 use crate::desired::BridgeFacts;
 use crate::endpoint_plan::Asked;
 use crate::endpoints::join;
@@ -14,7 +15,6 @@ use crate::externals::Interfaces;
 use crate::host;
 use crate::ipam::Allocator;
 use crate::ipv6;
-use crate::netlink::Netlink;
 use crate::network_mode::DEFAULT_NETWORK;
 use crate::refusal::Refusal;
 use crate::state::{MAX_NETWORKS, Network, State};
@@ -50,15 +50,17 @@ impl Agent {
     ) -> Result<api::NetworkCreated> {
         self.check_new(&request)?;
         let interfaces = read_interfaces(&self.netlink).await?;
-        let bridge = match &request.bridge {
-            Some(name) => name.clone(),
-            None => format!("br-{}", hex(&host::random::<6>()?)),
-        };
-        let pools = &self.options.address_pools;
-        let adopted = if request.adopt { Some(adopted::bridge(&request, &interfaces.links)?) } else { None };
-        let subnets = match adopted {
-            Some(link) => subnets::of_adopted(&request, link, &interfaces, &self.state),
-            None => subnets::of_new(&request, &bridge, &interfaces, &self.state, pools),
+        let adopted = adopted::bridge(&request, &interfaces.links)?;
+        let (bridge, subnets) = if request.adopt {
+            (request.bridge.clone(), subnets::of_adopted(&request, adopted, &interfaces, &self.state))
+        } else {
+            let bridge = match &request.bridge {
+                Some(name) => name.clone(),
+                None => format!("br-{}", hex(&host::random::<6>()?)),
+            };
+            let pools = &self.options.address_pools;
+            let subnets = subnets::of_new(&request, &bridge, &interfaces, &self.state, pools);
+            (Some(bridge), subnets)
         };
         let Subnets { v4, v6, skipped } = subnets.map_err(Refusal::invalid)?;
         let Some(counter) = self.counters.take_pair() else {
@@ -81,6 +83,7 @@ impl Agent {
             mode6: request.gateway_mode_ipv6,
             trusted: request.trusted,
             binding_addr: request.binding_addr,
+            shortcuts: request.shortcuts.unwrap_or(true),
         };
         if let Err(error) = self.add_network(network, &interfaces).await {
             self.counters.give_back_pair(counter);
@@ -225,11 +228,16 @@ impl Agent {
             self.serve_ipv6().await?;
         }
         let wanted_mtu = mtu(&network, &self.host);
-        let bridge = bridge(&self.netlink, &self.options.bridge, &network, wanted_mtu, interfaces).await?;
-        network.created = bridge.created;
-        let facts = BridgeFacts { ifindex: bridge.ifindex, mac: bridge.mac, mtu: wanted_mtu };
+        let bridge = match &network.bridge {
+            Some(ifname) => {
+                Some(bridge::of(&self.netlink, &self.options.bridge, (&network, ifname), wanted_mtu, interfaces).await?)
+            }
+            None => None,
+        };
+        network.created = bridge.is_some_and(|bridge| bridge.created);
+        let facts = bridge.map(|bridge| BridgeFacts { ifindex: bridge.ifindex, mac: bridge.mac, mtu: wanted_mtu });
         self.state.networks.insert(index, network);
-        self.host.bridges.insert(index, facts);
+        self.host.bridges.extend(facts.map(|facts| (index, facts)));
         self.addresses.insert(index, addresses);
         let added = self.store.save(&self.state);
         let added = match added {
@@ -241,10 +249,12 @@ impl Agent {
             self.host.bridges.remove(&index);
             self.addresses.remove(&index);
             self.restore();
-            let detached = self.datapath.detach(bridge.ifindex);
-            self.warn("take the programs off the bridge", detached);
-            if bridge.fresh {
-                self.warn("remove the bridge", self.netlink.delete_link(bridge.ifindex).await);
+            if let Some(bridge) = bridge {
+                let detached = self.datapath.detach(bridge.ifindex);
+                self.warn("take the programs off the bridge", detached);
+                if bridge.fresh {
+                    self.warn("remove the bridge", self.netlink.delete_link(bridge.ifindex).await);
+                }
             }
             return Err(error);
         }
@@ -261,7 +271,8 @@ impl Agent {
         let (Some(network), Some(bridge)) = (self.state.networks.get(&index), self.host.bridges.get(&index)) else {
             return Ok(());
         };
-        self.datapath.attach_bridge(bridge.ifindex, &network.bridge)
+        let Some(ifname) = &network.bridge else { return Ok(()) };
+        self.datapath.attach_all(Attachment::Bridge, bridge.ifindex, ifname)
     }
 
     /// Makes maps and disk say what the state says again.
@@ -294,7 +305,7 @@ impl Agent {
                     "`{bridge}` is no interface name: 1 to 15 characters, no `/`, `:` or `%`, no space"
                 )));
             }
-            if let Some(other) = self.state.networks.values().find(|network| network.bridge == *bridge) {
+            if let Some(other) = self.state.networks.values().find(|network| network.bridge.as_ref() == Some(bridge)) {
                 return Err(Refusal::Taken(format!("bridge {bridge} belongs to network `{}`", other.name)));
             }
         }
@@ -316,44 +327,10 @@ impl Agent {
             gateway_mode_ipv4: network.mode4,
             gateway_mode_ipv6: network.mode6,
             trusted: network.trusted.clone(),
+            shortcuts: network.shortcuts,
             containers: endpoints.map(|endpoint| endpoint.container.clone()).collect(),
             is_full: self.addresses.get(&index).is_some_and(Addresses::is_full),
         }
-    }
-}
-
-/// The bridge of a network: one that somebody else made as it is, another one found or created.
-///
-/// # Errors
-/// If it is not there, or as [`bridge::ensure`].
-pub(crate) async fn bridge(
-    netlink: &Netlink,
-    instance: &str,
-    network: &Network,
-    mtu: u32,
-    interfaces: &Interfaces,
-) -> Result<Bridge> {
-    if network.owner.is_netpath() {
-        return bridge::ensure(netlink, &wanted(instance, network, mtu), interfaces).await;
-    }
-    let link = adopted::find_bridge(&network.bridge, &interfaces.links)?;
-    Ok(Bridge { ifindex: link.ifindex, mac: link.mac, created: false, fresh: false })
-}
-
-/// What the bridge of a network should be like.
-fn wanted<'a>(instance: &'a str, network: &'a Network, mtu: u32) -> Wanted<'a> {
-    let nets = [&network.v4, &network.v6].into_iter().flatten().filter_map(|subnet| {
-        let addr = subnet.bridge?;
-        ipnet::IpNet::new(addr, subnet.subnet.prefix_len()).ok()
-    });
-    Wanted {
-        instance,
-        network: &network.name,
-        ifname: &network.bridge,
-        addrs: nets.collect(),
-        mtu,
-        created: network.created,
-        force_mtu: network.mtu.is_some(),
     }
 }
 

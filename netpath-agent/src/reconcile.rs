@@ -20,8 +20,8 @@ pub struct Image {
     pub links: BTreeMap<LinkKey, Link>,
     /// The values say nothing.
     pub trusted: BTreeMap<TrustedKey, u32>,
-    /// Interface index of a bridge to the index of its network.
-    pub bridges: BTreeMap<u32, u32>,
+    /// Interface index of a bridge, or of a container's host end without one, to the index of the network.
+    pub gateways: BTreeMap<u32, u32>,
     pub v4: FamilyImage<Addr4>,
     pub v6: FamilyImage<Addr6>,
 }
@@ -52,8 +52,8 @@ pub enum Change {
     DeleteLink(LinkKey),
     PutTrusted(TrustedKey, u32),
     DeleteTrusted(TrustedKey),
-    PutBridge(u32, u32),
-    DeleteBridge(u32),
+    PutGateway(u32, u32),
+    DeleteGateway(u32),
     V4(FamilyChange<Addr4>),
     V6(FamilyChange<Addr6>),
 }
@@ -115,7 +115,7 @@ pub fn diff(desired: &Image, actual: &Image) -> Vec<Change> {
     delete(&desired.endpoints, &actual.endpoints, Change::DeleteEndpoint, out);
 
     put(&desired.networks, &actual.networks, Change::PutNetwork, out);
-    put(&desired.bridges, &actual.bridges, Change::PutBridge, out);
+    put(&desired.gateways, &actual.gateways, Change::PutGateway, out);
     desired.v4.put_prefixes(&actual.v4, out);
     desired.v6.put_prefixes(&actual.v6, out);
     put(&desired.endpoints, &actual.endpoints, Change::PutEndpoint, out);
@@ -133,7 +133,7 @@ pub fn diff(desired: &Image, actual: &Image) -> Vec<Change> {
     delete(&desired.externals, &actual.externals, Change::DeleteExternal, out);
     desired.v4.delete_prefixes(&actual.v4, out);
     desired.v6.delete_prefixes(&actual.v6, out);
-    delete(&desired.bridges, &actual.bridges, Change::DeleteBridge, out);
+    delete(&desired.gateways, &actual.gateways, Change::DeleteGateway, out);
     delete(&desired.networks, &actual.networks, Change::DeleteNetwork, out);
     changes
 }
@@ -283,8 +283,8 @@ impl Image {
                 Change::DeleteLink(key) => drop(self.links.remove(&key)),
                 Change::PutTrusted(key, value) => drop(self.trusted.insert(key, value)),
                 Change::DeleteTrusted(key) => drop(self.trusted.remove(&key)),
-                Change::PutBridge(key, value) => drop(self.bridges.insert(key, value)),
-                Change::DeleteBridge(key) => drop(self.bridges.remove(&key)),
+                Change::PutGateway(key, value) => drop(self.gateways.insert(key, value)),
+                Change::DeleteGateway(key) => drop(self.gateways.remove(&key)),
                 Change::V4(change) => self.v4.apply(change),
                 Change::V6(change) => self.v6.apply(change),
             }
@@ -298,7 +298,7 @@ impl Image {
         self.externals.extend(other.externals);
         self.links.extend(other.links);
         self.trusted.extend(other.trusted);
-        self.bridges.extend(other.bridges);
+        self.gateways.extend(other.gateways);
         self.v4.extend(other.v4);
         self.v6.extend(other.v6);
     }
@@ -310,7 +310,7 @@ impl Image {
         self.externals.retain(|key, _| other.externals.contains_key(key));
         self.links.retain(|key, _| other.links.contains_key(key));
         self.trusted.retain(|key, _| other.trusted.contains_key(key));
-        self.bridges.retain(|key, _| other.bridges.contains_key(key));
+        self.gateways.retain(|key, _| other.gateways.contains_key(key));
         self.v4.retain_keys_of(&other.v4);
         self.v6.retain_keys_of(&other.v6);
     }
@@ -412,14 +412,14 @@ mod tests {
             Change::DeleteLink(_) => 1,
             Change::DeleteEndpoint(_) => 3,
             Change::PutNetwork(..) => 4,
-            Change::PutBridge(..) => 4,
+            Change::PutGateway(..) => 4,
             Change::PutEndpoint(..) => 6,
             Change::PutLink(..) => 8,
             Change::PutExternal(..) => 10,
             Change::PutTrusted(..) => 10,
             Change::DeleteTrusted(_) => 11,
             Change::DeleteExternal(_) => 12,
-            Change::DeleteBridge(_) => 14,
+            Change::DeleteGateway(_) => 14,
             Change::DeleteNetwork(_) => 14,
         }
     }
@@ -472,7 +472,7 @@ mod tests {
             externals in prop::collection::btree_map(0u32..4, any::<[u8; 4]>(), 0..4),
             links in prop::collection::btree_map((0u32..4, 0u32..4), any::<u32>(), 0..4),
             trusted in prop::collection::btree_map((0u32..4, 0u32..4), 0u32..2, 0..4),
-            bridges in prop::collection::btree_map(0u32..4, 0u32..4, 0..4),
+            gateways in prop::collection::btree_map(0u32..4, 0u32..4, 0..4),
             v4 in family(),
             v6 in family(),
         ) -> Image {
@@ -490,7 +490,7 @@ mod tests {
                     .map(|((from, to), counter)| (LinkKey::new(from, to, 80, proto::TCP), Link { counter }))
                     .collect(),
                 trusted: trusted.into_iter().map(|((i, n), v)| (TrustedKey::new(i, n), v)).collect(),
-                bridges,
+                gateways,
                 v4,
                 v6: widen(v6),
             }

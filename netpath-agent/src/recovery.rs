@@ -6,14 +6,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
-use netpath_common::{self as common, Address, endpoint_flag, network_flag, target_flag};
+use netpath_common::{self as common, Address as _, endpoint_flag, network_flag, target_flag};
 
 use crate::api::{GatewayMode, Netns, Owner, Subnet};
 use crate::bridge;
 use crate::desired_ports;
 use crate::endpoints::name_in_alias;
 use crate::externals::Interfaces;
-use crate::netlink::Link;
+use crate::netlink::{Address, Link};
 use crate::reconcile::{FamilyImage, Image};
 use crate::state::{Container, Endpoint, Mac, Network, PortBinding, State};
 
@@ -90,12 +90,13 @@ fn endpoint(container: String, interface: String, entry: &common::Endpoint, link
         addr6: is_set(entry.addr6.to_ip()).then(|| Ipv6Addr::from(entry.addr6)),
         mac: Mac(entry.mac),
         mtu: link.mtu,
+        host_mac: (entry.gateway_ifindex == entry.ifindex).then_some(Mac(entry.gateway_mac)),
         cni: None,
         takes_xdp: false,
     }
 }
 
-/// A network that the maps know, if its bridge is still there.
+/// A network that the maps know, if its bridge is still there or it has none.
 fn network(
     index: u32,
     entry: &common::Network,
@@ -103,18 +104,25 @@ fn network(
     interfaces: &Interfaces,
     default: &str,
 ) -> Option<Network> {
-    let link = interfaces.links.iter().find(|link| link.ifindex == entry.ifindex)?;
-    let known = link.alias.as_deref().and_then(bridge::name_in_alias);
-    let is_default = link.ifname == default;
+    let link = match entry.ifindex {
+        0 => None,
+        ifindex => Some(interfaces.links.iter().find(|link| link.ifindex == ifindex)?),
+    };
+    let known = link.and_then(|link| link.alias.as_deref()).and_then(bridge::name_in_alias);
+    let is_default = link.is_some_and(|link| link.ifname == default);
     if index == crate::agent::DEFAULT_NETWORK_INDEX && !is_default {
         return None;
     }
     let prefix4 = image.v4.prefixes.iter().find(|(_, network)| **network == index);
     let prefix6 = image.v6.prefixes.iter().find(|(_, network)| **network == index);
     let internal = entry.has(network_flag::INTERNAL);
-    let subnet = |net: IpNet| {
-        let address = interfaces.addresses.iter().find(|a| a.ifindex == link.ifindex && a.net.trunc() == net);
-        let bridge = address.map(|address| address.net.addr());
+    let subnet = |net: IpNet, known: IpAddr| {
+        let is_its = |address: &&Address| Some(address.ifindex) == link.map(|link| link.ifindex);
+        let address = interfaces.addresses.iter().filter(is_its).find(|address| address.net.trunc() == net);
+        let bridge = match link {
+            Some(_) => address.map(|address| address.net.addr()),
+            None => Some(known).filter(|addr| !addr.is_unspecified()),
+        };
         Subnet { subnet: net, ip_range: None, bridge, gateway: bridge.filter(|_| !internal) }
     };
     let mode = |routed, unprotected| match (entry.has(routed), entry.has(unprotected)) {
@@ -122,22 +130,30 @@ fn network(
         (_, true) => GatewayMode::NatUnprotected,
         _ => GatewayMode::Nat,
     };
+    let name = match link {
+        Some(_) if is_default => crate::network_mode::DEFAULT_NETWORK.to_owned(),
+        Some(link) => known.unwrap_or(&link.ifname).to_owned(),
+        None => format!("network-{index}"),
+    };
+    let net4 = prefix4.and_then(|((addr, len), _)| IpNet::new(addr.to_ip(), *len).ok());
+    let net6 = prefix6.and_then(|((addr, len), _)| IpNet::new(addr.to_ip(), *len).ok());
     Some(Network {
-        name: if is_default { crate::network_mode::DEFAULT_NETWORK } else { known.unwrap_or(&link.ifname) }.to_owned(),
+        name,
         counter: entry.counter,
-        bridge: link.ifname.clone(),
+        bridge: link.map(|link| link.ifname.clone()),
         created: known.is_some(),
-        owner: Owner::Netpath,
-        v4: prefix4.and_then(|((addr, len), _)| IpNet::new(addr.to_ip(), *len).ok()).map(subnet),
-        v6: prefix6.and_then(|((addr, len), _)| IpNet::new(addr.to_ip(), *len).ok()).map(subnet),
+        owner: if link.is_some() { Owner::Netpath } else { Owner::Other },
+        v4: net4.map(|net| subnet(net, entry.gateway4.to_ip())),
+        v6: net6.map(|net| subnet(net, entry.gateway6.to_ip())),
         icc: entry.has(network_flag::ICC),
         internal,
         masquerade: entry.has(network_flag::MASQUERADE4 | network_flag::MASQUERADE6),
-        mtu: None,
+        mtu: link.is_none().then_some(entry.mtu),
         mode4: mode(network_flag::ROUTED4, network_flag::UNPROTECTED4),
         mode6: mode(network_flag::ROUTED6, network_flag::UNPROTECTED6),
         trusted: Vec::new(),
         binding_addr: None,
+        shortcuts: !entry.has(network_flag::NO_SHORTCUTS),
     })
 }
 

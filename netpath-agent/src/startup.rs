@@ -168,7 +168,7 @@ fn plan(mut state: State, options: &Options, interfaces: &Interfaces) -> Result<
     let default = default_network(options, interfaces, &state)?;
     state.networks.insert(DEFAULT_NETWORK_INDEX, default);
     for (index, network) in &state.networks {
-        let checked = bridge::check(&network.bridge, interfaces);
+        let checked = network.bridge.as_ref().map_or(Ok(()), |bridge| bridge::check(bridge, interfaces));
         let checked = checked.and_then(|()| networks::allocators(network, *index, &state));
         checked.with_context(|| format!("set up network `{}`", network.name))?;
     }
@@ -179,11 +179,11 @@ fn plan(mut state: State, options: &Options, interfaces: &Interfaces) -> Result<
 fn default_network(options: &Options, interfaces: &Interfaces, state: &State) -> Result<Network> {
     let known = state.networks.get(&DEFAULT_NETWORK_INDEX);
     let Subnets { v4, v6, skipped: _ } = subnets::of_default(options, interfaces, known, state)?;
-    let created = known.is_some_and(|network| network.created && network.bridge == options.bridge);
+    let created = known.is_some_and(|network| network.created && network.bridge.as_ref() == Some(&options.bridge));
     Ok(Network {
         name: DEFAULT_NETWORK.to_owned(),
         counter: known.map_or(DEFAULT_NETWORK_COUNTER, |network| network.counter),
-        bridge: options.bridge.clone(),
+        bridge: Some(options.bridge.clone()),
         created,
         owner: Owner::Netpath,
         v4,
@@ -196,6 +196,7 @@ fn default_network(options: &Options, interfaces: &Interfaces, state: &State) ->
         mode6: GatewayMode::Nat,
         trusted: Vec::new(),
         binding_addr: Some(options.binding_addr),
+        shortcuts: true,
     })
 }
 
@@ -212,7 +213,8 @@ async fn build_bridges(
     for index in state.networks.keys().copied().collect::<Vec<_>>() {
         let network = &state.networks[&index];
         let mtu = mtu(network, host);
-        let bridge = networks::bridge(netlink, instance, network, mtu, interfaces).await;
+        let Some(ifname) = &network.bridge else { continue };
+        let bridge = bridge::of(netlink, instance, (network, ifname), mtu, interfaces).await;
         let bridge = bridge.with_context(|| format!("set up network `{}`", network.name))?;
         fresh.extend(bridge.fresh.then_some(bridge.ifindex));
         let mtu = network_mtu(index, mtu, state);
@@ -310,7 +312,7 @@ async fn remove_dead_wires(saved: &State, state: &State) {
 /// before it had removed them.
 async fn remove_strays(netlink: &Netlink, instance: &str, state: &State, links: &[Link]) {
     let veths: BTreeSet<u32> = state.endpoints.values().map(|endpoint| endpoint.ifindex).collect();
-    let bridges: BTreeSet<&str> = state.networks.values().map(|network| network.bridge.as_str()).collect();
+    let bridges: BTreeSet<&str> = state.networks.values().filter_map(|network| network.bridge.as_deref()).collect();
     let is_ours = |alias: &str| name_in_alias(instance, alias).is_some() || bridge::is_of(instance, alias);
     let is_known = |link: &&Link| veths.contains(&link.ifindex) || bridges.contains(link.ifname.as_str());
     let strays = links.iter().filter(|link| link.alias.as_deref().is_some_and(is_ours)).cloned();
@@ -361,11 +363,11 @@ async fn attach(agent: &mut Agent, links: &[Link]) -> Result<()> {
 
 /// Attaches the programs to the host's end of a container's veth, and puts it into its bridge.
 async fn attach_endpoint(agent: &mut Agent, endpoint: &Endpoint, links: &[Link]) -> Result<()> {
-    let bridge = agent.bridge_of(endpoint.network)?;
-    agent.datapath.attach_container(endpoint.ifindex, &endpoint.ifname)?;
+    agent.datapath.attach_all(endpoint.attachment(), endpoint.ifindex, &endpoint.ifname)?;
     if agent.state.is_adopted(endpoint.network) {
         return Ok(());
     }
+    let bridge = agent.bridge_of(endpoint.network)?;
     let master = links.iter().find(|link| link.ifindex == endpoint.ifindex).and_then(|link| link.master);
     if master != Some(bridge) {
         agent.netlink.enslave(endpoint.ifindex, bridge).await?;

@@ -33,15 +33,15 @@ pub struct State {
     pub ptps: Vec<Ptp>,
 }
 
-/// A bridge network.
+/// A network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Network {
     pub name: String,
     /// Index into `COUNTERS`: masqueraded packets; the next index counts packets between its containers.
     pub counter: u32,
-    /// Name of the bridge's interface.
-    pub bridge: String,
+    /// Name of the bridge's interface; none where the host routes to the containers one by one.
+    pub bridge: Option<String>,
     /// The agent made the bridge, so `down` removes it.
     pub created: bool,
     /// Who made the bridge and the interfaces of the network's containers. What is not the agent's it leaves as it is.
@@ -61,6 +61,25 @@ pub struct Network {
     /// Where a port without an address is published; absent: at every address.
     #[serde(default)]
     pub binding_addr: Option<IpAddr>,
+    /// Packets from and to outside pass by the kernel's road where they can.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub shortcuts: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
+fn is_yes(is_set: &bool) -> bool {
+    *is_set
+}
+
+impl Network {
+    /// What is between the network and the host, as rules show it: the bridge, or the network's own name.
+    pub fn shown_gateway(&self) -> &str {
+        self.bridge.as_ref().unwrap_or(&self.name)
+    }
 }
 
 /// A container: the endpoints that name it are its interfaces.
@@ -132,6 +151,9 @@ pub struct Endpoint {
     pub addr6: Option<Ipv6Addr>,
     pub mac: Mac,
     pub mtu: u32,
+    /// Hardware address of the host's end, where the network has no bridge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_mac: Option<Mac>,
     /// Name of the CNI network that it is an attachment to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cni: Option<String>,
@@ -374,7 +396,7 @@ pub(crate) mod samples {
         Network {
             name: name.to_owned(),
             counter: 1,
-            bridge: "netpath0".to_owned(),
+            bridge: Some("netpath0".to_owned()),
             created: true,
             owner: Owner::Netpath,
             v4: Some(subnet),
@@ -387,6 +409,7 @@ pub(crate) mod samples {
             mode6: GatewayMode::Nat,
             trusted: vec![],
             binding_addr: None,
+            shortcuts: true,
         }
     }
 
@@ -424,6 +447,7 @@ pub(crate) mod samples {
             addr6: None,
             mac: Mac([2, 0, 0, 0, 0, 1]),
             mtu: 1500,
+            host_mac: None,
             cni: None,
             takes_xdp: false,
         }

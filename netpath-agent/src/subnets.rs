@@ -78,7 +78,7 @@ pub fn of_default(
     known: Option<&state::Network>,
     state: &State,
 ) -> Result<Subnets> {
-    let known = known.filter(|network| network.bridge == options.bridge);
+    let known = known.filter(|network| network.bridge.as_ref() == Some(&options.bridge));
     let link = interfaces.links.iter().find(|link| link.ifname == options.bridge);
     let is_ours = known.is_some_and(|network| network.created)
         || link.is_none_or(|link| link.alias.as_deref().is_some_and(|alias| bridge::name_in_alias(alias).is_some()));
@@ -144,14 +144,21 @@ pub fn of_new(
 }
 
 /// The subnets of a network on a bridge that somebody else made: as the request says, else as the bridge's addresses do.
+/// Without a bridge, `link`, only the request says them.
 ///
 /// # Errors
 /// If there are none, they contradict each other, or another network has them.
-pub fn of_adopted(request: &NetworkCreate, link: &Link, interfaces: &Interfaces, state: &State) -> Result<Subnets> {
-    let in_use = in_use(interfaces, &link.ifname, state);
+pub fn of_adopted(
+    request: &NetworkCreate,
+    link: Option<&Link>,
+    interfaces: &Interfaces,
+    state: &State,
+) -> Result<Subnets> {
+    let what = link.map_or_else(|| format!("network {}", request.name), |link| format!("bridge {}", link.ifname));
+    let in_use = in_use(interfaces, link.map_or("", |link| &link.ifname), state);
     let networks = Space { in_use: &in_use, pools: &[] }.only(|kind| kind == Use::Network);
     let of = |family, mode| -> Result<Option<Subnet>> {
-        let has = present(Some(link), family, None, interfaces)?;
+        let has = present(link, family, None, interfaces)?;
         let asked = only(&request.subnets, |net| family.has(net.addr()), family, "subnet")?;
         let gateway = only(&request.gateways, |addr| family.has(*addr), family, "gateway")?;
         let subnet = asked.or(has.filter(|_| request.subnets.is_empty())).map(|net| net.trunc());
@@ -159,14 +166,14 @@ pub fn of_adopted(request: &NetworkCreate, link: &Link, interfaces: &Interfaces,
             bail!("no matching subnet for gateway {gateway}");
         }
         let Some(subnet) = subnet else { return Ok(None) };
-        ipam::check_overlap(subnet, &networks).with_context(|| format!("adopt bridge {}", link.ifname))?;
+        ipam::check_overlap(subnet, &networks).with_context(|| format!("adopt {what}"))?;
         let bridge = gateway.or(has.map(|net| net.addr()).filter(|addr| subnet.contains(addr)));
         let bridge = bridge.filter(|_| mode != GatewayMode::Isolated);
         Ok(Some(Subnet { subnet, ip_range: None, bridge, gateway: bridge.filter(|_| !request.internal) }))
     };
     let v4 = of(IpFamily::V4, request.gateway_mode_ipv4)?;
     let v6 = of(IpFamily::V6, request.gateway_mode_ipv6)?;
-    ensure!(v4.is_some() || v6.is_some(), "bridge {} has no address; say which subnet it serves", link.ifname);
+    ensure!(v4.is_some() || v6.is_some(), "{what} has no address; say which subnet it serves");
     if v6.is_some() {
         host::require_ipv6().context("cannot enable IPv6 on the network")?;
     }
@@ -323,14 +330,15 @@ fn in_use(interfaces: &Interfaces, bridge: &str, state: &State) -> Vec<InUse> {
         let link = interfaces.links.iter().find(|link| link.ifindex == ifindex);
         link.map_or_else(|| format!("interface {ifindex}"), |link| link.ifname.clone())
     };
-    let networks = state.networks.values().filter(|network| network.bridge != bridge).flat_map(|network| {
-        let used = |subnet: &Subnet| InUse {
-            subnet: subnet.subnet,
-            kind: Use::Network,
-            by: format!("network `{}`", network.name),
-        };
-        [&network.v4, &network.v6].into_iter().flatten().map(used).collect::<Vec<_>>()
-    });
+    let networks =
+        state.networks.values().filter(|network| network.bridge.as_deref() != Some(bridge)).flat_map(|network| {
+            let used = |subnet: &Subnet| InUse {
+                subnet: subnet.subnet,
+                kind: Use::Network,
+                by: format!("network `{}`", network.name),
+            };
+            [&network.v4, &network.v6].into_iter().flatten().map(used).collect::<Vec<_>>()
+        });
     let routes = interfaces.routes.iter().filter(|route| route.dst.prefix_len() > 0).map(|route| {
         let ifname = route.ifindex.map_or_else(|| "none".to_owned(), name);
         let kind = if route.gateway.is_some() { Use::Via } else { Use::OnLink };

@@ -46,7 +46,7 @@ pub async fn down(state_dir: &Path, pin_dir: &Path) -> Vec<Error> {
         }
     };
     let default = state.as_ref().and_then(|state| state.networks.get(&DEFAULT_NETWORK_INDEX));
-    let bridge = default.map(|network| network.bridge.clone()).unwrap_or_default();
+    let bridge = default.and_then(|network| network.bridge.clone()).unwrap_or_default();
     errors.extend(remove(state.as_ref(), &bridge, pin_dir, &netlink).await);
     errors.extend(store.remove().err());
     errors
@@ -117,14 +117,12 @@ async fn remove_wires(state: &State) -> Vec<Error> {
 }
 
 async fn remove_bridge(network: &Network, netlink: &Netlink) -> Result<()> {
-    if !network.created {
-        return Ok(());
-    }
+    let Some(bridge) = network.bridge.as_ref().filter(|_| network.created) else { return Ok(()) };
     let remove = async {
-        match netlink.link(&network.bridge).await?.filter(|link| link.bridge) {
+        match netlink.link(bridge).await?.filter(|link| link.bridge) {
             Some(link) => netlink.delete_link(link.ifindex).await,
             None => Ok(()),
         }
     };
-    remove.await.with_context(|| format!("remove bridge {}", network.bridge))
+    remove.await.with_context(|| format!("remove bridge {bridge}"))
 }

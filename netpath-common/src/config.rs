@@ -4,7 +4,7 @@ use crate::{External, map_type};
 
 /// Marks the layout of all pinned maps. Changes whenever a shared type or the meaning of a field does;
 /// an agent refuses pins of another layout.
-pub const LAYOUT: u64 = 0x6e65_7470_6174_6809;
+pub const LAYOUT: u64 = 0x6e65_7470_6174_680a;
 
 /// Settings of the data plane. The one element of the array `CONFIG`, written by the agent, read by
 /// eBPF.

@@ -1,6 +1,6 @@
 //! Endpoints (a container's interface) and the networks they belong to.
 
-use crate::{Addr4, Addr6, map_type};
+use crate::{Addr4, Addr6, Config, config_flag, map_type};
 
 /// A container's interface. Value of the array `ENDPOINTS`, written by the agent, read by eBPF.
 ///
@@ -24,6 +24,12 @@ pub struct Endpoint {
     pub mac: [u8; 6],
     /// Bits of [`endpoint_flag`].
     pub flags: u16,
+    /// Interface index of what the container's packets to elsewhere come to: the network's bridge, or `ifindex` where
+    /// there is none.
+    pub gateway_ifindex: u32,
+    /// Its hardware address.
+    pub gateway_mac: [u8; 6],
+    pub _pad: [u8; 2],
 }
 
 /// Bits of [`Endpoint::flags`].
@@ -36,13 +42,13 @@ pub mod endpoint_flag {
     pub const NO_ICC: u16 = 2;
 }
 
-/// A bridge network. Value of the array `NETWORKS`, written by the agent, read by eBPF.
+/// A network: a bridge, or interfaces that the host reaches one by one. Value of the array `NETWORKS`, written by the agent, read by eBPF.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Network {
     /// Bits of [`network_flag`]; 0 means there is no such network.
     pub flags: u32,
-    /// Interface index of the bridge.
+    /// Interface index of the bridge; 0 without one.
     pub ifindex: u32,
     /// Largest L3 packet in bytes that the network's interfaces take.
     pub mtu: u32,
@@ -53,12 +59,9 @@ pub struct Network {
     pub mask4: Addr4,
     pub prefix6: Addr6,
     pub mask6: Addr6,
-    /// Address of the bridge; all zero if it has none.
+    /// Address of the host in the network; all zero if it has none.
     pub gateway4: Addr4,
     pub gateway6: Addr6,
-    /// Hardware address of the bridge.
-    pub mac: [u8; 6],
-    _pad: [u8; 2],
 }
 
 /// Bits of [`Network::flags`].
@@ -84,9 +87,12 @@ pub mod network_flag {
     pub const UNPROTECTED6: u32 = 256;
     /// From some interfaces published ports are reached at the container's own address too: see `TRUSTED`.
     pub const TRUSTED: u32 = 512;
+    /// Packets from and to outside take the kernel's road, whatever the configuration says: what others have set up there,
+    /// as rules of netfilter, applies to them.
+    pub const NO_SHORTCUTS: u32 = 1024;
 }
 
-map_type!(Endpoint = 44, Network = 84);
+map_type!(Endpoint = 56, Network = 76);
 
 impl Endpoint {
     pub const EMPTY: Self = Self {
@@ -98,6 +104,9 @@ impl Endpoint {
         addr6: Addr6([0; 16]),
         mac: [0; 6],
         flags: 0,
+        gateway_ifindex: 0,
+        gateway_mac: [0; 6],
+        _pad: [0; 2],
     };
 
     /// Whether a bit of [`endpoint_flag`] is set.
@@ -119,12 +128,16 @@ impl Network {
         mask6: Addr6([0xff; 16]),
         gateway4: Addr4([0; 4]),
         gateway6: Addr6([0; 16]),
-        mac: [0; 6],
-        _pad: [0; 2],
     };
 
     #[inline(always)]
     pub const fn has(&self, flag: u32) -> bool {
         self.flags & flag != 0
+    }
+
+    /// Whether packets of the network may pass by the kernel's road.
+    #[inline(always)]
+    pub const fn takes_shortcuts(&self, config: &Config) -> bool {
+        config.flags & config_flag::SHORTCUTS != 0 && !self.has(network_flag::NO_SHORTCUTS)
     }
 }

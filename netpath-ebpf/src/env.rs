@@ -81,8 +81,8 @@ pub trait Env<F: Family> {
 
     /// Moment in [`netpath_common::seconds`].
     fn now_s(&self) -> u32;
-    /// Route of a packet that comes from a container of `network`, by its original addresses.
-    fn route(&self, packet: &Packet<F>, network: &Network) -> Route<F::Addr>;
+    /// Route of a packet that comes from `sender`, by its original addresses.
+    fn route(&self, packet: &Packet<F>, sender: &Endpoint) -> Route<F::Addr>;
     /// Whether a socket of the host would take a packet with this tuple.
     fn host_socket(&self, tuple: &Tuple<F::Addr>) -> bool;
     /// Whether a TCP or UDP socket of the host is connected to exactly this tuple's other end.

@@ -2,7 +2,7 @@
 
 use core::hint::cold_path;
 
-use netpath_common::{Address, Config, Reason, Tuple, config_flag, network_flag, target_flag};
+use netpath_common::{Address, Config, Reason, Tuple, network_flag, target_flag};
 
 use crate::{
     conntrack::{self, Owner},
@@ -191,8 +191,7 @@ fn into_container<F: Family, E: Env<F>>(
     let network = env.network(endpoint.network).ok_or(Reason::EndpointGone)?;
     // The kernel answers what a router must: time exceeded, fragmentation needed.
     let fits = !packet.l3.needs_router() && packet.segment_len <= network.mtu;
-    let out =
-        if fits && config.flags & config_flag::SHORTCUTS != 0 { Out::Container(endpoint.ifindex) } else { Out::Kernel };
+    let out = if fits && network.takes_shortcuts(config) { Out::Container(endpoint.ifindex) } else { Out::Kernel };
     Ok(Decision {
         tuple: Tuple::new(tuple.src_addr, tuple.src_port, F::endpoint_addr(endpoint), to.port, tuple.proto),
         out,

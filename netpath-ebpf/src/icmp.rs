@@ -2,7 +2,7 @@
 //!
 //! An error never refreshes, changes or creates a flow (RFC 5508, REQ-6).
 
-use netpath_common::{Config, Flow, Reason, Tuple, config_flag, proto, target_flag};
+use netpath_common::{Config, Flow, Reason, Tuple, proto, target_flag};
 
 use crate::{
     conntrack,
@@ -111,7 +111,7 @@ pub fn from_external<F: Family, E: Env<F>>(
     };
     let endpoint = env.endpoint(index)?;
     let addr = F::endpoint_addr(endpoint);
-    let shortcut = config.flags & config_flag::SHORTCUTS != 0 && packet.l3.ttl > 1;
+    let shortcut = env.network(endpoint.network)?.takes_shortcuts(config) && packet.l3.ttl > 1;
     Some(Translation {
         src_addr: packet.tuple.src_addr,
         dst_addr: addr,

@@ -4,7 +4,7 @@
 
 use core::hint::cold_path;
 
-use netpath_common::{Config, Reason, config_flag, network_flag};
+use netpath_common::{Config, Reason, network_flag};
 
 use crate::{
     conntrack::Owner,
@@ -40,7 +40,7 @@ pub fn from_container<F: Family, E: Env<F>>(
         Road::Host if !sender.network.has(network_flag::INTERNAL) => {
             to_host::<F, E>(env, config, packet, sender, &mut decision)?;
         }
-        Road::Host | Road::Bridge | Road::Neighbour(_) | Road::External { .. } => {}
+        Road::Host | Road::Bridge | Road::Neighbour { .. } | Road::External { .. } => {}
     }
     Ok(decision)
 }
@@ -90,10 +90,10 @@ fn to_network<F: Family, E: Env<F>>(
     let index = if is_reply {
         env.endpoint_index(&tuple.dst_addr).ok_or(Reason::Isolated)?
     } else {
-        direct::visit::<F, E>(env, config, packet, sender.network.ifindex, Reason::Isolated)?
+        direct::visit::<F, E>(env, config, packet, sender.endpoint.gateway_ifindex, Reason::Isolated)?
     };
-    let through_bridge = arrival.dst_mac == sender.network.mac;
-    if config.flags & config_flag::SHORTCUTS == 0 || packet.l3.needs_router() || !through_bridge {
+    let through_gateway = sender.is_for_gateway(arrival);
+    if !sender.network.takes_shortcuts(config) || packet.l3.needs_router() || !through_gateway {
         return Ok(Out::Kernel);
     }
     // The kernel says so where it is too big.
@@ -118,8 +118,8 @@ pub fn error_from_container<F: Family, E: Env<F>>(
     let owner = Owner::new(sender.index, sender.endpoint);
     match road::<F, E>(env, packet, arrival, sender)? {
         Road::Bridge | Road::External { .. } => Ok(None),
-        Road::Neighbour(neighbour) => {
-            let is_there = arrival.dst_mac == neighbour.mac || arrival.dst_mac == sender.network.mac;
+        Road::Neighbour { neighbour, .. } => {
+            let is_there = arrival.dst_mac == neighbour.mac || sender.is_for_gateway(arrival);
             let is_linked = |inner: &Inner<F>| {
                 is_there && link::lets_error_pass::<F, E>(env, &inner.tuple, sender.endpoint, neighbour)
             };
@@ -136,7 +136,7 @@ pub fn error_from_container<F: Family, E: Env<F>>(
                     && direct::is_about_visit::<F, E>(env, config, quoted, owner)
             };
             if !inner.is_some_and(is_about_visit) {
-                direct::visit::<F, E>(env, config, packet, sender.network.ifindex, Reason::Isolated)?;
+                direct::visit::<F, E>(env, config, packet, sender.endpoint.gateway_ifindex, Reason::Isolated)?;
             }
             Ok(None)
         }

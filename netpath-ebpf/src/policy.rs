@@ -3,7 +3,7 @@
 
 use core::hint::cold_path;
 
-use netpath_common::{Config, Endpoint, Network, Reason, Tuple, config_flag, endpoint_flag, network_flag};
+use netpath_common::{Config, Endpoint, Network, Reason, Tuple, endpoint_flag, network_flag};
 
 use crate::{
     decision::{Decision, Out},
@@ -33,6 +33,12 @@ pub struct Sender<'a> {
 }
 
 impl Sender<'_> {
+    /// Whether a frame from it is for what brings packets out of its network.
+    #[inline(always)]
+    pub fn is_for_gateway(&self, arrival: &Arrival) -> bool {
+        arrival.dst_mac == self.endpoint.gateway_mac
+    }
+
     /// Whether it may talk to this one, also without a link.
     #[inline(always)]
     pub fn may_talk_to(&self, neighbour: &Endpoint) -> bool {
@@ -66,10 +72,10 @@ pub fn sender<'a, F: Family, E: Env<F>>(
 
 /// Where a packet from a container wants to go, and may go as far as its own network says.
 pub enum Road<'a, F: Family> {
-    /// Wherever the bridge brings it: to a group, or to a hardware address that is not the bridge's.
+    /// Wherever the bridge brings it: to a group, or to a hardware address that is not the gateway's.
     Bridge,
-    /// To a neighbour in the own network.
-    Neighbour(&'a Endpoint),
+    /// To a neighbour in the own network; the index into `ENDPOINTS` is its own.
+    Neighbour { index: u32, neighbour: &'a Endpoint },
     /// To an address of the host, or one that nobody has.
     Host,
     /// Out of an external interface, which has this address. Without next hop it does not fit.
@@ -92,21 +98,24 @@ pub fn road<'a, F: Family, E: Env<F>>(
 ) -> Result<Road<'a, F>, Reason> {
     let dst_addr = &packet.tuple.dst_addr;
     let icc = sender.network.has(network_flag::ICC);
-    let through_bridge = arrival.dst_mac == sender.network.mac;
+    let through_gateway = sender.is_for_gateway(arrival);
     if F::is_group(dst_addr) {
         return if icc { Ok(Road::Bridge) } else { Err(Reason::Icc) };
     }
     // A link-local address is a neighbour's or the bridge's: there is no road off the link for it.
     let in_network = F::in_network(sender.network, dst_addr) || F::is_link_local(dst_addr);
-    if in_network && let Some(neighbour) = env.endpoint_index(dst_addr).and_then(|index| env.endpoint(index)) {
-        return Ok(Road::Neighbour(neighbour));
+    if in_network
+        && let Some(index) = env.endpoint_index(dst_addr)
+        && let Some(neighbour) = env.endpoint(index)
+    {
+        return Ok(Road::Neighbour { index, neighbour });
     }
-    if !icc && !through_bridge {
+    if !icc && !through_gateway {
         // A frame with a neighbour's hardware address and a foreign IP address: the bridge would deliver it.
         return Err(Reason::Icc);
     }
     if in_network {
-        return Ok(if through_bridge { Road::Host } else { Road::Bridge });
+        return Ok(if through_gateway { Road::Host } else { Road::Bridge });
     }
     if sender.network.has(network_flag::INTERNAL) {
         return Err(Reason::Internal);
@@ -115,10 +124,10 @@ pub fn road<'a, F: Family, E: Env<F>>(
         // Nor from there: the kernel says so to the sender (RFC 4443, 3.1, code 2).
         return Ok(Road::Bridge);
     }
-    let (ifindex, next_hop) = match env.route(packet, sender.network) {
+    let (ifindex, next_hop) = match env.route(packet, sender.endpoint) {
         Route::To { ifindex, next_hop } => (ifindex, Some(next_hop)),
         Route::TooBig { ifindex } => (ifindex, None),
-        Route::Kernel => return Ok(if through_bridge { Road::Host } else { Road::Bridge }),
+        Route::Kernel => return Ok(if through_gateway { Road::Host } else { Road::Bridge }),
     };
     match env.external(ifindex) {
         Some(external) => Ok(Road::External { addr: F::external_addr(external), ifindex, next_hop }),
@@ -155,8 +164,16 @@ pub fn from_container<F: Family, E: Env<F>>(
     decision.counters[0] = sender.endpoint.counter + 1;
     match road::<F, E>(env, packet, arrival, sender)? {
         Road::Bridge => {}
-        Road::Neighbour(neighbour) => {
-            to_neighbour::<F, E>(env, config, packet, arrival, sender, neighbour, &mut decision)?;
+        Road::Neighbour { index, neighbour } => {
+            let is_direct = to_neighbour::<F, E>(env, packet, arrival, sender, neighbour, &mut decision)?;
+            if sender.network.takes_shortcuts(config) {
+                if is_direct {
+                    decision.out = Out::Sibling(neighbour.ifindex);
+                } else if sender.is_for_gateway(arrival) && !packet.l3.needs_router() && is_routed::<F>(&packet.tuple) {
+                    // The kernel says so where it is too big.
+                    decision.out = hairpin::across::<F, E>(env, packet, index).unwrap_or(Out::Kernel);
+                }
+            }
         }
         Road::Host if !hairpin::is_possible::<F, E>(env, config, packet) => {}
         Road::Host | Road::Network => return Ok(Step::Inside),
@@ -166,8 +183,8 @@ pub fn from_container<F: Family, E: Env<F>>(
             }
             // `to_external` translates what takes the kernel's road.
             let Some(next_hop) = next_hop else { return Ok(Step::Done(decision)) };
-            let through_bridge = arrival.dst_mac == sender.network.mac;
-            if config.flags & config_flag::SHORTCUTS == 0 || packet.l3.needs_router() || !through_bridge {
+            let through_gateway = sender.is_for_gateway(arrival);
+            if !sender.network.takes_shortcuts(config) || packet.l3.needs_router() || !through_gateway {
                 return Ok(Step::Done(decision));
             }
             let Sender { index, endpoint, network } = *sender;
@@ -181,32 +198,34 @@ pub fn from_container<F: Family, E: Env<F>>(
     Ok(Step::Done(decision))
 }
 
-/// Inter-container policy, and the shortcut across.
+/// Whether a router forwards between these addresses (RFC 4291, 2.5.6).
+#[inline(always)]
+fn is_routed<F: Family>(tuple: &Tuple<F::Addr>) -> bool {
+    !F::is_link_local(&tuple.src_addr) && !F::is_link_local(&tuple.dst_addr)
+}
+
+/// Inter-container policy. Says whether the frame is for the neighbour itself.
 #[inline(always)]
 fn to_neighbour<F: Family, E: Env<F>>(
     env: &E,
-    config: &Config,
     packet: &Packet<F>,
     arrival: &Arrival,
     sender: &Sender<'_>,
     neighbour: &Endpoint,
     decision: &mut Decision<F>,
-) -> Result<(), Reason> {
+) -> Result<bool, Reason> {
     let is_direct = arrival.dst_mac == neighbour.mac && neighbour.network == sender.endpoint.network;
     if sender.may_talk_to(neighbour) {
         decision.counters[1] = sender.network.counter + 1;
     } else {
         cold_path();
         // Nor may a linked neighbour's IP address lead to another one's hardware address.
-        let is_there = is_direct || arrival.dst_mac == sender.network.mac;
+        let is_there = is_direct || sender.is_for_gateway(arrival);
         let link = link::find::<F, E>(env, packet, sender.endpoint, neighbour).filter(|_| is_there);
         decision.counters[1] = match link {
             None if fault::is_active::<F::Addr>(Fault::IccIgnored) => sender.network.counter + 1,
             link => link.ok_or(Reason::Icc)?,
         };
     }
-    if is_direct && config.flags & config_flag::SHORTCUTS != 0 {
-        decision.out = Out::Sibling(neighbour.ifindex);
-    }
-    Ok(())
+    Ok(is_direct)
 }

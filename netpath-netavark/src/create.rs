@@ -32,7 +32,7 @@ pub(crate) fn create(mut network: Network) -> Result<Value> {
         let subnets = [found.v4, found.v6].into_iter().flatten();
         network.subnets = Some(subnets.map(|subnet| Subnet::new(subnet.subnet, subnet.bridge)).collect());
     }
-    network.network_interface = Some(found.bridge);
+    network.network_interface = found.bridge;
     network.ipv6_enabled |= found.v6.is_some();
     // Podman picks the addresses, as it does for its own bridges; nobody answers names.
     network.ipam_options.get_or_insert_with(|| BTreeMap::from([("driver".to_owned(), "host-local".to_owned())]));

@@ -189,7 +189,7 @@ fn what_cannot_be_adopted_is_refused(plane: Plane) {
         assert!([400, 409].contains(&status) && error.contains(wanted), "{body}: {status} {answer}, want `{wanted}`");
     };
     let network = |more: Value| merged(json!({"name": "n1", "adopt": true}), more);
-    api("networks", &network(json!({})), "without the name of its bridge");
+    api("networks", &network(json!({})), "say which subnet it serves");
     api("networks", &network(json!({"bridge": "nobody"})), "no bridge nobody");
     api("networks", &network(json!({"bridge": "up0"})), "no bridge up0");
     let subnet = json!({"bridge": "br-n1", "subnets": ["10.77.1.0/24"], "gateways": ["10.78.1.1"]});

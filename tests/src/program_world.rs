@@ -148,7 +148,7 @@ fn published<A: Address>(
 
 /// The network of all containers, behind the interface `up0`, which is external as well.
 fn network() -> Vec<Change> {
-    let uplink = nix::net::if_::if_nametoindex("up0").expect("find up0");
+    let uplink = uplink();
     let mut network = Network::EMPTY;
     network.flags = network_flag::EXISTS | network_flag::ICC | network_flag::MASQUERADE4 | network_flag::MASQUERADE6;
     network.ifindex = uplink;
@@ -157,7 +157,6 @@ fn network() -> Vec<Change> {
     (network.prefix4, network.mask4) = (Addr4([172, 17, 0, 0]), Addr4([255, 255, 0, 0]));
     network.prefix6 = Addr6([0xfd, 0, 0, 0x17, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     network.mask6 = Addr6([255, 255, 255, 255, 255, 255, 255, 255, 0, 0, 0, 0, 0, 0, 0, 0]);
-    network.mac = BRIDGE_MAC;
     let external = External { addr4: addr4(HOST4), addr6: addr6(HOST6), ..External::default() };
     vec![
         Change::PutNetwork(1, network),
@@ -168,11 +167,17 @@ fn network() -> Vec<Change> {
     ]
 }
 
+fn uplink() -> u32 {
+    nix::net::if_::if_nametoindex("up0").expect("find up0")
+}
+
 fn endpoint(number: u32, inhabitant: &Inhabitant) -> [Change; 4] {
     let mut endpoint = Endpoint::EMPTY;
     endpoint.generation = number;
     endpoint.ifindex = LOOPBACK;
     endpoint.network = 1;
+    endpoint.gateway_ifindex = uplink();
+    endpoint.gateway_mac = BRIDGE_MAC;
     endpoint.counter = 1 + 2 * number;
     (endpoint.addr4, endpoint.addr6) = (addr4(inhabitant.addr4), addr6(inhabitant.addr6));
     (endpoint.mac, endpoint.flags) = (inhabitant.mac, inhabitant.flags);

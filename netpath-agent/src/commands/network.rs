@@ -9,6 +9,7 @@ use crate::api::{Connect, Container, GatewayMode, Network, NetworkCreate, Networ
 use crate::cli_network::{NetworkCommand, NetworkCreateArgs};
 use crate::client::{Client, encode, network_path};
 use crate::network_labels;
+use crate::options::Switch;
 
 pub(super) async fn run(client: &Client, command: NetworkCommand) -> Result<ExitCode> {
     match command {
@@ -75,6 +76,7 @@ fn request(args: NetworkCreateArgs) -> Result<NetworkCreate> {
         internal: args.internal,
         icc: args.icc,
         masquerade: args.ip_masq,
+        shortcuts: args.shortcuts.map(|switch| switch == Switch::On),
         mtu: args.mtu,
         gateway_mode_ipv4: args.gateway_mode_ipv4,
         gateway_mode_ipv6: args.gateway_mode_ipv6,
@@ -101,6 +103,7 @@ fn render(networks: &[Network]) -> String {
             (network.internal, "internal".to_owned()),
             (!network.icc, "icc off".to_owned()),
             (!network.masquerade, "no masquerade".to_owned()),
+            (!network.shortcuts, "no shortcuts".to_owned()),
             (!network.owner.is_netpath(), "adopted".to_owned()),
         ];
         let trusted = (!network.trusted.is_empty(), format!("trusts {}", network.trusted.join(" ")));
@@ -110,7 +113,7 @@ fn render(networks: &[Network]) -> String {
         notes.dedup();
         [
             network.name.clone(),
-            network.bridge.clone(),
+            or_dash(network.bridge.as_deref().unwrap_or_default()),
             subnet(&network.v4),
             subnet(&network.v6),
             network.containers.len().to_string(),

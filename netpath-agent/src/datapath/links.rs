@@ -18,7 +18,10 @@ use super::{Datapath, PROGRAMS, ipv6, program, xdp};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attachment {
     External,
+    /// A container's host end, a port of a bridge.
     Container,
+    /// One that the host routes to by itself.
+    RoutedContainer,
     Bridge,
 }
 
@@ -45,6 +48,11 @@ impl Attachment {
                 ("to_external", TcAttachType::Egress),
             ],
             Self::Container => &[("from_container6", TcAttachType::Ingress), ("from_container", TcAttachType::Ingress)],
+            Self::RoutedContainer => &[
+                ("to_bridge", TcAttachType::Egress),
+                ("from_container6", TcAttachType::Ingress),
+                ("from_container", TcAttachType::Ingress),
+            ],
             Self::Bridge => &[("to_bridge", TcAttachType::Egress)],
         }
     }
@@ -67,17 +75,12 @@ impl Datapath {
         self.attach_all(Attachment::External, ifindex, ifname)
     }
 
-    /// Attaches `from_container` to the host end of a veth pair, that of IPv6 first.
+    /// Attaches what an interface needs, as [`Self::attach_external`].
     ///
     /// # Errors
     ///
     /// As [`Self::attach_external`].
-    pub fn attach_container(&mut self, ifindex: u32, ifname: &str) -> Result<()> {
-        self.attach_all(Attachment::Container, ifindex, ifname)
-    }
-
-    /// As [`Self::attach_external`], for any kind of interface.
-    pub(crate) fn attach_all(&mut self, attachment: Attachment, ifindex: u32, ifname: &str) -> Result<()> {
+    pub fn attach_all(&mut self, attachment: Attachment, ifindex: u32, ifname: &str) -> Result<()> {
         for (name, hook) in attachment.hooks() {
             if self.serves(name) {
                 self.attach(name, ifindex, ifname, *hook)?;
@@ -96,15 +99,6 @@ impl Datapath {
     /// Whether the interface has every program of an `attachment` that is loaded, by the pins.
     pub fn has_all(&self, ifindex: u32, attachment: Attachment) -> bool {
         attachment.hooks().iter().all(|(name, _)| !self.serves(name) || self.has(name, ifindex))
-    }
-
-    /// Attaches `to_bridge` to a network's bridge.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::attach_external`].
-    pub fn attach_bridge(&mut self, ifindex: u32, ifname: &str) -> Result<()> {
-        self.attach_all(Attachment::Bridge, ifindex, ifname)
     }
 
     /// Detaches all programs from an interface, also from one that is gone.

@@ -6,6 +6,8 @@ use anyhow::{Context as _, Result};
 use aya::EbpfLoader;
 use aya::maps::MapData;
 
+use crate::state::MAX_NETWORKS;
+
 /// One flow may leave a mapping behind that nobody has collected yet, so there are some more.
 const MIN_MAPPINGS: u32 = 1024;
 
@@ -39,6 +41,7 @@ impl Sizes {
 pub(super) fn set(loader: &mut EbpfLoader<'_>, sizes: &Sizes) {
     for (name, size) in [
         ("ENDPOINTS", sizes.max_endpoints),
+        ("GATEWAYS", sizes.max_endpoints + MAX_NETWORKS),
         ("SHARES_V4", sizes.max_endpoints),
         ("SHARES_V6", sizes.max_endpoints),
         ("COUNTERS", sizes.max_counters),

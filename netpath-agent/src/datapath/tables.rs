@@ -26,7 +26,7 @@ pub(super) struct Tables {
     externals: Table<u32, External>,
     links: Table<LinkKey, Link>,
     trusted: Table<TrustedKey, u32>,
-    bridges: Table<u32, u32>,
+    gateways: Table<u32, u32>,
     bits: Bits,
     pub(super) v4: FamilyTables<Addr4>,
     pub(super) v6: FamilyTables<Addr6>,
@@ -102,7 +102,7 @@ impl Tables {
             externals: take(ebpf, "EXTERNALS")?,
             links: take(ebpf, "LINKS")?,
             trusted: take(ebpf, "TRUSTED")?,
-            bridges: take(ebpf, "BRIDGES")?,
+            gateways: take(ebpf, "GATEWAYS")?,
             bits: Bits {
                 ports: PortBits::new(take(ebpf, "PORT_BITS")?),
                 sources: PortBits::new(take(ebpf, "SOURCE_BITS")?),
@@ -227,7 +227,7 @@ impl Datapath {
             externals: entries(&tables.externals, "EXTERNALS")?,
             links: entries(&tables.links, "LINKS")?,
             trusted: entries(&tables.trusted, "TRUSTED")?,
-            bridges: entries(&tables.bridges, "BRIDGES")?,
+            gateways: entries(&tables.gateways, "GATEWAYS")?,
             v4: tables.v4.image("V4")?,
             v6: tables.v6.image("V6")?,
             ..Image::default()
@@ -295,8 +295,8 @@ impl Datapath {
             Change::DeleteLink(key) => remove(&mut tables.links, &key),
             Change::PutTrusted(key, value) => tables.trusted.insert(key, value, 0),
             Change::DeleteTrusted(key) => remove(&mut tables.trusted, &key),
-            Change::PutBridge(ifindex, network) => tables.bridges.insert(ifindex, network, 0),
-            Change::DeleteBridge(ifindex) => remove(&mut tables.bridges, &ifindex),
+            Change::PutGateway(ifindex, network) => tables.gateways.insert(ifindex, network, 0),
+            Change::DeleteGateway(ifindex) => remove(&mut tables.gateways, &ifindex),
             Change::V4(change) => tables.v4.apply(&mut tables.bits, change),
             Change::V6(change) => tables.v6.apply(&mut tables.bits, change),
         }

@@ -177,8 +177,8 @@ impl Agent {
             };
             let name = if pair.is_named { pair.inside.ifname.clone() } else { format!("eth{}", mine.len()) };
             let (ifindex, ifname) = (pair.port.ifindex, pair.port.ifname.clone());
-            let interface =
-                Interface { ifname: ifname.clone(), ifindex, interface: name, mac: endpoint.mac, mtu: pair.port.mtu };
+            let (mac, mtu) = (endpoint.mac, pair.port.mtu);
+            let interface = Interface { ifname: ifname.clone(), ifindex, interface: name, mac, mtu, host_mac: None };
             let adopted = AdoptedInterface {
                 network: endpoint.network.clone(),
                 address: endpoint.address,
@@ -315,7 +315,7 @@ fn is_same(network: &Network, asked: &NetworkCreate) -> bool {
     let subnets = [network.v4, network.v6].into_iter().flatten().map(|subnet| subnet.subnet);
     let has_subnets = asked.subnets.is_empty() || subnets.eq(sorted(asked));
     has_subnets
-        && Some(&network.bridge) == asked.bridge.as_ref()
+        && network.bridge == asked.bridge
         && network.name.starts_with(PREFIX)
         && (network.internal, network.masquerade) == (asked.internal, asked.masquerade.unwrap_or(true))
         && (network.mode4, network.mode6) == (asked.gateway_mode_ipv4, asked.gateway_mode_ipv6)

@@ -146,7 +146,7 @@ fn answer<F: Refusal>(ctx: &TcContext, packet: &Packet<F>) -> Option<i32> {
     draft.check = 0;
     draft.check = check::<F>(draft, len, gateway.word_sum() + container.word_sum())?;
     let header = F::header(gateway, container.by_words(), len as u16);
-    let ethernet = EthHdr { dst_addr: endpoint.mac, src_addr: network.mac, ether_type: F::ETHER_TYPE.to_be() };
+    let ethernet = EthHdr { dst_addr: endpoint.mac, src_addr: endpoint.gateway_mac, ether_type: F::ETHER_TYPE.to_be() };
     let total = EthHdr::LEN + F::HEADER_LEN + len;
     // SAFETY: the context is valid; nothing is held that points into the packet.
     if unsafe { bpf_skb_change_tail(ctx.skb.skb, total as u32, 0) } != 0 {

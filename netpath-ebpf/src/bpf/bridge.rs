@@ -1,4 +1,4 @@
-//! tc egress of a bridge: what the kernel sends to containers on its own road.
+//! tc egress of a bridge, and of a container's host end without one: what the kernel sends to containers on its own road.
 //!
 //! External interfaces have programs that decide who may reach a container. Others have none: one without an address,
 //! one that `--external` does not name, one that came up while no agent was there. What comes from them ends here.
@@ -12,13 +12,13 @@ use netpath_ebpf::{
 
 use super::{entry, forward::PASS, frame::Context as _, kernel::Kernel, maps, skb};
 
-/// tc egress of a bridge.
+/// tc egress of a bridge, and of a container's host end without one.
 #[classifier]
 pub(super) fn to_bridge(ctx: TcContext) -> i32 {
     entry::verdict(&ctx, admit(&ctx))
 }
 
-/// Lets through what has been decided on: the host's own packets, those from external interfaces and from bridges.
+/// Lets through what has been decided on: the host's own packets, those from external interfaces and from networks.
 #[inline(always)]
 fn admit(ctx: &TcContext) -> Result<i32, Reason> {
     let from = skb::ingress_ifindex(ctx);
@@ -32,11 +32,11 @@ fn admit(ctx: &TcContext) -> Result<i32, Reason> {
     if is_admitted && !network.has(network_flag::INTERNAL) { Ok(PASS) } else { Err(Reason::DirectAccess) }
 }
 
-/// Index of the network whose bridge has this interface index.
+/// Index of the network that is behind this interface.
 #[inline(always)]
 fn network_of(ifindex: u32) -> Option<u32> {
-    // SAFETY: one word; a bridge that goes takes its containers with it.
-    unsafe { maps::BRIDGES.get(ifindex) }.copied()
+    // SAFETY: one word; an interface that goes takes the containers behind it along.
+    unsafe { maps::GATEWAYS.get(ifindex) }.copied()
 }
 
 /// Whether the network's containers are meant to be reached by their own addresses.

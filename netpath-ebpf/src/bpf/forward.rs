@@ -149,11 +149,10 @@ fn go_across<F: Family>(ctx: &TcContext, hand: &Hand<F>) -> Result<i32, Reason> 
     cold_path();
     let Out::Across(index) = hand.plan.out() else { return Ok(PASS) };
     let endpoint = maps::ENDPOINTS.get(index).ok_or(Reason::EndpointGone)?;
-    let network = maps::NETWORKS.get(endpoint.network).ok_or(Reason::EndpointGone)?;
     let macs = if fault::is_active::<F::Addr>(Fault::WrongNextHop) {
-        [network.mac, network.mac]
+        [endpoint.gateway_mac, endpoint.gateway_mac]
     } else {
-        [endpoint.mac, network.mac]
+        [endpoint.mac, endpoint.gateway_mac]
     };
     ctx.store(0, &macs, 0).map_err(|_| Reason::RewriteFailed)?;
     event::count(endpoint.counter, hand.packet.l3.len);

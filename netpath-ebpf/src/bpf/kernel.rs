@@ -280,7 +280,7 @@ impl<F: FamilyMaps, C: Context> Env<F> for Kernel<'_, C> {
     }
 
     #[inline(never)]
-    fn route(&self, packet: &Packet<F>, network: &Network) -> Route<F::Addr> {
+    fn route(&self, packet: &Packet<F>, sender: &Endpoint) -> Route<F::Addr> {
         const _: () = assert!(size_of::<bpf_fib_lookup>() == 64);
         // A zero that LLVM does not know, or it makes a call to a byte loop of this.
         let mut words = [black_box(0u64); 8];
@@ -292,7 +292,7 @@ impl<F: FamilyMaps, C: Context> Env<F> for Kernel<'_, C> {
         params.sport = tuple.src_port.to_be();
         params.dport = tuple.dst_port.to_be();
         params.__bindgen_anon_1.tot_len = packet.segment_len.min(u32::from(u16::MAX)) as u16;
-        params.ifindex = network.ifindex;
+        params.ifindex = sender.gateway_ifindex;
         const SUCCESS: i64 = 0;
         const NO_NEIGHBOUR: i64 = 7;
         const FRAGMENTATION_NEEDED: i64 = 8;

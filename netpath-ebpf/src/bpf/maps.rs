@@ -47,9 +47,10 @@ pub(super) static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
 #[map]
 pub(super) static NETWORKS: Array<Network> = Array::with_max_entries(256, 0);
 
-/// Bridges by ifindex: the index of the network. Written by the agent.
+/// What is between a network and the host, by ifindex: its bridge, or the host ends of its containers; the index of the network.
+/// Written by the agent.
 #[map]
-pub(super) static BRIDGES: HashMap<u32, u32> = HashMap::with_max_entries(256, BPF_F_NO_PREALLOC);
+pub(super) static GATEWAYS: HashMap<u32, u32> = HashMap::with_max_entries(256, BPF_F_NO_PREALLOC);
 
 /// Endpoints by index. Written by the agent.
 #[map]

@@ -181,13 +181,12 @@ fn send<F: FamilyMaps + StoreL3>(ctx: &XdpContext, hand: &Hand<F>) -> u32 {
     let Hand { packet, plan, .. } = hand;
     let Out::Container(ifindex) = plan.out() else { return PASS };
     let Some(endpoint) = maps::ENDPOINTS.get(plan.endpoint) else { return PASS };
-    let Some(network) = maps::NETWORKS.get(endpoint.network) else { return PASS };
     if endpoint.flags & endpoint_flag::XDP == 0 || is_partial(ctx, packet) {
         return PASS;
     }
     event::count(plan.counters[0], packet.l3.len);
     event::count(plan.counters[1], packet.l3.len);
-    let macs = [endpoint.mac, network.mac];
+    let macs = [endpoint.mac, endpoint.gateway_mac];
     if rewrite_plain(ctx, packet, &plan.tuple, packet.l3.ttl - 1).is_err() || ctx.write(0, &macs, 0).is_err() {
         return REFUSED;
     }

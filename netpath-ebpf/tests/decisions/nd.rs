@@ -240,6 +240,8 @@ fn link_local_destinations_are_the_own_network() {
     for src in [local(1), container(1)] {
         let to_neighbour = udp((src, 1000), (local(2), 53));
         assert_eq!(world.send_to(1, mac(2), &to_neighbour).unwrap().out, Out::Sibling(veth(2)));
+        // No router forwards it.
+        assert_eq!(world.send(1, &to_neighbour).unwrap().out, Out::Kernel);
         let to_bridge = udp((src, 1000), (link_local(&BRIDGE_MAC), 53));
         let decision = world.send(1, &to_bridge).unwrap();
         assert_eq!((decision.out, decision.tuple.src_addr), (Out::Kernel, src));

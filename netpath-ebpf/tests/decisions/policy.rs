@@ -5,7 +5,7 @@ use netpath_ebpf::decision::Out;
 use netpath_ebpf::env::Route;
 
 use super::{CLIENT, ELSEWHERE, GATEWAY, GROUPS, HOST, LOOPBACK, NOBODY, PROTO_OFF, World, container};
-use crate::frame::{SYN, tcp, udp};
+use crate::frame::{SYN, SYN_ACK, tcp, udp};
 use crate::world::{BRIDGE_MAC, mac, veth};
 
 fn without_icc() -> World {
@@ -20,6 +20,49 @@ fn neighbours_talk_directly() {
     let decision = world.send_to(1, mac(2), &tcp((container(1), 40000), (container(2), 80), SYN)).unwrap();
     assert_eq!(decision.out, Out::Sibling(veth(2)));
     assert_eq!(decision.tuple.src_addr, container(1));
+}
+
+#[test]
+fn neighbours_talk_through_the_gateway_where_there_is_no_bridge() {
+    let mut world = World::new();
+    world.network.ifindex = 0;
+    for n in 1..4 {
+        world.endpoints[usize::from(n)].gateway_ifindex = veth(n);
+        world.endpoints[usize::from(n)].gateway_mac = mac(100 + n);
+    }
+    let frame = tcp((container(1), 40000), (container(2), 80), SYN);
+    let decision = world.send_to(1, mac(101), &frame).unwrap();
+    assert_eq!((decision.out, decision.tuple.src_addr), (Out::Across(2), container(1)));
+    // The gateway of another container is none of this one's.
+    assert_eq!(world.send_to(1, mac(102), &frame).unwrap().out, Out::Kernel);
+    assert!(matches!(
+        world.send_to(1, mac(101), &udp((container(1), 1), (CLIENT, 53))).unwrap().out,
+        Out::External { .. }
+    ));
+    world.network.flags &= !network_flag::ICC;
+    assert_eq!(world.send_to(1, mac(101), &frame).unwrap_err(), Reason::Icc);
+}
+
+#[test]
+fn a_network_without_shortcuts_leaves_everything_to_the_kernel() {
+    let mut world = World::new();
+    world.publish(proto::TCP, 8080, 2, 80);
+    world.network.flags |= network_flag::NO_SHORTCUTS;
+    let question = tcp((CLIENT, 40000), (HOST, 8080), SYN);
+    let decision = world.arrive(&question).unwrap();
+    assert_eq!((decision.out, decision.tuple.dst_addr), (Out::Kernel, container(2)));
+    for (n, frame) in [
+        (2, tcp((container(2), 80), (CLIENT, 40000), SYN_ACK)),
+        (1, udp((container(1), 5000), (CLIENT, 53))),
+        (1, tcp((container(1), 40000), (container(2), 80), SYN)),
+    ] {
+        assert_eq!(world.send(n, &frame).unwrap().out, Out::Kernel);
+    }
+    // Its own name comes at the end of that road.
+    let out = world.leave(&udp((container(1), 5000), (CLIENT, 53))).unwrap();
+    assert_eq!(out.tuple.src_addr, HOST);
+    let back = world.arrive(&udp((CLIENT, 53), (HOST, out.tuple.src_port))).unwrap();
+    assert_eq!((back.out, back.tuple.dst_addr), (Out::Kernel, container(1)));
 }
 
 #[test]

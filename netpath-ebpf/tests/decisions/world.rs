@@ -119,10 +119,8 @@ impl<F: Place> World<F> {
         network.mtu = 1500;
         network.counter = NETWORK_COUNTER;
         F::set_subnet(&mut network, 1);
-        network.mac = BRIDGE_MAC;
         let mut second = network;
         second.ifindex = SECOND_BRIDGE;
-        second.mac = SECOND_BRIDGE_MAC;
         F::set_subnet(&mut second, 4);
         let endpoints = (0..=5).map(|n| if n == 0 { Endpoint::EMPTY } else { endpoint::<F>(n) }).collect();
         let mut external = External::default();
@@ -285,6 +283,8 @@ fn endpoint<F: Place>(n: u8) -> Endpoint {
     endpoint.mac = mac(n);
     endpoint.counter = 10 * u32::from(n);
     endpoint.network = u32::from(n >= 4);
+    (endpoint.gateway_ifindex, endpoint.gateway_mac) =
+        if n < 4 { (BRIDGE, BRIDGE_MAC) } else { (SECOND_BRIDGE, SECOND_BRIDGE_MAC) };
     endpoint
 }
 
@@ -421,8 +421,9 @@ impl<F: Place> Env<F> for World<F> {
     fn now_s(&self) -> u32 {
         self.now_s.get()
     }
-    fn route(&self, packet: &Packet<F>, network: &Network) -> Route<F::Addr> {
-        assert!([self.network.ifindex, self.second.ifindex].contains(&network.ifindex));
+    fn route(&self, packet: &Packet<F>, sender: &Endpoint) -> Route<F::Addr> {
+        let gateways = self.endpoints.iter().map(|endpoint| endpoint.gateway_ifindex);
+        assert!(gateways.into_iter().any(|ifindex| ifindex == sender.gateway_ifindex && ifindex != 0));
         let dst_addr = packet.tuple.dst_addr;
         if (self.is_local)(&dst_addr) {
             return Route::Kernel;
