@@ -188,7 +188,8 @@ fn finish(agent: &Agent, request: &Request, given: Option<&Success>, container: 
         routes.extend(more);
     }
     let network: Network = network::find(agent, &request.config)?;
-    let host = inside::host_interfaces(agent, &[&network.bridge, &endpoint.ifname])?;
+    let names: Vec<&str> = network.bridge.as_deref().into_iter().chain([endpoint.ifname.as_str()]).collect();
+    let host = inside::host_interfaces(agent, &names)?;
     let own = Interface {
         name: endpoint.interface.clone(),
         mac: endpoint.mac.clone(),

@@ -1,11 +1,15 @@
 //! CHECK: whether the container's network is still what ADD made of it.
 
-use netpath_agent::api::{Container, Endpoint, Netns};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netpath_agent::api::{Container, Endpoint, Netns, Network};
+use netpath_agent::client::network_path;
 
 use crate::agent::Agent;
 use crate::error::{CniError, Code};
-use crate::result::Success;
-use crate::{Request, add, inside, ipam, ports};
+use crate::result::{Interface, Ip, Success};
+use crate::{Request, inside, ipam, ports};
 
 pub(crate) fn check(request: &Request) -> Result<(), CniError> {
     let missing = || CniError::new(Code::InvalidConfig, "`prevResult` is missing");
@@ -32,15 +36,19 @@ pub(crate) fn check(request: &Request) -> Result<(), CniError> {
 
 /// What the agent serves is what the result says.
 fn check_endpoint(before: &Success, endpoint: &Endpoint) -> Result<(), CniError> {
-    let mut own = add::addresses(endpoint, 0).into_iter();
-    let index =
-        before.interfaces.iter().position(|known| !known.sandbox.is_empty() && known.name == endpoint.interface);
-    let of_this = |interface: Option<usize>| interface.is_none() || interface == index;
-    let expected = before.inside().filter(|ip| of_this(ip.interface));
-    match expected.map(|ip| ip.address).find(|address| !own.by_ref().any(|ip| ip.address == *address)) {
-        Some(address) => Err(changed(format!("netpath does not serve {address} at {}", endpoint.interface))),
+    let served = [endpoint.address.map(IpAddr::V4), endpoint.address6.map(IpAddr::V6)];
+    match expected(before, endpoint).find(|net| !served.contains(&Some(net.addr()))) {
+        Some(net) => Err(changed(format!("netpath does not serve {net} at {}", endpoint.interface))),
         None => Ok(()),
     }
+}
+
+/// The addresses that the result gives the interface.
+fn expected<'a>(before: &'a Success, endpoint: &Endpoint) -> impl Iterator<Item = IpNet> + 'a {
+    let is_it = |known: &Interface| !known.sandbox.is_empty() && known.name == endpoint.interface;
+    let index = before.interfaces.iter().position(is_it);
+    let of_this = move |ip: &&Ip| ip.interface.is_none() || ip.interface == index;
+    before.inside().filter(of_this).map(|ip| ip.address)
 }
 
 fn check_ports(request: &Request, container: &Container) -> Result<(), CniError> {
@@ -60,10 +68,13 @@ fn check_host(agent: &Agent, endpoint: &Endpoint) -> Result<(), CniError> {
     if !link.up {
         return Err(changed(format!("interface {} of the host is down", link.ifname)));
     }
-    if link.master.is_none() {
-        return Err(changed(format!("interface {} of the host is in no bridge", link.ifname)));
+    let network: Network = agent.get(&network_path(&endpoint.network))?;
+    match network.bridge {
+        Some(bridge) if link.master.is_none() => {
+            Err(changed(format!("interface {} of the host is not in bridge {bridge}", link.ifname)))
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn check_inside(agent: &Agent, request: &Request, before: &Success, endpoint: &Endpoint) -> Result<(), CniError> {
@@ -81,9 +92,9 @@ fn check_inside(agent: &Agent, request: &Request, before: &Success, endpoint: &E
     if !link.up {
         return Err(changed(format!("interface {name} of the container is down")));
     }
-    for ip in add::addresses(endpoint, 0) {
-        if !found.addresses.iter().any(|address| address.ifindex == link.ifindex && address.net == ip.address) {
-            return Err(changed(format!("interface {name} of the container has lost its address {}", ip.address)));
+    for net in expected(before, endpoint) {
+        if !found.addresses.iter().any(|address| address.ifindex == link.ifindex && address.net == net) {
+            return Err(changed(format!("interface {name} of the container has lost its address {net}")));
         }
     }
     // A later plugin may have given a route another gateway.

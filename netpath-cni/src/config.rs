@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
+use netpath_agent::api::{GatewayMode, NetworkCreate};
 use netpath_agent::options::DEFAULT_SOCKET;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -40,7 +41,10 @@ pub(crate) struct Config {
     pub(crate) ip_masq: Option<bool>,
     /// Containers do not reach each other.
     #[serde(default)]
-    pub(crate) port_isolation: bool,
+    port_isolation: bool,
+    ingress_policy: Option<IngressPolicy>,
+    /// Packets from and to outside may pass by the kernel's road.
+    shortcuts: Option<bool>,
     #[serde(default)]
     ipam: Ipam,
     pub(crate) dns: Option<Value>,
@@ -55,6 +59,18 @@ pub(crate) struct Config {
     /// Everything else.
     #[serde(flatten)]
     rest: Map<String, Value>,
+}
+
+/// Who reaches a container by its own address; named as the firewall plugin does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum IngressPolicy {
+    /// Whoever has a route.
+    Open,
+    /// Containers of the same network; others by published ports only.
+    SameBridge,
+    /// Nobody.
+    Isolated,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -124,6 +140,27 @@ impl Config {
     /// The network that containers are connected to.
     pub(crate) fn network(&self) -> &str {
         self.network.as_deref().unwrap_or(&self.name)
+    }
+
+    /// The network to make where it is missing, as far as the keys say how. Behind another plugin it is open, and leaves
+    /// the rules of others their effect: who made the interfaces may count on both.
+    pub(crate) fn wanted(&self) -> NetworkCreate {
+        let is_chained = self.prev_result.is_some();
+        let default = if is_chained { IngressPolicy::Open } else { IngressPolicy::SameBridge };
+        let policy = self.ingress_policy.unwrap_or(default);
+        let mode = if policy == IngressPolicy::Open { GatewayMode::NatUnprotected } else { GatewayMode::Nat };
+        NetworkCreate {
+            name: self.name.clone(),
+            ipv6: self.ipv6,
+            icc: (self.port_isolation || policy == IngressPolicy::Isolated).then_some(false),
+            // Who has made the interfaces masquerades, or does not.
+            masquerade: self.ip_masq.or(is_chained.then_some(false)),
+            shortcuts: self.shortcuts.or(is_chained.then_some(false)),
+            mtu: self.mtu.filter(|mtu| *mtu != 0),
+            gateway_mode_ipv4: mode,
+            gateway_mode_ipv6: mode,
+            ..NetworkCreate::default()
+        }
     }
 
     pub(crate) fn subnets(&self) -> Vec<IpNet> {

@@ -63,28 +63,9 @@ pub(crate) fn own(config: &Config, given: Option<&Success>) -> Option<NetworkCre
         None => (config.subnets(), config.gateways()),
     };
     config.network.is_none().then(|| NetworkCreate {
-        name: config.name.clone(),
         subnets,
         gateways,
-        ipv6: config.ipv6,
-        icc: config.port_isolation.then_some(false),
-        masquerade: config.ip_masq,
-        mtu: config.mtu.filter(|mtu| *mtu != 0),
         bridge: config.bridge.clone(),
-        ..NetworkCreate::default()
-    })
-}
-
-/// The network of a bridge that another plugin has made, as [`own`].
-pub(crate) fn adopted(config: &Config, bridge: &str, subnets: Vec<IpNet>) -> Option<NetworkCreate> {
-    config.network.is_none().then(|| NetworkCreate {
-        name: config.name.clone(),
-        subnets,
-        icc: config.port_isolation.then_some(false),
-        // Who has made the bridge masquerades, or does not.
-        masquerade: Some(config.ip_masq.unwrap_or(false)),
-        bridge: Some(bridge.to_owned()),
-        adopt: true,
-        ..NetworkCreate::default()
+        ..config.wanted()
     })
 }

@@ -18,9 +18,10 @@ pub(crate) fn status(request: &Request) -> Result<(), CniError> {
 }
 
 fn check(agent: &Agent, request: &Request, network: &Network) -> Result<(), CniError> {
-    let bridge = inside::host_link(agent, &network.bridge)?;
-    if bridge.is_none_or(|bridge| !bridge.up) {
-        let error = format!("bridge {} of network `{}` is down or gone", network.bridge, network.name);
+    if let Some(bridge) = &network.bridge
+        && inside::host_link(agent, bridge)?.is_none_or(|bridge| !bridge.up)
+    {
+        let error = format!("bridge {bridge} of network `{}` is down or gone", network.name);
         return Err(CniError::new(Code::LimitedConnectivity, error));
     }
     if request.config.ipam().is_none() && network.is_full {

@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
 
 use serde_json::{Value, json};
 
-use crate::{World, program};
+use crate::{Namespace, World, program};
 
 /// What one plugin answered: its result, or its error.
 pub type Answer = Result<Value, Value>;
@@ -236,6 +237,13 @@ pub fn debian_plugins() -> Result<PathBuf, String> {
 pub fn tool(name: &str) -> Option<PathBuf> {
     let this = std::env::current_exe().expect("the path of this program");
     this.ancestors().skip(1).take(4).map(|dir| dir.join("tools").join(name)).find(|path| path.exists())
+}
+
+/// A namespace, and `eth0` in it as the runtime speaks of it.
+pub fn pod(world: &World, name: &str) -> (Rc<Namespace>, Attachment) {
+    let inside = world.namespace(name);
+    let attachment = Attachment::new(name, inside.path());
+    (inside, attachment)
 }
 
 fn key(attachment: &Attachment) -> (String, String) {

@@ -99,6 +99,9 @@ mod bad_input;
 /// Networks and containers that somebody else has connected, and takes away again.
 mod adopted;
 
+/// Containers that somebody else has connected without a bridge.
+mod adopted_routed;
+
 /// Debian's containerd, whose containers the CNI plugin connects.
 mod containerd;
 
@@ -107,6 +110,9 @@ mod cri;
 
 /// The CNI plugin, as a container runtime drives it.
 mod cni;
+
+/// The CNI plugin behind other main plugins.
+mod cni_chained;
 
 /// The CNI plugin under the reference library for runtimes.
 mod cnitool;

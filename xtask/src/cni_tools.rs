@@ -26,6 +26,7 @@ pub(crate) const TOOLS: [Tools; 5] = [
             "usr/lib/cni/firewall",
             "usr/lib/cni/loopback",
             "usr/lib/cni/portmap",
+            "usr/lib/cni/ptp",
             "usr/lib/cni/static",
             "usr/lib/cni/host-local",
         ],
