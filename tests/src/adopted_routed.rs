@@ -14,6 +14,7 @@ on_netpath! {
 }
 
 on_netpath_once! {
+    the_host_reaches_a_container_without_a_bridge,
     an_interface_that_was_taken_for_external_is_one_no_more,
     a_host_end_may_get_another_hardware_address,
     what_cannot_be_adopted_without_a_bridge_is_refused,
@@ -39,7 +40,6 @@ fn both_families_are_served_without_a_bridge(plane: Plane) {
     for family in Family::BOTH {
         let server = Server::new(&web.inside, family, 80);
         assert_eq!(server.sees(&world.client, at(family.host(), 8080)), family.client());
-        assert_eq!(server.sees(&world.host, at(family.loopback(), 8080)), gateway(family));
         assert_eq!(server.sees(&app.inside, at(web.address(family), 80)), app.address(family));
         // As hairpin has it everywhere.
         assert_eq!(server.sees(&app.inside, at(family.host(), 8080)), family.host());
@@ -63,6 +63,21 @@ fn both_families_are_served_without_a_bridge(plane: Plane) {
         let server = Server::new(&web.inside, family, 80);
         assert_eq!(server.sees(&world.client, at(family.host(), 8080)), family.client());
         assert_eq!(server.sees(&app.inside, at(web.address(family), 80)), app.address(family));
+    }
+}
+
+fn the_host_reaches_a_container_without_a_bridge(plane: Plane) {
+    let world = World::with(plane, Options::dual());
+    adopt_network(&world, json!({}));
+    let web = Pod::new(&world, 2);
+    web.adopt(&["8080:80", "8080:80/udp"]);
+    for family in Family::BOTH {
+        let server = Server::new(&web.inside, family, 80);
+        for address in [family.loopback(), family.host()] {
+            let seen = server.sees(&world.host, at(address, 8080));
+            assert!([gateway(family), address].contains(&seen), "{address}: {seen}");
+        }
+        assert_eq!(server.sees(&world.host, at(web.address(family), 80)), gateway(family));
     }
 }
 

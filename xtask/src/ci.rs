@@ -14,7 +14,8 @@ use crate::vm;
 
 /// One test of each road through the kernel, for its oldest and its newest.
 const OTHER_KERNELS: &str = "test(/::netpath$/) and (\
-    test(/^filters::filters_serve_both_families/) \
+    test(/^adopted_routed::both_families/) \
+    or test(/^filters::filters_serve_both_families/) \
     or test(/^fragments::fragments_reach_a_published_port/) \
     or test(/^hairpin::a_neighbour_is_reached/) \
     or test(/^host_access::(a_published_port_cannot|the_hosts_own)/) \
