@@ -237,6 +237,8 @@ pub struct NetworkCreated {
 pub struct NetworkPatch {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub icc: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shortcuts: Option<bool>,
 }
 
 /// Connects a container to one more network.

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use clap::{ArgAction, Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use ipnet::IpNet;
 
 use crate::api::GatewayMode;
@@ -131,11 +131,16 @@ pub struct DisconnectArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("change").required(true).multiple(true))]
 pub struct NetworkSetArgs {
     /// Name of the network
     pub name: String,
 
     /// Lets containers of the network talk to each other
-    #[arg(long, value_name = "BOOL", require_equals = true, action = ArgAction::Set)]
-    pub icc: bool,
+    #[arg(long, value_name = "BOOL", require_equals = true, group = "change")]
+    pub icc: Option<bool>,
+
+    /// Whether packets from and to outside may pass by the kernel's road, where rules of others apply
+    #[arg(long, value_enum, value_name = "SWITCH", group = "change")]
+    pub shortcuts: Option<Switch>,
 }

@@ -135,12 +135,18 @@ impl Agent {
     /// # Errors
     /// A [`Refusal`] if there is no such network; if disk or map cannot be written. Nothing has changed then.
     pub fn patch_network(&mut self, name: &str, patch: &api::NetworkPatch) -> Result<api::Network> {
-        let (index, _) = self.find_network(name)?;
-        if let (Some(icc), Some(network)) = (patch.icc, self.state.networks.get_mut(&index)) {
-            let old = std::mem::replace(&mut network.icc, icc);
+        let (index, network) = self.find_network(name)?;
+        let old = network.clone();
+        let new = Network {
+            icc: patch.icc.unwrap_or(old.icc),
+            shortcuts: patch.shortcuts.unwrap_or(old.shortcuts),
+            ..old.clone()
+        };
+        if new != old {
+            self.state.networks.insert(index, new);
             let changed = self.store.save(&self.state).and_then(|()| self.reconcile());
             if changed.is_err() {
-                self.state.networks.entry(index).and_modify(|network| network.icc = old);
+                self.state.networks.insert(index, old);
                 self.restore();
             }
             changed?;

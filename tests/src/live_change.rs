@@ -9,7 +9,7 @@ use netpath_tests::frames::FrameSocket;
 use netpath_tests::reach::pings;
 use netpath_tests::sockets::{PATIENCE, REFUSAL, accept, ask, at, converse, eventually};
 use netpath_tests::topology::GATEWAY;
-use netpath_tests::{CLIENT, Family, HOST, Options, Plane, World, program};
+use netpath_tests::{CLIENT, Family, HOST, NetworkOptions, Options, Plane, World, program};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -26,6 +26,7 @@ on_netpath_once! {
     a_new_container_is_announced_to_the_others,
     a_container_has_the_addresses_it_asks_for,
     a_network_on_a_bridge_that_is_there_has_its_subnet,
+    a_networks_shortcuts_can_be_switched_while_running,
 }
 
 on_netpath! {
@@ -139,6 +140,34 @@ fn shortcuts_can_be_switched_while_running(plane: Plane) {
         converse(&mut published.0, &mut published.1);
         converse(&mut outbound.0, &mut outbound.1);
     }
+}
+
+fn a_networks_shortcuts_can_be_switched_while_running(plane: Plane) {
+    let world = World::new(plane);
+    world.lets_netfilter_work();
+    world.create_network("ruled", NetworkOptions::default());
+    let web = world.container_on("ruled", "web", &["8080:80"]);
+    let listener = web.inside.listen(80);
+    let reaches = || world.client.try_connect(0, at(HOST, 8080), REFUSAL).is_ok();
+    program::stdout_of(
+        world.host.command("iptables").args(["-A", "FORWARD", "-p", "tcp", "--dport", "80", "-j", "DROP"]),
+    );
+    for (switch, is_open) in [("off", false), ("on", true), ("off", false)] {
+        world.netpath_ok(&["network", "set", "ruled", &format!("--shortcuts={switch}")]);
+        assert_eq!(reaches(), is_open, "{switch}");
+        let shown = world.netpath_ok(&["network", "ls"]);
+        assert_eq!(shown.contains("no shortcuts"), !is_open, "{shown}");
+    }
+    // As the state says.
+    world.kill_agent();
+    world.start_agent();
+    assert!(!reaches());
+    drop(listener);
+    let nothing = world.netpath(&["network", "set", "ruled"]);
+    assert_eq!(nothing.status.code(), Some(2), "{nothing:?}");
+    world.netpath_ok(&["network", "create", "--shortcuts=off", "another"]);
+    let another = world.netpath_ok(&["network", "inspect", "another"]);
+    assert!(another.contains("\"shortcuts\": false") && another.contains("\"icc\": true"), "{another}");
 }
 
 fn a_vanished_namespace_takes_its_endpoint_with_it(plane: Plane) {

@@ -46,7 +46,9 @@ pub(super) async fn run(client: &Client, command: NetworkCommand) -> Result<Exit
             let _: Container = client.delete(&path).await?;
         }
         NetworkCommand::Set(args) => {
-            let _: Network = client.patch(&network_path(&args.name), &NetworkPatch { icc: Some(args.icc) }).await?;
+            let shortcuts = args.shortcuts.map(|switch| switch == Switch::On);
+            let patch = NetworkPatch { icc: args.icc, shortcuts };
+            let _: Network = client.patch(&network_path(&args.name), &patch).await?;
         }
     }
     Ok(ExitCode::SUCCESS)

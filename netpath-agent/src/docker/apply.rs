@@ -136,7 +136,7 @@ impl Agent {
         match self.state.network(&asked.name) {
             None => self.create_network_of(Owner::Docker, asked.clone()).await.map(drop),
             Some((_, known)) if known.icc != icc => {
-                self.patch_network(&asked.name, &NetworkPatch { icc: Some(icc) }).map(drop)
+                self.patch_network(&asked.name, &NetworkPatch { icc: Some(icc), ..NetworkPatch::default() }).map(drop)
             }
             Some(_) => Ok(()),
         }
