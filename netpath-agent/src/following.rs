@@ -180,7 +180,7 @@ impl Agent {
     }
 
     /// Notes the hardware addresses that containers' host ends have by now; whether one is another.
-    fn follow_host_macs(&mut self, links: &[Link]) -> bool {
+    pub(crate) fn follow_host_macs(&mut self, links: &[Link]) -> bool {
         let mut moved = false;
         for endpoint in self.state.endpoints.values_mut() {
             let link = links.iter().find(|link| link.ifindex == endpoint.ifindex);

@@ -233,6 +233,7 @@ async fn finish(mut agent: Agent) -> Result<Agent> {
     let interfaces = read_interfaces(&agent.netlink).await?;
     remove_strays(&agent.netlink, &agent.options.bridge, &agent.state, &interfaces.links).await;
     let bridges = std::mem::take(&mut agent.host.bridges);
+    agent.follow_host_macs(&interfaces.links);
     agent.host = facts(&interfaces, &agent.options, &agent.state, bridges);
     agent.store.save(&agent.state)?;
     agent.attach_externals(Attach::Anew)?;

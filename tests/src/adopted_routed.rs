@@ -131,6 +131,12 @@ fn a_host_end_may_get_another_hardware_address(plane: Plane) {
     let listener = web.inside.listen(80);
     let mut client = world.client.connect(at(Family::V4.host(), 8080));
     converse(&mut client, &mut accept(&listener).0);
+    // Also while no agent looks.
+    world.kill_agent();
+    world.host.ip(&format!("link set {} address 02:00:00:00:77:78", web.veth()));
+    world.start_agent();
+    web.inside.ip("neigh flush dev eth0");
+    eventually("the container reaches the outside again", || pings(&web.inside, Family::V4.client()));
 }
 
 fn what_cannot_be_adopted_without_a_bridge_is_refused(plane: Plane) {
