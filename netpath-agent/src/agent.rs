@@ -11,7 +11,7 @@ use crate::api;
 use crate::binding::PortBinding;
 use crate::counters::Counters;
 use crate::datapath::Datapath;
-use crate::desired::{self, Addrs, BridgeFacts, HostFacts, container_image, desired};
+use crate::desired::{self, BridgeFacts, HostFacts, desired, part};
 use crate::docker;
 use crate::exits::Exits;
 use crate::externals::{self, Interfaces};
@@ -21,6 +21,7 @@ use crate::ipam::Allocator;
 use crate::netlink::Netlink;
 use crate::options::Options;
 use crate::reconcile::{Change, Image, diff};
+use crate::record::Record;
 use crate::refusal::Refusal;
 use crate::state::{Network, State};
 use crate::store::Store;
@@ -118,35 +119,29 @@ impl Agent {
         mtu(network, &self.host)
     }
 
-    /// Changes the state as far as `container` is concerned, on disk and then in the maps, or leaves both as
-    /// they were.
+    /// Changes what the state says of `container` and its endpoints, on disk and then in the maps, or leaves both as they
+    /// were.
     ///
     /// # Errors
     /// A [`Refusal`] if the port table has no room, or a port cannot be held; if disk or map cannot be written.
     pub(crate) fn change(&mut self, container: &str, change: impl FnOnce(&mut State)) -> Result<()> {
-        let old = self.state.clone();
-        let before = self.part(container);
+        let old = Record::of(container, &self.state);
+        let held = ports(&self.state, container).to_vec();
+        let before = part(container, &self.state, &self.host);
         change(&mut self.state);
-        let after = self.part(container);
+        let after = part(container, &self.state, &self.host);
         let done = self.check_room(&before, &after);
-        let done = done.and_then(|()| self.held_ports.hold(ports(&self.state, container), ports(&old, container)));
-        let done = done.and_then(|()| self.store.save(&self.state));
+        let done = done.and_then(|()| self.held_ports.hold(ports(&self.state, container), &held));
+        let done = done.and_then(|()| self.store.save_container(container, &self.state));
         let done = done.and_then(|()| self.apply(&diff(&after, &before)));
         if done.is_err() {
-            self.state = old;
+            old.apply(&mut self.state);
             let restored = self.reconcile();
             self.warn("restore the maps", restored);
-            self.warn("restore the state", self.store.save(&self.state));
+            self.warn("restore the state", self.store.save_container(container, &self.state));
         }
         self.release_ports();
         done
-    }
-
-    /// What the maps should hold that a change of `container` can change, the links of others to it among it.
-    pub(crate) fn part(&self, container: &str) -> Image {
-        let mut image = container_image(container, &self.state, &Addrs::new(&self.state, &self.host));
-        image.links = desired::links(&self.state);
-        image
     }
 
     fn check_room(&self, before: &Image, after: &Image) -> Result<()> {

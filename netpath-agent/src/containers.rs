@@ -166,7 +166,7 @@ impl Agent {
         errors.extend(self.discard_ptps(|ptp| ptp.has(name)).await);
         if self.state.containers.remove(name).is_some() || had_endpoints {
             self.release_ports();
-            errors.extend(self.store.save(&self.state).err());
+            errors.extend(self.store.save_container(name, &self.state).err());
         }
         errors.extend(self.remove_files(name, &container).err());
         self.give_back(&container);

@@ -66,7 +66,16 @@ pub fn desired(state: &State, host: &HostFacts) -> Image {
         let endpoints = endpoints.get(name.as_str()).map_or(&[][..], Vec::as_slice);
         image.extend(connected_image(container, endpoints, state, &addrs));
     }
-    image.links = links(state);
+    image.links = links(state, |_, _| true);
+    image
+}
+
+/// What the maps should hold that a change of the container can change, links of others to it among it.
+pub fn part(container: &str, state: &State, host: &HostFacts) -> Image {
+    let mut image = container_image(container, state, &Addrs::new(state, host));
+    // All links of one container, for two of them may lead to the same ports: of containers that share a namespace.
+    let leads_here = |link: &state::Link| state.way_home(&link.target).any(|name| name == container);
+    image.links = links(state, |name, holder| name == container || holder.links.iter().any(leads_here));
     image
 }
 
@@ -174,7 +183,7 @@ impl Addrs {
 }
 
 /// What the maps should hold about a container: its endpoints and published ports.
-pub fn container_image(name: &str, state: &State, addrs: &Addrs) -> Image {
+fn container_image(name: &str, state: &State, addrs: &Addrs) -> Image {
     match state.containers.get(name) {
         Some(container) => connected_image(container, &state.endpoints_of(name), state, addrs),
         None => Image::default(),
@@ -258,10 +267,11 @@ fn publish<A: Address + Ord + TryFrom<IpAddr>>(
     }
 }
 
-/// The exposed ports that linked containers may use: each end's interfaces that share a network.
-pub fn links(state: &State) -> BTreeMap<LinkKey, Link> {
+/// The exposed ports that linked containers may use: each end's interfaces that share a network. Only links of those
+/// containers count that are meant.
+fn links(state: &State, is_meant: impl Fn(&str, &Container) -> bool) -> BTreeMap<LinkKey, Link> {
     let mut links = BTreeMap::new();
-    for (name, container) in &state.containers {
+    for (name, container) in state.containers.iter().filter(|(name, container)| is_meant(name, container)) {
         for link in &container.links {
             let Some(target) = state.containers.get(&link.target) else { continue };
             let ports = exposed::ports(target);
@@ -286,6 +296,7 @@ mod tests {
     use super::*;
     use crate::port_spec::Proto;
     use crate::reconcile::diff;
+    use crate::record::Record;
     use crate::state::PortBinding;
     use crate::state::samples;
 
@@ -357,10 +368,10 @@ mod tests {
         let link = state::Link { target: "web".to_owned(), alias: "w".to_owned(), counter: 9 };
         state.containers.insert("app".to_owned(), Container { links: vec![link], ..samples::container() });
         state.endpoints.insert(2, state::Endpoint { generation: 7, ..samples::endpoint("app") });
-        let keys: Vec<_> = links(&state).into_keys().collect();
+        let keys: Vec<_> = links(&state, |_, _| true).into_keys().collect();
         assert_eq!(keys, [LinkKey::new(7, 1, 53, proto::UDP), LinkKey::new(7, 1, 80, proto::TCP)]);
         state.endpoints.get_mut(&2).unwrap().network = 2;
-        assert!(links(&state).is_empty(), "they share no network");
+        assert!(links(&state, |_, _| true).is_empty(), "they share no network");
     }
 
     proptest! {
@@ -374,9 +385,74 @@ mod tests {
                 state(&ports.iter().map(|((h, a), c)| (addrs[*a], *h, *c)).collect::<Vec<_>>())
             };
             let (before, after, host) = (state(&before), state(&after), host(&[ETH0, ETH1]));
-            let part = |state: &State| container_image("web", state, &Addrs::new(state, &host));
+            let part = |state: &State| part("web", state, &host);
             let whole = |state: &State| desired(state, &host);
             prop_assert_eq!(diff(&part(&after), &part(&before)), diff(&whole(&after), &whole(&before)));
+        }
+
+        #[test]
+        fn one_of_many_changes_its_part_of_the_whole_image(
+            before in many(),
+            after in many(),
+            name in prop::sample::select(&NAMES[..]),
+        ) {
+            let (host, mut changed) = (host(&[ETH0]), before.clone());
+            Record::of(name, &after).apply(&mut changed);
+            let part = |state: &State| part(name, state, &host);
+            let whole = |state: &State| desired(state, &host);
+            prop_assert_eq!(diff(&part(&changed), &part(&before)), diff(&whole(&changed), &whole(&before)));
+        }
+    }
+
+    const NAMES: [&str; 4] = ["app", "db", "side", "web"];
+
+    prop_compose! {
+        /// A state that says something of the container with this number in `NAMES`, or nothing.
+        fn one(number: u32)(
+            exists in any::<bool>(),
+            is_connected in any::<bool>(),
+            linked in prop::collection::btree_set(prop::sample::select(&NAMES[..]), 0..3),
+            // A container joins one that is there already, so nobody joins himself by way of others.
+            joined in prop::option::of(prop::sample::select(&NAMES[..number.max(1) as usize])),
+            exposed in prop::option::of(50u16..53),
+            port in prop::option::of(80u16..83),
+        ) -> State {
+            let mut state = state(&[]);
+            (state.containers, state.endpoints) = (BTreeMap::new(), BTreeMap::new());
+            let name = NAMES[number as usize];
+            let counter = 10 * number + 10;
+            let link = |target: &str| state::Link { target: target.to_owned(), alias: target.to_owned(), counter };
+            let binding = |container_port| PortBinding {
+                host_addr: Ipv4Addr::UNSPECIFIED.into(),
+                host_port: 8000 + number as u16,
+                container_port,
+                count: 1,
+                proto: Proto::Tcp,
+                counter,
+                from: vec![],
+            };
+            let container = Container {
+                network_mode: joined.filter(|joined| *joined != name).map_or("bridge".to_owned(), |name| format!("container:{name}")),
+                links: linked.into_iter().map(link).collect(),
+                expose: exposed.map(|port| format!("{port}/udp")).into_iter().collect(),
+                ports: port.map(binding).into_iter().collect(),
+                ..samples::container()
+            };
+            state.containers.extend(exists.then(|| (name.to_owned(), container)));
+            let addr = Some(Ipv4Addr::new(172, 17, 0, number as u8 + 2));
+            let endpoint = state::Endpoint { generation: number + 1, addr, ..samples::endpoint(name) };
+            state.endpoints.extend(is_connected.then_some((number + 1, endpoint)));
+            state
+        }
+    }
+
+    prop_compose! {
+        fn many()(app in one(0), db in one(1), side in one(2), web in one(3)) -> State {
+            let mut state = app;
+            for (name, other) in NAMES.into_iter().zip([&state.clone(), &db, &side, &web]) {
+                Record::of(name, other).apply(&mut state);
+            }
+            state
         }
     }
 

@@ -10,6 +10,7 @@ use crate::agent::Agent;
 use crate::announce::announce;
 use crate::bridge;
 use crate::datapath::Attachment;
+use crate::desired;
 use crate::endpoint_plan::taken_interface;
 use crate::host;
 use crate::netlink::Veth;
@@ -80,10 +81,11 @@ impl Agent {
 
     /// Takes an endpoint away that may be half made, also from the state on disk, and goes on past errors.
     pub(crate) async fn undo_endpoint(&mut self, index: u32, endpoint: Endpoint) -> Vec<Error> {
+        let name = endpoint.container.clone();
         let is_known = self.state.endpoints.contains_key(&index);
         let mut errors = self.take_endpoint(index, endpoint).await;
         if is_known {
-            errors.extend(self.store.save(&self.state).err());
+            errors.extend(self.store.save_container(&name, &self.state).err());
         }
         errors
     }
@@ -134,9 +136,9 @@ impl Agent {
         if !self.state.endpoints.contains_key(&index) {
             return Ok(());
         }
-        let mut before = self.part(container);
+        let mut before = desired::part(container, &self.state, &self.host);
         self.state.endpoints.remove(&index);
-        let after = self.part(container);
+        let after = desired::part(container, &self.state, &self.host);
         before.retain_keys_of(&self.image);
         self.apply(&diff(&after, &before))
     }

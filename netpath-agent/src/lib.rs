@@ -58,6 +58,7 @@ pub mod ports;
 pub mod ptp;
 pub mod publishing;
 pub mod reconcile;
+pub mod record;
 pub mod recovery;
 pub mod refusal;
 pub mod server;

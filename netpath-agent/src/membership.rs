@@ -24,11 +24,13 @@ impl State {
 
     /// The container that has the interfaces of `container`: itself, or the one whose namespace it shares.
     pub fn home_of<'a>(&'a self, container: &'a str) -> &'a str {
+        self.way_home(container).last().unwrap_or(container)
+    }
+
+    /// The container, the one whose namespace it shares, and so on.
+    pub fn way_home<'a>(&'a self, container: &'a str) -> impl Iterator<Item = &'a str> {
         let joined = |name: &str| self.containers.get(name)?.network_mode.strip_prefix("container:");
-        std::iter::successors(Some(container), |name| joined(name))
-            .take(self.containers.len() + 1)
-            .last()
-            .unwrap_or(container)
+        std::iter::successors(Some(container), move |name| joined(name)).take(self.containers.len() + 1)
     }
 
     /// The networks that a container reaches.

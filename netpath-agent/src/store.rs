@@ -1,12 +1,15 @@
-//! The state on disk: one JSON file, replaced atomically, and a second one for what the next boot wants to know. Touches
-//! nothing but the state directory.
+//! The state on disk: one file of JSON lines, the whole state and what containers have become since (`record.rs`), and a
+//! second one for what the next boot wants to know. Touches nothing but the state directory.
+//!
+//! A change of one container is a line more, so that it costs what it changes. When the lines have become longer than the
+//! whole, or it is not a container that has changed, the whole is written anew and replaces the file atomically.
 //!
 //! A container's interface does not outlive the kernel, so what is said of it need not: it is in the page cache, where
 //! the next agent finds it, and nobody waits for the disk. Networks are to be there after a crash of the machine too.
 
 use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Read, Seek, Write};
+use std::io::{BufWriter, ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -15,12 +18,15 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::names::NameFiles;
+use crate::record::{self, Record};
 use crate::state::State;
 
 /// The whole state, for the next agent.
 const FILE: &str = "state.json";
 /// The networks alone, synced: for the next boot.
 const NETWORKS: &str = "networks.json";
+/// As many bytes of records are never too many.
+const FEW: u64 = 64 * 1024;
 
 /// What the state directory held.
 #[derive(Debug)]
@@ -42,7 +48,19 @@ pub struct Store {
     dir: PathBuf,
     /// What this agent has synced last.
     synced: RefCell<Option<State>>,
+    /// The file with the whole state, where this agent has written it and nothing has failed since.
+    open: RefCell<Option<OpenFile>>,
     _lock: Flock<File>,
+}
+
+/// A file that goes on with records.
+#[derive(Debug)]
+struct OpenFile {
+    file: File,
+    /// Bytes of the whole state.
+    whole: u64,
+    /// Bytes of all.
+    len: u64,
 }
 
 impl Store {
@@ -56,7 +74,8 @@ impl Store {
             .mode(0o700)
             .create(dir)
             .with_context(|| format!("create state directory {}", dir.display()))?;
-        Ok(Self { dir: dir.to_owned(), synced: RefCell::new(None), _lock: lock(dir)? })
+        let (synced, open) = (RefCell::default(), RefCell::default());
+        Ok(Self { dir: dir.to_owned(), synced, open, _lock: lock(dir)? })
     }
 
     pub fn dir(&self) -> &Path {
@@ -83,7 +102,7 @@ impl Store {
             }
             Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
         };
-        match State::parse(&bytes) {
+        match record::read(&bytes) {
             Ok(state) if state.boot_id == boot_id => Ok(Loaded::State(state)),
             Ok(state) => Ok(Loaded::State(networks.unwrap_or(state))),
             Err(error) => {
@@ -107,7 +126,30 @@ impl Store {
             self.write(NETWORKS, &networks, true)?;
             *self.synced.borrow_mut() = Some(networks);
         }
-        self.write(FILE, state, false)
+        let mut open = self.open.borrow_mut();
+        *open = None;
+        let file = self.write(FILE, state, false)?;
+        let len = file.metadata().with_context(|| format!("look at {}", self.dir.join(FILE).display()))?.len();
+        *open = Some(OpenFile { file, whole: len, len });
+        Ok(())
+    }
+
+    /// As [`Self::save`], where nothing but this container and its endpoints has changed since.
+    ///
+    /// # Errors
+    /// As [`Self::save`].
+    pub fn save_container(&self, name: &str, state: &State) -> Result<()> {
+        let mut open = self.open.borrow_mut();
+        let Some(file) = open.as_mut().filter(|open| open.len - open.whole < open.whole.max(FEW)) else {
+            drop(open);
+            return self.save(state);
+        };
+        let added = file.add(&Record::of(name, state));
+        if added.is_err() {
+            // What came to the disk of it counts for nothing, and nothing may follow it.
+            *open = None;
+        }
+        added.with_context(|| format!("write {}", self.dir.join(FILE).display()))
     }
 
     /// Removes state and lock, and the directory if nothing else lies in it.
@@ -134,14 +176,19 @@ impl Store {
 
     /// What was synced last, by whatever agent.
     fn networks(&self) -> Option<State> {
-        State::parse(&fs::read(self.dir.join(NETWORKS)).ok()?).ok()
+        record::read(&fs::read(self.dir.join(NETWORKS)).ok()?).ok()
     }
 
-    fn write(&self, name: &str, state: &State, sync: bool) -> Result<()> {
+    /// The file with the whole state in it.
+    fn write(&self, name: &str, state: &State, sync: bool) -> Result<File> {
         let (path, temporary) = (self.dir.join(name), self.dir.join(format!("{name}.tmp")));
-        let write = || -> Result<()> {
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-            file.write_all(&serde_json::to_vec(state)?)?;
+        let write = || -> Result<File> {
+            let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+            let mut out = BufWriter::new(&file);
+            serde_json::to_writer(&mut out, state)?;
+            out.write_all(b"\n")?;
+            out.flush()?;
+            drop(out);
             if sync {
                 file.sync_all()?;
             }
@@ -149,7 +196,7 @@ impl Store {
             if sync {
                 File::open(&self.dir)?.sync_all()?;
             }
-            Ok(())
+            Ok(file)
         };
         write().with_context(|| format!("write {}", path.display()))
     }
@@ -163,6 +210,16 @@ impl Store {
             }
             n += 1;
         }
+    }
+}
+
+impl OpenFile {
+    fn add(&mut self, record: &Record) -> Result<()> {
+        let mut line = serde_json::to_vec(record)?;
+        line.push(b'\n');
+        self.file.write_all(&line)?;
+        self.len += line.len() as u64;
+        Ok(())
     }
 }
 
@@ -265,6 +322,55 @@ mod tests {
         state.networks.insert(2, network("second"));
         store.save(&state).unwrap();
         assert_ne!(synced(), first.metadata().unwrap().ino());
+    }
+
+    #[test]
+    fn a_changed_container_is_added_and_nothing_else_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let mut state = samples::state();
+        store.save_container("web", &state).unwrap();
+        let whole = fs::read(dir.path().join(FILE)).unwrap();
+        state.containers.insert("app".to_owned(), container());
+        store.save_container("app", &state).unwrap();
+        state.endpoints.clear();
+        store.save_container("web", &state).unwrap();
+        let all = fs::read(dir.path().join(FILE)).unwrap();
+        assert!(all.starts_with(&whole) && all.iter().filter(|byte| **byte == b'\n').count() == 3);
+        assert_eq!(loaded(&store, "boot"), state);
+    }
+
+    #[test]
+    fn the_file_stays_within_twice_what_it_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let mut state = samples::state();
+        let mut longest = 0;
+        for created in 0..1000 {
+            state.containers.get_mut("web").unwrap().created = created;
+            store.save_container("web", &state).unwrap();
+            longest = longest.max(fs::metadata(dir.path().join(FILE)).unwrap().len());
+        }
+        let whole = serde_json::to_vec(&state).unwrap().len() as u64;
+        assert!(longest > FEW && longest < FEW + 3 * whole, "{longest} bytes, the whole state is {whole}");
+        assert_eq!(loaded(&store, "boot"), state);
+    }
+
+    #[test]
+    fn after_a_record_that_failed_the_whole_state_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let mut state = samples::state();
+        store.save(&state).unwrap();
+        // As if the disk were full.
+        store.open.borrow_mut().as_mut().unwrap().file = File::open("/dev/null").unwrap();
+        state.containers.insert("app".to_owned(), container());
+        let error = format!("{:#}", store.save_container("app", &state).unwrap_err());
+        assert!(error.starts_with("write ") && error.contains(FILE), "{error}");
+        assert_eq!(loaded(&store, "boot"), samples::state());
+        state.endpoints.clear();
+        store.save_container("web", &state).unwrap();
+        assert_eq!(loaded(&store, "boot"), state, "also what had failed");
     }
 
     #[test]

@@ -187,6 +187,9 @@ fn a_clock_that_was_set_costs_no_container(plane: Plane) {
     let world = World::new(plane);
     let app = world.start("app", &["--net=none"], &["sleep", "100"]);
     world.kill_agent();
+    // Which writes the whole state.
+    world.start_agent();
+    world.kill_agent();
     // As if the clock had been an hour behind when the container was made.
     let path = world.instance().state_dir.join("state.json");
     let mut state: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();

@@ -240,15 +240,16 @@ impl Agent {
 
     /// Notes the names that interfaces have been given since they are served.
     fn learn_names(&mut self, pairs: &Pairs) {
-        let before = self.docker.unnamed.len();
+        let mut learned = BTreeSet::new();
         for endpoint in self.state.endpoints.values_mut() {
             let name = pairs.name_inside(endpoint.ifindex);
             if let Some(name) = name.filter(|_| self.docker.unnamed.remove(&endpoint.ifindex)) {
                 name.clone_into(&mut endpoint.interface);
+                learned.insert(endpoint.container.clone());
             }
         }
-        if self.docker.unnamed.len() < before {
-            self.warn("save the state", self.store.save(&self.state));
+        for name in learned {
+            self.warn("save the state", self.store.save_container(&name, &self.state));
         }
     }
 
@@ -256,7 +257,7 @@ impl Agent {
         let Some(container) = self.state.containers.get_mut(name) else { return };
         if container.netns != NetnsName::Pid(pid) {
             (container.netns, container.start_ticks) = (NetnsName::Pid(pid), process::start_ticks(pid));
-            self.warn("save the state", self.store.save(&self.state));
+            self.warn("save the state", self.store.save_container(name, &self.state));
         }
     }
 
