@@ -2,7 +2,7 @@
 //! plane. One at a time, so nothing else needs a lock.
 
 use std::collections::VecDeque;
-use std::future::{Future, pending};
+use std::future::{Future, pending, ready};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -140,6 +140,7 @@ impl Daemon {
                     drop(wanted);
                     memory::release();
                 }
+                () = ready(()), if self.agent.is_docker_under_way() => self.agent.go_on_with_docker().await,
                 name = self.agent.exits.next() => self.agent.process_ended(&name).await,
                 _ = sweep.tick() => self.sweep().await,
                 event = next_event(&mut self.events) => match event {

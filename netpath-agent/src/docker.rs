@@ -20,6 +20,7 @@ mod removal;
 mod routed;
 mod rules;
 mod said;
+mod served;
 mod translate;
 
 pub use apply::Told;

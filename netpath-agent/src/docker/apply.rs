@@ -1,13 +1,14 @@
 //! Makes what is served agree with what Docker has: by difference, so that what is equal is not touched and no flow ends.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
 
 use super::PREFIX;
 use super::pairs::Pairs;
+use super::served::Served;
 use super::translate::{Container, Endpoint, Wanted};
 use crate::adopted::Found;
 use crate::agent::Agent;
@@ -18,6 +19,10 @@ use crate::exposed;
 use crate::refusal::Refusal;
 use crate::state::{self, Network};
 
+/// How long others may wait for the agent while it serves many containers: the kernel takes a program on each interface
+/// only after a grace period.
+const TURN: Duration = Duration::from_secs(1);
+
 /// What has been told of Docker's networks and containers, and is not served yet.
 #[derive(Debug, Default)]
 pub struct Told {
@@ -26,8 +31,10 @@ pub struct Told {
     waits_for: Vec<&'static str>,
     /// What the log has said about those that cannot be served, by name.
     faults: BTreeMap<String, String>,
-    /// Containers with an interface that has not been found.
+    /// Containers with an interface that has not been found, or that have not had their turn.
     waiting: Vec<Container>,
+    /// Some have not had their turn.
+    is_under_way: bool,
     /// Host ends whose other end has no name of its own yet, by interface index.
     unnamed: BTreeSet<u32>,
 }
@@ -44,7 +51,19 @@ impl Agent {
         }
         self.follow_containers(&wanted.containers, &mut faults).await;
         self.tell(faults);
-        (self.docker.is_read, self.docker.waits_for) = (true, wanted.waits_for.clone());
+        self.docker.is_read |= !self.docker.is_under_way;
+        self.docker.waits_for.clone_from(&wanted.waits_for);
+    }
+
+    /// Whether [`Self::go_on_with_docker`] has something to do.
+    pub fn is_docker_under_way(&self) -> bool {
+        self.docker.is_under_way
+    }
+
+    /// Serves more of what Docker has, after others have had their turn.
+    pub async fn go_on_with_docker(&mut self) {
+        self.look_for_docker().await;
+        self.docker.is_read |= !self.docker.is_under_way;
     }
 
     /// Looks again for interfaces that are waited for: some interface has changed. Docker tells of a container before its
@@ -59,27 +78,40 @@ impl Agent {
     }
 
     async fn follow_containers(&mut self, containers: &[Container], faults: &mut BTreeMap<String, String>) {
-        match self.read_pairs().await {
-            Ok(pairs) => {
-                self.learn_names(&pairs);
-                for container in containers {
-                    if let Err(error) = self.follow_container(container, &pairs).await {
-                        faults.insert(container.name.clone(), format!("{error:#}"));
+        let begin = Instant::now();
+        let served = Served::of(&self.state);
+        let unlike: Vec<&Container> = containers.iter().filter(|asked| !served.is_as_asked(asked)).collect();
+        let mut had_turn = unlike.len();
+        if !unlike.is_empty() || !self.docker.unnamed.is_empty() {
+            match self.read_pairs().await {
+                Ok(pairs) => {
+                    self.learn_names(&pairs);
+                    // Reading is part of each turn, and more is to be done than that.
+                    let turn = TURN.max(4 * begin.elapsed());
+                    had_turn = 0;
+                    for container in &unlike {
+                        if had_turn > 0 && begin.elapsed() > turn {
+                            break;
+                        }
+                        had_turn += 1;
+                        if let Err(error) = self.follow_container(container, &pairs).await {
+                            faults.insert(container.name.clone(), format!("{error:#}"));
+                        }
                     }
                 }
+                Err(error) => tracing::error!("look for the interfaces of Docker's containers: {error:#}"),
             }
-            Err(error) => tracing::error!("look for the interfaces of Docker's containers: {error:#}"),
         }
-        for container in containers {
+        let (done, rest) = unlike.split_at(had_turn);
+        for container in done {
             self.follow_links(container);
         }
-        self.docker.waiting = containers.iter().filter(|container| self.lacks_interface(container)).cloned().collect();
-    }
-
-    fn lacks_interface(&self, asked: &Container) -> bool {
-        let served: Vec<u32> = self.state.endpoints_of(&asked.name).iter().map(|(_, known)| known.network).collect();
-        let networks = asked.endpoints.iter().filter_map(|endpoint| self.state.network(&endpoint.network));
-        networks.into_iter().any(|(index, _)| !served.contains(&index))
+        let served = Served::of(&self.state);
+        // What a link leads to may be among those that come later.
+        let is_left = |asked: &Container| served.lacks_interface(asked) || !rest.is_empty() && !asked.links.is_empty();
+        let left = done.iter().filter(|asked| is_left(asked));
+        self.docker.waiting = rest.iter().chain(left).copied().cloned().collect();
+        self.docker.is_under_way = !rest.is_empty();
     }
 
     fn tell(&mut self, faults: BTreeMap<String, String>) {
@@ -111,11 +143,13 @@ impl Agent {
             }
         }
         let mut gone = Vec::new();
+        let asked: HashMap<&str, &Container> = wanted.containers.iter().map(|asked| (&*asked.id, asked)).collect();
         for endpoint in self.state.endpoints.values() {
             let network = self.state.networks.get(&endpoint.network);
             let Some(network) = network.filter(|network| network.owner == Owner::Docker) else { continue };
-            let id = self.state.containers.get(&endpoint.container).and_then(|container| container.docker_id.as_ref());
-            let container = wanted.containers.iter().find(|container| Some(&container.id) == id);
+            let id =
+                self.state.containers.get(&endpoint.container).and_then(|container| container.docker_id.as_deref());
+            let container = id.and_then(|id| asked.get(id));
             let is_wanted = |asked: &Endpoint| {
                 asked.network == network.name
                     && (asked.address, asked.address6, asked.mac) == (endpoint.addr, endpoint.addr6, endpoint.mac)
