@@ -93,7 +93,11 @@ fn to_network<F: Family, E: Env<F>>(
         direct::visit::<F, E>(env, config, packet, sender.endpoint.gateway_ifindex, Reason::Isolated)?
     };
     let through_gateway = sender.is_for_gateway(arrival);
-    if !sender.network.takes_shortcuts(config) || packet.l3.needs_router() || !through_gateway {
+    // Where its answer would take the kernel's road, a question does too: conntrack sees both or none.
+    let receiver = env.endpoint(index).and_then(|endpoint| env.network(endpoint.network));
+    let has_shortcut =
+        sender.network.takes_shortcuts(config) && receiver.is_some_and(|network| network.takes_shortcuts(config));
+    if !has_shortcut || packet.l3.needs_router() || !through_gateway {
         return Ok(Out::Kernel);
     }
     // The kernel says so where it is too big.

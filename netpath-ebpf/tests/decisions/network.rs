@@ -68,6 +68,20 @@ fn a_routed_container_leaves_under_its_own_address_by_both_roads() {
     assert_eq!(world.send(5, &other).unwrap().tuple.src_addr, container(5));
 }
 
+/// Conntrack would know one half of a connection otherwise.
+#[test]
+fn networks_of_which_one_takes_no_shortcuts_meet_in_the_kernel() {
+    for is_first in [true, false] {
+        let mut world = unprotected();
+        let network = if is_first { &mut world.network } else { &mut world.second };
+        network.flags |= network_flag::NO_SHORTCUTS;
+        let question = tcp((container(1), 40000), (container(4), 80), SYN);
+        assert_eq!(world.send(1, &question).unwrap().out, Out::Kernel);
+        let reply = answer(&world.send(1, &question).unwrap().tuple, SYN_ACK);
+        assert_eq!(world.send(4, &reply).unwrap().out, Out::Kernel);
+    }
+}
+
 #[test]
 fn what_a_routed_container_began_is_answered_and_nothing_else() {
     let world = routed();
