@@ -150,6 +150,8 @@ impl Agent {
             }
         }
         if was_external {
+            // If it was not adopted, it is external as before, without programs.
+            self.unsettled = true;
             let refreshed = self.refresh().await;
             self.warn("follow the host's interfaces", refreshed);
         }

@@ -32,7 +32,7 @@ impl Agent {
                 }
                 Notice::Link(ifindex) => {
                     has_links = true;
-                    look |= !self.is_veth(ifindex);
+                    look |= !self.is_veth(ifindex) || self.is_gateway(ifindex);
                     bridges
                         .extend(self.host.bridges.iter().find(|(_, b)| b.ifindex == ifindex).map(|(index, _)| *index));
                 }
@@ -195,6 +195,11 @@ impl Agent {
     /// Whether the interface is a container's, or was until the agent deleted it.
     fn is_veth(&self, ifindex: u32) -> bool {
         self.deleted.contains(&ifindex) || self.endpoint_of(ifindex).is_some()
+    }
+
+    /// Whether the interface is a container's host end that has no bridge.
+    fn is_gateway(&self, ifindex: u32) -> bool {
+        self.endpoint_of(ifindex).is_some_and(|index| self.state.endpoints[&index].host_mac.is_some())
     }
 
     fn endpoint_of(&self, ifindex: u32) -> Option<u32> {

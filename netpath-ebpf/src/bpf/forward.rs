@@ -157,7 +157,8 @@ fn go_across<F: Family>(ctx: &TcContext, hand: &Hand<F>) -> Result<i32, Reason> 
     ctx.store(0, &macs, 0).map_err(|_| Reason::RewriteFailed)?;
     event::count(endpoint.counter, hand.packet.l3.len);
     let shortcut = maps::CONFIG.get(0).is_some_and(|config| config.flags & config_flag::SHORTCUTS != 0);
-    if shortcut {
+    // Without a bridge there is no port to come out of: the guard at the host end would take it for a stranger's.
+    if shortcut || endpoint.gateway_ifindex == endpoint.ifindex {
         take(ctx)?;
         return Ok(redirect_peer(endpoint.ifindex));
     }
