@@ -109,12 +109,12 @@ fn network_image(index: u32, network: &state::Network, host: &HostFacts) -> Imag
     if let Some((addr, mask, len)) = network.v4.as_ref().and_then(prefix::<Addr4>) {
         (entry.prefix4, entry.mask4) = (addr, mask);
         entry.gateway4 = network.v4.as_ref().and_then(gateway).unwrap_or_default();
-        image.v4.prefixes.insert((addr, len), index);
+        image.v4.prefixes.extend(network.bridge.is_some().then_some(((addr, len), index)));
     }
     if let Some((addr, mask, len)) = network.v6.as_ref().and_then(prefix::<Addr6>) {
         (entry.prefix6, entry.mask6) = (addr, mask);
         entry.gateway6 = network.v6.as_ref().and_then(gateway).unwrap_or_default();
-        image.v6.prefixes.insert((addr, len), index);
+        image.v6.prefixes.extend(network.bridge.is_some().then_some(((addr, len), index)));
     }
     image.networks.insert(index, entry);
     image.gateways.extend(network.bridge.is_some().then_some((ifindex, index)));
@@ -223,6 +223,9 @@ fn endpoint_image(index: u32, endpoint: &state::Endpoint, no_icc: bool, addrs: &
     };
     if endpoint.host_mac.is_some() {
         image.gateways.insert(endpoint.ifindex, endpoint.network);
+        // Others in its subnet may be on other hosts, or nobody's that is served.
+        image.v4.prefixes.extend(endpoint.addr.map(|addr| ((addr.into(), 32), endpoint.network)));
+        image.v6.prefixes.extend(endpoint.addr6.map(|addr| ((addr.into(), 128), endpoint.network)));
     }
     if let Some(addr) = endpoint.addr {
         entry.addr4 = addr.into();

@@ -25,7 +25,7 @@ pub fn recover(image: &Image, interfaces: &Interfaces, bridge: &str, boot_id: St
     let highest = image.endpoints.values().map(|endpoint| endpoint.generation).fold(generation, u32::max);
     state.next_generation = highest + 1;
     for (index, entry) in &image.networks {
-        if let Some(network) = network(*index, entry, image, interfaces, bridge) {
+        if let Some(network) = network(*index, entry, interfaces, bridge) {
             state.networks.insert(*index, network);
         }
     }
@@ -77,7 +77,6 @@ fn container() -> Container {
 }
 
 fn endpoint(container: String, interface: String, entry: &common::Endpoint, link: &Link) -> Endpoint {
-    let is_set = |addr: IpAddr| !addr.is_unspecified();
     Endpoint {
         container,
         network: entry.network,
@@ -97,13 +96,7 @@ fn endpoint(container: String, interface: String, entry: &common::Endpoint, link
 }
 
 /// A network that the maps know, if its bridge is still there or it has none.
-fn network(
-    index: u32,
-    entry: &common::Network,
-    image: &Image,
-    interfaces: &Interfaces,
-    default: &str,
-) -> Option<Network> {
+fn network(index: u32, entry: &common::Network, interfaces: &Interfaces, default: &str) -> Option<Network> {
     let link = match entry.ifindex {
         0 => None,
         ifindex => Some(interfaces.links.iter().find(|link| link.ifindex == ifindex)?),
@@ -113,8 +106,6 @@ fn network(
     if index == crate::agent::DEFAULT_NETWORK_INDEX && !is_default {
         return None;
     }
-    let prefix4 = image.v4.prefixes.iter().find(|(_, network)| **network == index);
-    let prefix6 = image.v6.prefixes.iter().find(|(_, network)| **network == index);
     let internal = entry.has(network_flag::INTERNAL);
     let subnet = |net: IpNet, known: IpAddr| {
         let is_its = |address: &&Address| Some(address.ifindex) == link.map(|link| link.ifindex);
@@ -135,8 +126,9 @@ fn network(
         Some(link) => known.unwrap_or(&link.ifname).to_owned(),
         None => format!("network-{index}"),
     };
-    let net4 = prefix4.and_then(|((addr, len), _)| IpNet::new(addr.to_ip(), *len).ok());
-    let net6 = prefix6.and_then(|((addr, len), _)| IpNet::new(addr.to_ip(), *len).ok());
+    let net = |prefix: IpAddr, mask| is_set(prefix).then(|| IpNet::with_netmask(prefix, mask).ok()).flatten();
+    let net4 = net(entry.prefix4.to_ip(), entry.mask4.to_ip());
+    let net6 = net(entry.prefix6.to_ip(), entry.mask6.to_ip());
     Some(Network {
         name,
         counter: entry.counter,
@@ -155,6 +147,10 @@ fn network(
         binding_addr: None,
         shortcuts: !entry.has(network_flag::NO_SHORTCUTS),
     })
+}
+
+fn is_set(addr: IpAddr) -> bool {
+    !addr.is_unspecified()
 }
 
 fn name(link: &Link, bridge: &str) -> String {

@@ -1,14 +1,15 @@
 //! The CNI plugin behind Debian's main plugins, as their users have `portmap` and `firewall` there.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use netpath_tests::cni_runtime::{Attachment, Runtime, debian_plugins, pod};
 use netpath_tests::reach::{answers, talk_both_ways};
-use netpath_tests::sockets::{accept, at, converse, local};
+use netpath_tests::sockets::{PATIENCE, accept, at, converse, local};
 use netpath_tests::{CLIENT, HOST, Namespace, Plane, World, program};
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 
 on_netpath_once! {
     behind_debians_bridge_plugin_netpath_publishes_and_masquerades,
@@ -18,6 +19,8 @@ on_netpath_once! {
     the_other_plugin_may_masquerade,
     who_has_a_route_reaches_pods_behind_another_plugin_unless_told_otherwise,
     the_ptp_plugin_may_give_single_addresses,
+    pods_of_other_nodes_have_addresses_of_the_same_subnet,
+    pods_that_were_there_before_keep_their_connections,
     what_is_no_veth_to_the_host_is_refused,
 }
 
@@ -260,6 +263,67 @@ fn the_ptp_plugin_may_give_single_addresses(plane: Plane) {
     world.client.assert_closed(at(HOST, 8080));
 }
 
+/// As with Calico, whose pods have addresses of one subnet on every node, given out one by one.
+fn pods_of_other_nodes_have_addresses_of_the_same_subnet(plane: Plane) {
+    const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 93, 200, 5));
+    let world = World::new(plane);
+    let (inside, pod) = pod(&world, "web");
+    world.host.ip(&format!("link add cali1 type veth peer name eth0 netns {}", inside.path().display()));
+    world.client.ip(&format!("addr add {ELSEWHERE}/32 dev lo"));
+    for (namespace, command) in [
+        (&world.host, "link set cali1 up"),
+        (&world.host, "route add 10.93.0.7/32 dev cali1"),
+        (&world.host, "addr add 169.254.1.1/32 dev cali1"),
+        (&world.host, &format!("route add {ELSEWHERE} via {CLIENT}")),
+        (&world.client, &format!("route add 10.93.0.0/24 via {HOST}")),
+        (&*inside, "addr add 10.93.0.7/32 dev eth0"),
+        (&*inside, "link set eth0 up"),
+        (&*inside, "route add 169.254.1.1 dev eth0"),
+        (&*inside, "route add default via 169.254.1.1"),
+    ] {
+        namespace.ip(command);
+    }
+    let before = json!({"cniVersion": LATEST, "interfaces": [{"name": "cali1"}], "ips": [{"address": "10.93.0.7/32"}]});
+    for more in [json!({}), json!({"shortcuts": true}), json!({"ipMasq": true})] {
+        let mut keys = json!({"subnet": "10.93.0.0/16"});
+        keys.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap());
+        let runtime = Runtime::of_netpath(&world, LATEST, "pods", keys);
+        let pod = pod.publishing(&[(8080, 80)]);
+        runtime.call("ADD", 0, Some(&pod), Some(before.clone())).unwrap();
+        let listener = inside.listen(80);
+        for to in [at(HOST, 8080), at(IpAddr::from([10, 93, 0, 7]), 80)] {
+            let mut client = connect_as(&world.client, ELSEWHERE, to);
+            let (mut server, from) = accept(&listener);
+            assert_eq!(from, local(&client), "{more}");
+            converse(&mut client, &mut server);
+        }
+        let outside = world.client.listen_at(at(ELSEWHERE, 7000));
+        let mut client = inside.connect(at(ELSEWHERE, 7000));
+        converse(&mut client, &mut accept(&outside).0);
+        runtime.call("DEL", 0, Some(&pod), Some(before.clone())).unwrap();
+        world.netpath_ok(&["network", "rm", "pods"]);
+    }
+}
+
+fn pods_that_were_there_before_keep_their_connections(plane: Plane) {
+    let Some(world) = world(plane) else { return };
+    world.client.ip(&format!("route add 10.93.0.0/24 via {HOST}"));
+    let before = Runtime::new(&world, THEIRS, "pods", vec![ptp(&world)]);
+    let (earlier, attachment) = pod(&world, "earlier");
+    before.add(&attachment).unwrap();
+    let outside = world.client.listen(7000);
+    let mut client = earlier.connect(at(CLIENT, 7000));
+    let mut server = accept(&outside).0;
+    let runtime = Runtime::new(&world, THEIRS, "pods", vec![ptp(&world), own(json!({}))]);
+    let web = Pod::new(&world, &runtime, 8080);
+    converse(&mut client, &mut server);
+    let listener = web.inside.listen(80);
+    for to in [at(web.address, 80), at(HOST, 8080)] {
+        let mut client = earlier.connect(to);
+        converse(&mut client, &mut accept(&listener).0);
+    }
+}
+
 fn what_is_no_veth_to_the_host_is_refused(plane: Plane) {
     let world = World::new(plane);
     let (inside, pod) = pod(&world, "web");
@@ -299,6 +363,16 @@ impl Pod {
         let address = result["ips"][0]["address"].as_str().unwrap().split('/').next().unwrap().parse().unwrap();
         Self { inside, attachment, address }
     }
+}
+
+fn connect_as(from: &Namespace, addr: IpAddr, to: SocketAddr) -> TcpStream {
+    from.within(|| {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
+        socket.bind(&at(addr, 0).into()).unwrap();
+        socket.connect_timeout(&to.into(), PATIENCE).unwrap_or_else(|e| panic!("connect as {addr} to {to}: {e}"));
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.into()
+    })
 }
 
 /// `None` where Debian's plugins are missing, which it says.

@@ -42,6 +42,8 @@ pub(super) fn set(loader: &mut EbpfLoader<'_>, sizes: &Sizes) {
     for (name, size) in [
         ("ENDPOINTS", sizes.max_endpoints),
         ("GATEWAYS", sizes.max_endpoints + MAX_NETWORKS),
+        ("PREFIXES_V4", sizes.max_endpoints + MAX_NETWORKS),
+        ("PREFIXES_V6", sizes.max_endpoints + MAX_NETWORKS),
         ("SHARES_V4", sizes.max_endpoints),
         ("SHARES_V6", sizes.max_endpoints),
         ("COUNTERS", sizes.max_counters),

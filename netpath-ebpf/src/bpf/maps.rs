@@ -101,7 +101,7 @@ pub(super) static ADDRESSES_V4: HashMap<Addr4, u32> = HashMap::with_max_entries(
 #[map]
 pub(super) static NETWORK_BITS_V4: Array<u64> = Array::with_max_entries(NETWORK_BITS_WORDS, 0);
 
-/// Subnets of the networks. Written by the agent.
+/// Subnets of the networks; of one without a bridge its containers' addresses alone. Written by the agent.
 #[map]
 pub(super) static PREFIXES_V4: LpmTrie<Addr4, u32> = LpmTrie::with_max_entries(256, BPF_F_NO_PREALLOC);
 
@@ -192,7 +192,7 @@ pub(super) static ADDRESSES_V6: HashMap<Addr6, u32> = HashMap::with_max_entries(
 #[map]
 pub(super) static NETWORK_BITS_V6: Array<u64> = Array::with_max_entries(NETWORK_BITS_WORDS, 0);
 
-/// Subnets of the networks. Written by the agent.
+/// Subnets of the networks; of one without a bridge its containers' addresses alone. Written by the agent.
 #[map]
 pub(super) static PREFIXES_V6: LpmTrie<Addr6, u32> = LpmTrie::with_max_entries(256, BPF_F_NO_PREALLOC);
 
