@@ -55,7 +55,8 @@ fn made<'a>(agent: &Agent, request: &Request, before: &'a Success) -> Result<Mad
     let ifname = &request.environment.ifname;
     // Some plugins do not list it.
     let index = before.interfaces.iter().position(|known| !known.sandbox.is_empty() && known.name == *ifname);
-    let ips: Vec<&Ip> = before.ips.iter().filter(|ip| ip.interface.is_none() || ip.interface == index).collect();
+    let is_its = |ip: &&Ip| index.is_none() || ip.interface.is_none() || ip.interface == index;
+    let ips: Vec<&Ip> = before.ips.iter().filter(is_its).collect();
     if ips.is_empty() {
         return Err(refuse(&format!("`prevResult` has no address of {ifname}")));
     }
@@ -97,7 +98,8 @@ impl Made<'_> {
     /// The network to make.
     fn network(&self, request: &Request) -> Result<NetworkCreate, CniError> {
         let config = &request.config;
-        let mut subnets = config.subnets();
+        // Those behind a bridge are the bridge's.
+        let mut subnets = if self.bridge.is_none() { config.subnets() } else { Vec::new() };
         if subnets.is_empty() {
             subnets = self.ips.iter().map(|ip| ip.address.trunc()).collect();
         }

@@ -248,7 +248,8 @@ fn the_ptp_plugin_may_give_single_addresses(plane: Plane) {
     // Another list for the same addresses shares the network.
     let (_inside, more) = self::pod(&world, "more");
     world.host.ip(&format!("link add cali2 type veth peer name eth0 netns {}", more.netns.as_ref().unwrap().display()));
-    let result = json!({"cniVersion": LATEST, "ips": [{"address": "10.93.0.8/32"}]});
+    let ips = json!([{"address": "10.93.0.8/32", "interface": 0}]);
+    let result = json!({"cniVersion": LATEST, "interfaces": [{"name": "cali2"}], "ips": ips});
     let second = Runtime::of_netpath(&world, LATEST, "more", json!({}));
     second.call("ADD", 0, Some(&more), Some(result)).unwrap();
     assert_eq!(world.endpoint("more").unwrap()["endpoints"][0]["network"], "pods");
