@@ -136,7 +136,7 @@ pub struct Network {
     pub gateway_mode_ipv6: GatewayMode,
     /// Interfaces from which published ports are reached at the containers' own addresses too.
     pub trusted: Vec<String>,
-    /// Whether packets from and to outside pass by the kernel's road, if the agent has that switched on.
+    /// Whether packets from and to outside skip the kernel's stack, if the agent has that switched on.
     #[serde(default = "yes")]
     pub shortcuts: bool,
     /// The containers connected to it.

@@ -71,7 +71,7 @@ pub struct NetworkCreateArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub ip_masq: Option<bool>,
 
-    /// Whether packets from and to outside may pass by the kernel's road, where rules of others apply [default: on]
+    /// Whether packets from and to outside skip the kernel's stack; off: iptables rules of others apply to them [default: on]
     #[arg(long, value_enum, value_name = "SWITCH")]
     pub shortcuts: Option<Switch>,
 
@@ -140,7 +140,7 @@ pub struct NetworkSetArgs {
     #[arg(long, value_name = "BOOL", require_equals = true, group = "change")]
     pub icc: Option<bool>,
 
-    /// Whether packets from and to outside may pass by the kernel's road, where rules of others apply
+    /// Whether packets from and to outside skip the kernel's stack; off: iptables rules of others apply to them
     #[arg(long, value_enum, value_name = "SWITCH", group = "change")]
     pub shortcuts: Option<Switch>,
 }

@@ -60,11 +60,11 @@ pub fn desired(state: &State, host: &HostFacts) -> Image {
     for (index, network) in &state.networks {
         image.extend(network_image(*index, network, host));
     }
-    let addrs = Addrs::new(state, host);
+    let host = HostView::new(state, host);
     let endpoints = state.endpoints_by_container();
     for (name, container) in &state.containers {
         let endpoints = endpoints.get(name.as_str()).map_or(&[][..], Vec::as_slice);
-        image.extend(connected_image(container, endpoints, state, &addrs));
+        image.extend(connected_image(container, endpoints, state, &host));
     }
     image.links = links(state, |_, _| true);
     image
@@ -72,7 +72,7 @@ pub fn desired(state: &State, host: &HostFacts) -> Image {
 
 /// What the maps should hold that a change of the container can change, links of others to it among it.
 pub fn part(container: &str, state: &State, host: &HostFacts) -> Image {
-    let mut image = container_image(container, state, &Addrs::new(state, host));
+    let mut image = container_image(container, state, &HostView::new(state, host));
     // All links of one container, for two of them may lead to the same ports: of containers that share a namespace.
     let leads_here = |link: &state::Link| state.way_home(&link.target).any(|name| name == container);
     image.links = links(state, |name, holder| name == container || holder.links.iter().any(leads_here));
@@ -152,20 +152,20 @@ fn gateway<A: TryFrom<IpAddr>>(subnet: &Subnet) -> Option<A> {
 
 /// What of the host matters to a container: its addresses as published ports need them, of both families, and the
 /// bridges.
-pub struct Addrs {
-    /// Network index to interface index and hardware address of its bridge.
-    bridges: BTreeMap<u32, (u32, [u8; 6])>,
+struct HostView<'a> {
+    /// Network index to its bridge.
+    bridges: &'a BTreeMap<u32, BridgeFacts>,
     v4: HostAddrs<Addr4>,
     v6: HostAddrs<Addr6>,
 }
 
-impl Addrs {
-    pub fn new(state: &State, host: &HostFacts) -> Self {
+impl<'a> HostView<'a> {
+    fn new(state: &State, host: &'a HostFacts) -> Self {
         let bridges = || state.networks.values().flat_map(|network| [&network.v4, &network.v6]);
         let bridges = || bridges().flatten().filter_map(|subnet| subnet.bridge);
         let externals = &host.externals;
         Self {
-            bridges: host.bridges.iter().map(|(index, bridge)| (*index, (bridge.ifindex, bridge.mac))).collect(),
+            bridges: &host.bridges,
             v4: HostAddrs {
                 local: host.local_addrs.iter().copied().map(Addr4::from).collect(),
                 external: externals.iter().flat_map(|e| &e.addrs).copied().map(Addr4::from).collect(),
@@ -183,9 +183,9 @@ impl Addrs {
 }
 
 /// What the maps should hold about a container: its endpoints and published ports.
-fn container_image(name: &str, state: &State, addrs: &Addrs) -> Image {
+fn container_image(name: &str, state: &State, host: &HostView<'_>) -> Image {
     match state.containers.get(name) {
-        Some(container) => connected_image(container, &state.endpoints_of(name), state, addrs),
+        Some(container) => connected_image(container, &state.endpoints_of(name), state, host),
         None => Image::default(),
     }
 }
@@ -194,19 +194,19 @@ fn connected_image(
     container: &Container,
     endpoints: &[(u32, &state::Endpoint)],
     state: &State,
-    addrs: &Addrs,
+    host: &HostView<'_>,
 ) -> Image {
     let mut image = Image::default();
     for (index, endpoint) in endpoints {
-        image.extend(endpoint_image(*index, endpoint, container.no_icc, addrs));
+        image.extend(endpoint_image(*index, endpoint, container.no_icc, host));
     }
-    publish(container, state, endpoints, |e| e.addr.map(Addr4::from), |n| n.mode4, &addrs.v4, &mut image.v4);
-    publish(container, state, endpoints, |e| e.addr6.map(Addr6::from), |n| n.mode6, &addrs.v6, &mut image.v6);
+    publish(container, state, endpoints, |e| e.addr.map(Addr4::from), |n| n.mode4, &host.v4, &mut image.v4);
+    publish(container, state, endpoints, |e| e.addr6.map(Addr6::from), |n| n.mode6, &host.v6, &mut image.v6);
     image
 }
 
 /// What the maps should hold about an endpoint but its published ports.
-fn endpoint_image(index: u32, endpoint: &state::Endpoint, no_icc: bool, addrs: &Addrs) -> Image {
+fn endpoint_image(index: u32, endpoint: &state::Endpoint, no_icc: bool, host: &HostView<'_>) -> Image {
     let mut entry = Endpoint::EMPTY;
     entry.generation = endpoint.generation;
     entry.ifindex = endpoint.ifindex;
@@ -216,7 +216,7 @@ fn endpoint_image(index: u32, endpoint: &state::Endpoint, no_icc: bool, addrs: &
     let flags = [(endpoint.takes_xdp, endpoint_flag::XDP), (no_icc, endpoint_flag::NO_ICC)];
     entry.flags = flags.iter().filter(|(is_set, _)| *is_set).fold(0, |flags, (_, flag)| flags | flag);
     let mut image = Image::default();
-    let bridge = addrs.bridges.get(&endpoint.network).copied();
+    let bridge = host.bridges.get(&endpoint.network).map(|bridge| (bridge.ifindex, bridge.mac));
     (entry.gateway_ifindex, entry.gateway_mac) = match endpoint.host_mac {
         Some(mac) => (endpoint.ifindex, mac.0),
         None => bridge.unwrap_or_default(),

@@ -183,8 +183,8 @@ impl Agent {
     pub(crate) fn follow_host_macs(&mut self, links: &[Link]) -> bool {
         let mut moved = false;
         for endpoint in self.state.endpoints.values_mut() {
-            let link = links.iter().find(|link| link.ifindex == endpoint.ifindex);
-            if let (Some(known), Some(link)) = (&mut endpoint.host_mac, link) {
+            let Some(known) = &mut endpoint.host_mac else { continue };
+            if let Some(link) = links.iter().find(|link| link.ifindex == endpoint.ifindex) {
                 moved |= known.0 != link.mac;
                 known.0 = link.mac;
             }

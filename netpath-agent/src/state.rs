@@ -61,7 +61,7 @@ pub struct Network {
     /// Where a port without an address is published; absent: at every address.
     #[serde(default)]
     pub binding_addr: Option<IpAddr>,
-    /// Packets from and to outside pass by the kernel's road where they can.
+    /// Packets from and to outside skip the kernel's stack where they can.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub shortcuts: bool,
 }

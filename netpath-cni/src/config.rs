@@ -43,7 +43,7 @@ pub(crate) struct Config {
     #[serde(default)]
     port_isolation: bool,
     ingress_policy: Option<IngressPolicy>,
-    /// Packets from and to outside may pass by the kernel's road.
+    /// Packets from and to outside may skip the kernel's stack.
     shortcuts: Option<bool>,
     #[serde(default)]
     ipam: Ipam,

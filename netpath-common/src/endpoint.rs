@@ -135,7 +135,7 @@ impl Network {
         self.flags & flag != 0
     }
 
-    /// Whether packets of the network may pass by the kernel's road.
+    /// Whether packets of the network may skip the kernel's stack.
     #[inline(always)]
     pub const fn takes_shortcuts(&self, config: &Config) -> bool {
         config.flags & config_flag::SHORTCUTS != 0 && !self.has(network_flag::NO_SHORTCUTS)

@@ -43,9 +43,7 @@ fn behind_debians_bridge_plugin_netpath_publishes_and_masquerades(plane: Plane) 
     talk_both_ways(&world, &inside, 8080);
     assert_eq!(runtime.check(&pod), Ok(Value::Null));
     let (_other, second) = self::pod(&world, "second");
-    let error = runtime.add(&second.publishing(&[(8080, 80)])).unwrap_err();
-    assert!(error["code"] == 100 && error["msg"].as_str().unwrap().contains("8080"), "{error}");
-    assert_eq!(runtime.del(&second), Ok(Value::Null));
+    is_refused_the_taken_port(&runtime, &second);
     // Another list on the same bridge.
     let more = Runtime::new(&world, "1.0.0", "more", vec![bridge, own]);
     more.add(&second.publishing(&[(8081, 80)])).unwrap();
@@ -54,13 +52,7 @@ fn behind_debians_bridge_plugin_netpath_publishes_and_masquerades(plane: Plane) 
     assert_eq!(runtime.check(&pod).unwrap_err()["code"], 102);
     assert_eq!((runtime.del(&pod), runtime.del(&pod.without_netns())), (Ok(Value::Null), Ok(Value::Null)));
     assert_eq!((inside.interfaces(), world.endpoint("web")), (vec![], None));
-    runtime.add(&pod).unwrap();
-    world.kill_agent();
-    assert_eq!(runtime.del(&pod), Ok(Value::Null));
-    world.start_agent();
-    assert_eq!(world.json(&["ps"]), json!([]));
-    runtime.add(&pod).unwrap();
-    talk_both_ways(&world, &inside, 8080);
+    may_go_without_an_agent(&world, &runtime, &inside, &pod);
 }
 
 fn behind_debians_ptp_plugin_netpath_publishes_and_masquerades(plane: Plane) {
@@ -81,9 +73,7 @@ fn behind_debians_ptp_plugin_netpath_publishes_and_masquerades(plane: Plane) {
     talk_both_ways(&world, &inside, 8080);
     assert_eq!(runtime.check(&pod), Ok(Value::Null));
     let (_other, second) = self::pod(&world, "second");
-    let error = runtime.add(&second.publishing(&[(8080, 80)])).unwrap_err();
-    assert!(error["code"] == 100 && error["msg"].as_str().unwrap().contains("8080"), "{error}");
-    assert_eq!(runtime.del(&second), Ok(Value::Null));
+    is_refused_the_taken_port(&runtime, &second);
     // Connections live on under the next agent, and the host's end is no way to the outside to it.
     let listener = inside.listen(80);
     let mut published = (world.client.connect(at(HOST, 8080)), accept(&listener).0);
@@ -100,13 +90,25 @@ fn behind_debians_ptp_plugin_netpath_publishes_and_masquerades(plane: Plane) {
     assert_eq!((runtime.del(&pod), runtime.del(&pod.without_netns())), (Ok(Value::Null), Ok(Value::Null)));
     assert_eq!((inside.interfaces(), world.endpoint("web")), (vec![], None));
     world.client.assert_closed(at(HOST, 8080));
-    runtime.add(&pod).unwrap();
+    may_go_without_an_agent(&world, &runtime, &inside, &pod);
+}
+
+/// `pod` asks for host port 8080, which somebody has.
+fn is_refused_the_taken_port(runtime: &Runtime<'_>, pod: &Attachment) {
+    let error = runtime.add(&pod.publishing(&[(8080, 80)])).unwrap_err();
+    assert!(error["code"] == 100 && error["msg"].as_str().unwrap().contains("8080"), "{error}");
+    assert_eq!(runtime.del(pod), Ok(Value::Null));
+}
+
+/// `pod`, which publishes port 8080, is deleted while no agent runs, and comes back.
+fn may_go_without_an_agent(world: &World, runtime: &Runtime<'_>, inside: &Namespace, pod: &Attachment) {
+    runtime.add(pod).unwrap();
     world.kill_agent();
-    assert_eq!(runtime.del(&pod), Ok(Value::Null));
+    assert_eq!(runtime.del(pod), Ok(Value::Null));
     world.start_agent();
     assert_eq!(world.json(&["ps"]), json!([]));
-    runtime.add(&pod).unwrap();
-    talk_both_ways(&world, &inside, 8080);
+    runtime.add(pod).unwrap();
+    talk_both_ways(world, inside, 8080);
 }
 
 fn pods_of_the_ptp_plugin_reach_each_other_and_are_told_apart(plane: Plane) {
@@ -220,23 +222,10 @@ fn who_has_a_route_reaches_pods_behind_another_plugin_unless_told_otherwise(plan
     assert_eq!(runtime.add(&pod(&world, "web").1).unwrap_err()["code"], 6);
 }
 
-/// As plugins do that give each pod an address of its own, and list the host's interface alone.
 fn the_ptp_plugin_may_give_single_addresses(plane: Plane) {
     let world = World::new(plane);
     let (inside, pod) = pod(&world, "web");
-    world.host.ip(&format!("link add cali1 type veth peer name eth0 netns {}", inside.path().display()));
-    for (namespace, command) in [
-        (&world.host, "link set cali1 up"),
-        (&world.host, "route add 10.93.0.7/32 dev cali1"),
-        (&world.host, "addr add 169.254.1.1/32 dev cali1"),
-        (&*inside, "addr add 10.93.0.7/32 dev eth0"),
-        (&*inside, "link set eth0 up"),
-        (&*inside, "route add 169.254.1.1 dev eth0"),
-        (&*inside, "route add default via 169.254.1.1"),
-    ] {
-        namespace.ip(command);
-    }
-    let before = json!({"cniVersion": LATEST, "interfaces": [{"name": "cali1"}], "ips": [{"address": "10.93.0.7/32"}]});
+    let before = connect_alone(&world, &inside);
     let pod = pod.publishing(&[(8080, 80)]);
     let alone = Runtime::of_netpath(&world, LATEST, "pods", json!({}));
     let error = alone.call("ADD", 0, Some(&pod), Some(before.clone())).unwrap_err();
@@ -269,22 +258,10 @@ fn pods_of_other_nodes_have_addresses_of_the_same_subnet(plane: Plane) {
     const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 93, 200, 5));
     let world = World::new(plane);
     let (inside, pod) = pod(&world, "web");
-    world.host.ip(&format!("link add cali1 type veth peer name eth0 netns {}", inside.path().display()));
+    let before = connect_alone(&world, &inside);
     world.client.ip(&format!("addr add {ELSEWHERE}/32 dev lo"));
-    for (namespace, command) in [
-        (&world.host, "link set cali1 up"),
-        (&world.host, "route add 10.93.0.7/32 dev cali1"),
-        (&world.host, "addr add 169.254.1.1/32 dev cali1"),
-        (&world.host, &format!("route add {ELSEWHERE} via {CLIENT}")),
-        (&world.client, &format!("route add 10.93.0.0/24 via {HOST}")),
-        (&*inside, "addr add 10.93.0.7/32 dev eth0"),
-        (&*inside, "link set eth0 up"),
-        (&*inside, "route add 169.254.1.1 dev eth0"),
-        (&*inside, "route add default via 169.254.1.1"),
-    ] {
-        namespace.ip(command);
-    }
-    let before = json!({"cniVersion": LATEST, "interfaces": [{"name": "cali1"}], "ips": [{"address": "10.93.0.7/32"}]});
+    world.host.ip(&format!("route add {ELSEWHERE} via {CLIENT}"));
+    world.client.ip(&format!("route add 10.93.0.0/24 via {HOST}"));
     for more in [json!({}), json!({"shortcuts": true}), json!({"ipMasq": true})] {
         let mut keys = json!({"subnet": "10.93.0.0/16"});
         keys.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap());
@@ -364,6 +341,24 @@ impl Pod {
         let address = result["ips"][0]["address"].as_str().unwrap().split('/').next().unwrap().parse().unwrap();
         Self { inside, attachment, address }
     }
+}
+
+/// Gives a pod 10.93.0.7 as plugins do that give out addresses one by one, and list the host's interface alone; their
+/// result.
+fn connect_alone(world: &World, inside: &Namespace) -> Value {
+    world.host.ip(&format!("link add cali1 type veth peer name eth0 netns {}", inside.path().display()));
+    for (namespace, command) in [
+        (&world.host, "link set cali1 up"),
+        (&world.host, "route add 10.93.0.7/32 dev cali1"),
+        (&world.host, "addr add 169.254.1.1/32 dev cali1"),
+        (inside, "addr add 10.93.0.7/32 dev eth0"),
+        (inside, "link set eth0 up"),
+        (inside, "route add 169.254.1.1 dev eth0"),
+        (inside, "route add default via 169.254.1.1"),
+    ] {
+        namespace.ip(command);
+    }
+    json!({"cniVersion": LATEST, "interfaces": [{"name": "cali1"}], "ips": [{"address": "10.93.0.7/32"}]})
 }
 
 fn connect_as(from: &Namespace, addr: IpAddr, to: SocketAddr) -> TcpStream {
